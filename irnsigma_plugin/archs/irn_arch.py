@@ -1,0 +1,91 @@
+"""The invertible rescaling network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from irnsigma_plugin.archs.coupling import CouplingBlock
+from irnsigma_plugin.archs.dense_block import DenseBlock
+from irnsigma_plugin.archs.haar import HaarDownsampling
+from irnsigma_plugin.archs.learnable_downsampling import LearnableDownsampling
+from irnsigma_plugin.archs.rescaling_net import RescalingNet, reflection_pad
+from irnsigma_plugin.checks import number, whole_number
+
+IMAGE_CHANNELS = 3
+# Factor of each downsampling layer, and the number of coupling blocks after it in the paper.
+LEVELS = {2: (2, ), 3: (3, ), 4: (2, 2), 8: (2, 2, 2)}
+DEFAULT_BLOCK_NUM = {2: (8, ), 3: (12, ), 4: (8, 8), 8: (8, 8, 8)}
+
+
+@ARCH_REGISTRY.register()
+class InvRescaleNet(RescalingNet):
+    """IRN: "Invertible Image Rescaling" (Xiao et al., ECCV 2020), the network of IRN_sigma, too.
+
+    A bijection between an image and (low-resolution image, latent)::
+
+        hr (3, H, W) -> [downsampling -> coupling block x block_num[i]] per level -> lr (3, h, w)
+                                                                                  -> z (3·scale² - 3, h, w)
+
+    Downsampling is the Haar transform, once per factor of 2; for x3 a learnable one. The parameters have
+    the names of the original implementation, so its checkpoints load (with `param_key_g: ~`).
+
+    Args:
+        scale: 2, 3, 4 or 8.
+        block_num: Coupling blocks of each level. By default the paper's: [8] for x2, [12] for x3, [8, 8]
+            for x4, [8, 8, 8] for x8.
+        growth_channels: Growth of the dense blocks. Fewer are faster and weaker; prefer depth to width.
+        clamp: Bound of a coupling block's log-scale.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Example:
+        >>> net = InvRescaleNet(scale=4)
+        >>> lr, z = net.downscale(torch.rand(1, 3, 64, 48))
+        >>> lr.shape, z.shape
+        (torch.Size([1, 3, 16, 12]), torch.Size([1, 45, 16, 12]))
+    """
+
+    def __init__(self, scale: int = 4, block_num: Sequence[int] | None = None, growth_channels: int = 32,
+                 clamp: float = 1.0) -> None:
+        super().__init__()
+        if not isinstance(scale, int) or scale not in LEVELS:
+            raise ValueError(f'InvRescaleNet: scale must be one of {list(LEVELS)}, but got {scale!r}.')
+        if block_num is None:
+            block_num = DEFAULT_BLOCK_NUM[scale]
+        levels = len(LEVELS[scale])
+        if isinstance(block_num, str) or not isinstance(block_num, Sequence) or len(block_num) != levels \
+                or not all(isinstance(count, int) and count > 0 for count in block_num):
+            raise ValueError(f'InvRescaleNet: block_num at scale {scale} must be a list of {levels} positive whole '
+                             f'number(s), such as {list(DEFAULT_BLOCK_NUM[scale])}, but got {block_num!r}.')
+        whole_number('InvRescaleNet: growth_channels', growth_channels)
+        number('InvRescaleNet: clamp', clamp, above=0)
+        self.scale = scale
+
+        subnet = partial(DenseBlock, growth_channels=growth_channels)
+        operations = []
+        channels = IMAGE_CHANNELS
+        for factor, blocks in zip(LEVELS[scale], block_num):
+            operations.append(HaarDownsampling(channels) if factor == 2 else LearnableDownsampling(factor))
+            channels *= factor**2
+            operations.extend(CouplingBlock(channels, subnet, IMAGE_CHANNELS, clamp) for _ in range(blocks))
+        self.operations = nn.ModuleList(operations)
+
+    def downscale(self, hr: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`RescalingNet.downscale`; missing rows and columns are added by reflection."""
+        x = reflection_pad(hr, self.scale)
+        for operation in self.operations:
+            x = operation(x)
+        return x[:, :IMAGE_CHANNELS], x[:, IMAGE_CHANNELS:]
+
+    def upscale(self, lr: Tensor, latent: Tensor) -> Tensor:
+        """See :meth:`RescalingNet.upscale`."""
+        y = torch.cat((lr, latent), 1)
+        for operation in reversed(self.operations):
+            y = operation.inverse(y)
+        return y

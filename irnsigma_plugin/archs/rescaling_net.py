@@ -1,0 +1,131 @@
+"""The contract between a rescaling network and everything that trains or uses one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from irnsigma_plugin.archs.quantize import quantize
+
+
+class RescaleResult(NamedTuple):
+    """One training cycle hr -> lr -> hr.
+
+    Attributes:
+        lr: (N, 3, h, w) low-resolution image before rounding.
+        lr_quantized: (N, 3, h, w) the same, rounded to 8 bit: what a file holds.
+        latent: (N, ...) the detail z that the forward pass split off.
+        hr: (N, 3, H, W) image restored from `lr_quantized` and sampled detail.
+    """
+
+    lr: Tensor
+    lr_quantized: Tensor
+    latent: Tensor
+    hr: Tensor
+
+
+class RescalingNet(nn.Module):
+    """A network that downscales images by `scale` and restores them with adjustable detail.
+
+    :class:`~irnsigma_plugin.models.irn_sigma_model.IRNSigmaModel` uses nothing but the members below, so a
+    subclass that implements `downscale` and `upscale` (and `latent_shape`, if its latent is shaped in
+    another way) can take the place of :class:`~irnsigma_plugin.archs.irn_arch.InvRescaleNet`.
+
+    Images are RGB tensors (N, 3, H, W) with values in [0, 1]. With h = ceil(H / scale) and
+    w = ceil(W / scale), the low-resolution image is (N, 3, h, w).
+
+    Attributes:
+        scale: Rescaling factor.
+    """
+
+    scale: int
+
+    def downscale(self, hr: Tensor) -> tuple[Tensor, Tensor]:
+        """Split an image of any size into a small image and the detail that it lost.
+
+        Args:
+            hr: (N, 3, H, W).
+
+        Returns:
+            lr: (N, 3, h, w), not rounded and not clamped.
+            latent: z, of shape `latent_shape(lr.shape)`.
+        """
+        raise NotImplementedError
+
+    def upscale(self, lr: Tensor, latent: Tensor) -> Tensor:
+        """The inverse of :meth:`downscale`.
+
+        Args:
+            lr: (N, 3, h, w).
+            latent: z, of shape `latent_shape(lr.shape)`.
+
+        Returns:
+            (N, 3, scale·h, scale·w). Where H or W was no multiple of `scale`, cut it to the original size.
+        """
+        raise NotImplementedError
+
+    def latent_shape(self, lr_shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the latent that belongs to a low-resolution image of shape (N, C, h, w).
+
+        By default what is left of a bijection: (N, (scale² - 1)·C, h, w).
+        """
+        n, channels, height, width = lr_shape
+        return (n, (self.scale**2 - 1) * channels, height, width)
+
+    def forward(self, hr: Tensor, sigma: Tensor | float, epsilon: Tensor | None = None) -> RescaleResult:
+        """The whole cycle in one call, since DistributedDataParallel sees gradients only through `forward`.
+
+        `lr, z = downscale(hr)`; `hr' = upscale(quantize(lr), sigma · epsilon)`, epsilon ~ N(0, 1).
+
+        Args:
+            hr: (N, 3, H, W).
+            sigma: Number or (N,) tensor in [0, 1]; a tensor that broadcasts against the latent, such as a
+                map (N, 1, h, w), is accepted as well.
+            epsilon: Noise of the latent's shape; drawn from torch's global generator by default.
+
+        Returns:
+            The images and the latent; the restored image is cut to (H, W).
+        """
+        lr, latent = self.downscale(hr)
+        lr_quantized = quantize(lr)
+        if epsilon is None:
+            epsilon = torch.randn_like(latent)
+        restored = self.upscale(lr_quantized, scale_noise(epsilon, sigma))
+        return RescaleResult(lr, lr_quantized, latent, restored[..., :hr.shape[-2], :hr.shape[-1]])
+
+
+def scale_noise(epsilon: Tensor, sigma: Tensor | float) -> Tensor:
+    """`z_sigma = sigma · epsilon`, a sample of N(0, sigma²).
+
+    Args:
+        epsilon: (N, ...) sample of N(0, 1).
+        sigma: Number, (N,) tensor, or tensor that broadcasts against `epsilon` from the left.
+    """
+    sigma = torch.as_tensor(sigma, dtype=epsilon.dtype, device=epsilon.device)
+    return epsilon * sigma.reshape(sigma.shape + (1, ) * (epsilon.dim() - sigma.dim()))
+
+
+def reflection_pad(image: Tensor, multiple: int) -> Tensor:
+    """Extend the bottom and right edges by reflection until both sides are multiples of `multiple`.
+
+    Unlike `torch.nn.functional.pad` it has no smallest size: the reflection goes back and forth over images
+    that are narrower than the padding.
+
+    Args:
+        image: (..., H, W).
+        multiple: Positive integer.
+
+    Returns:
+        (..., H', W'); the image itself where nothing is missing.
+    """
+    for dim in (-2, -1):
+        size = image.shape[dim]
+        missing = -size % multiple
+        if missing:
+            period = max(2 * (size - 1), 1)
+            index = torch.arange(size + missing, device=image.device) % period
+            image = image.index_select(dim, torch.minimum(index, period - index) if size > 1 else index)
+    return image

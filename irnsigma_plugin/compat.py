@@ -1,0 +1,234 @@
+"""What keeps BasicSR from running today, and the remedies.
+
+Each remedy is one function that says why it exists. It acts only where the fault is present, and option
+files that use nothing of this plugin keep BasicSR's own behaviour. BasicSR 1.4.2 and its later git master are
+served.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import os.path as osp
+import re
+import sys
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+_PACKAGE = __name__.partition('.')[0]
+
+
+def apply_before_import() -> None:
+    """Apply what BasicSR needs in order to be imported."""
+    alias_functional_tensor()
+
+
+def apply_after_import() -> None:
+    """Apply what changes BasicSR's behaviour, once `basicsr` is imported. Harmless when repeated."""
+    keep_outputs_in_current_directory()
+    launch_without_gpu()
+
+
+def alias_functional_tensor() -> None:
+    """Provide `torchvision.transforms.functional_tensor`, which torchvision dropped in 0.17.
+
+    `basicsr.data.degradations` takes `rgb_to_grayscale` from it; the function lives on under another path.
+    """
+    name = 'torchvision.transforms.functional_tensor'
+    try:
+        present = name in sys.modules or importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return  # no torchvision at all: BasicSR's own import error says so best
+    if not present:
+        from torchvision.transforms.functional import rgb_to_grayscale
+
+        alias = ModuleType(name, f'Stand-in of {_PACKAGE} for a module that torchvision dropped in 0.17.')
+        alias.rgb_to_grayscale = rgb_to_grayscale
+        sys.modules[name] = alias
+
+
+def keep_outputs_in_current_directory() -> None:
+    """Let option files of this plugin write below the current directory, and resume from there.
+
+    Under `python -m basicsr.train` BasicSR takes the parent of its own package, which is site-packages, for
+    the project: experiments, results and logs land there, while `--auto_resume` looks in ./experiments.
+
+    The copy of `basicsr.train` that runs as `__main__` is executed after this and imports the replaced
+    `parse_options`; its own `load_resume_state` can only be reached once it calls us.
+    """
+    from basicsr.utils import options
+
+    original = options.parse_options
+    if original.__module__ == __name__:
+        return
+    site_root = osp.dirname(osp.dirname(osp.abspath(sys.modules['basicsr'].__file__)))
+
+    def parse_options(root_path, is_train=True):
+        opt, args = original(root_path, is_train=is_train)
+        plugin_opt = uses_plugin(opt)
+        if plugin_opt and osp.realpath(root_path) == osp.realpath(site_root):
+            opt = _rerooted(opt, root_path, os.getcwd())
+        if plugin_opt or not _has_cuda():
+            _replace_load_resume_state(sys._getframe(1).f_globals)
+        return opt, args
+
+    for name in ('basicsr.utils.options', 'basicsr.train', 'basicsr.test', '__main__'):
+        module = sys.modules.get(name)
+        if getattr(module, 'parse_options', None) is original:
+            module.parse_options = parse_options
+
+
+def uses_plugin(opt: dict[str, Any]) -> bool:
+    """Whether an option file belongs to this plugin.
+
+    It does when any `type` or `model_type` in it names something registered by this plugin, or a class of
+    another package that is derived from a class of this plugin.
+    """
+    from basicsr.utils import registry
+
+    registries = (registry.ARCH_REGISTRY, registry.DATASET_REGISTRY, registry.LOSS_REGISTRY,
+                  registry.METRIC_REGISTRY, registry.MODEL_REGISTRY)
+    for name in _type_names(opt):
+        for known in registries:
+            if name in known and _is_of_plugin(known.get(name)):
+                return True
+    return False
+
+
+def _type_names(opt: Any) -> Iterator[str]:
+    if isinstance(opt, dict):
+        for key, value in opt.items():
+            if key in ('type', 'model_type') and isinstance(value, str):
+                yield value
+            yield from _type_names(value)
+    elif isinstance(opt, list):
+        for value in opt:
+            yield from _type_names(value)
+
+
+def _is_of_plugin(obj: type | Any) -> bool:
+    return any(base.__module__.partition('.')[0] == _PACKAGE for base in getattr(obj, '__mro__', (obj,)))
+
+
+class _RootedOptions(OrderedDict):
+    """Options whose `root_path`, once set, stays: `train_pipeline` overwrites it right after parsing."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key != 'root_path' or key not in self:
+            super().__setitem__(key, value)
+
+
+def _rerooted(opt: dict[str, Any], old_root: str, new_root: str) -> _RootedOptions:
+    """Move the output paths that BasicSR put below `old_root` (all but those given by the user)."""
+    for key in ('experiments_root', 'models', 'training_states', 'results_root', 'log', 'visualization'):
+        path = opt['path'].get(key)
+        if path is not None and path.startswith(osp.join(old_root, '')):
+            opt['path'][key] = osp.join(new_root, osp.relpath(path, old_root))
+    return _RootedOptions(opt, root_path=new_root)
+
+
+def _replace_load_resume_state(caller: dict[str, Any]) -> None:
+    """Give a running `basicsr/train.py` (imported, or the copy executed as `__main__`) our function."""
+    train = sys.modules['basicsr.train']
+    if osp.realpath(caller.get('__file__', '')) == osp.realpath(train.__file__):
+        caller['load_resume_state'] = load_resume_state
+
+
+def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
+    """Find and read the training state to resume from; works without a GPU.
+
+    Takes the place of the function in `basicsr.train`, which asks for the current CUDA device, looks for
+    `--auto_resume` in a folder that is not the one written to, and takes the newest file even if a kill left
+    it incomplete. The state is read to the CPU: optimizers move their tensors to the parameters' device.
+
+    Args:
+        opt: Parsed options. `path.resume_state` is set to the file that `--auto_resume` chooses.
+
+    Returns:
+        The training state, or None to start from the beginning.
+
+    Raises:
+        RuntimeError: The file of `path.resume_state` cannot be read.
+    """
+    from basicsr.utils import check_resume
+
+    state = None
+    if opt['auto_resume']:
+        path, state = _newest_whole_state(opt)
+        if state is not None:
+            opt['path']['resume_state'] = path
+    elif opt['path'].get('resume_state'):
+        path = opt['path']['resume_state']
+        try:
+            state = _read_state(path)
+        except Exception as error:
+            raise RuntimeError(
+                f'cannot read the training state {path} (path.resume_state): {_first_line(error)}. Name '
+                'a whole one, or use --auto_resume, which finds the newest whole one itself.') from error
+    if state is not None:
+        check_resume(opt, state['iter'])
+    return state
+
+
+def _newest_whole_state(opt: dict[str, Any]) -> tuple[str | None, dict[str, Any] | None]:
+    """The newest readable training state whose network was saved too; those passed over are named."""
+    if uses_plugin(opt):
+        folder = opt['path']['training_states']
+    else:
+        folder = osp.join('experiments', opt['name'], 'training_states')  # where BasicSR looks
+    names = os.listdir(folder) if osp.isdir(folder) else []
+    iterations = [int(name[:-len('.state')]) for name in names if re.fullmatch(r'\d+\.state', name)]
+    for iteration in sorted(iterations, reverse=True):
+        path = osp.join(folder, f'{iteration}.state')
+        network = osp.join(opt['path']['models'], f'net_g_{iteration}.pth')
+        try:
+            state = _read_state(path)
+            if not zipfile.is_zipfile(network):  # what torch.save writes is a zip archive
+                raise FileNotFoundError(f'{network} is missing or incomplete')
+            return path, state
+        except Exception as error:
+            if opt['rank'] == 0:
+                logging.getLogger(_PACKAGE).warning('Skip training state %s: %s', path, _first_line(error))
+    return None, None
+
+
+def _read_state(path: str) -> dict[str, Any]:
+    import torch
+
+    return torch.load(path, map_location='cpu', weights_only=True)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def launch_without_gpu() -> None:
+    """Let `--launcher pytorch` work on a machine without a GPU, over gloo.
+
+    BasicSR divides by the number of GPUs and asks for NCCL.
+    """
+    from basicsr.utils import dist_util
+
+    original = dist_util._init_dist_pytorch
+    if original.__module__ == __name__:
+        return
+
+    def _init_dist_pytorch(backend, **kwargs):
+        import torch
+
+        if _has_cuda():
+            original(backend, **kwargs)
+        else:
+            torch.distributed.init_process_group(backend='gloo', **kwargs)
+
+    dist_util._init_dist_pytorch = _init_dist_pytorch
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,67 @@
+"""What all tests share: paths, and a way to run Python as a user would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+REPO_ROOT = Path(__file__).resolve().parents[1]
+SHARED_DIR = REPO_ROOT.parent / 'shared'
+
+# Before torch is imported anywhere. Small tensors gain nothing from more threads.
+os.environ.setdefault('OMP_NUM_THREADS', '2')
+if (SHARED_DIR / 'torch_home').is_dir():
+    os.environ.setdefault('TORCH_HOME', str(SHARED_DIR / 'torch_home'))
+
+import irnsigma_plugin  # noqa: E402, F401  arms the plugin for every test that imports basicsr
+
+
+@pytest.fixture(scope='session')
+def repo_root() -> Path:
+    """The checkout."""
+    return REPO_ROOT
+
+
+@pytest.fixture(scope='session')
+def shared_dir() -> Path:
+    """The folder `shared` beside the checkout (images, fixtures); a test that needs it is skipped without."""
+    if not SHARED_DIR.is_dir():
+        pytest.skip(f'needs the folder {SHARED_DIR}')
+    return SHARED_DIR
+
+
+@pytest.fixture(scope='session')
+def checkout_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """PYTHONPATH under which an interpreter has the plugin of this checkout, installed or not."""
+    if Path(sysconfig.get_path('purelib'), 'irnsigma_plugin.pth').exists():
+        return str(REPO_ROOT)
+    autoload = tmp_path_factory.mktemp('autoload')  # does what the installed .pth file would do
+    (autoload / 'sitecustomize.py').write_text(
+        "import os\nif os.environ.get('IRNSIGMA_AUTOLOAD') != '0':\n    import irnsigma_plugin\n")
+    return os.pathsep.join([str(autoload), str(REPO_ROOT)])
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path, checkout_path: str) -> Callable[..., subprocess.CompletedProcess]:
+    """Run `python <args>` in another process, by default in `tmp_path`.
+
+    Called as `run_cli('-m', 'basicsr.train', '-opt', 'a.yml', cwd=folder, TORCH_HOME='...')`; keywords other
+    than `cwd` and `check` are environment variables. Returns the finished process with stdout and stderr
+    together in `stdout`. If it fails, so does the test, which shows that output (`check=False`: it does not).
+    """
+
+    def run(*args: str, cwd: Path = tmp_path, check: bool = True, **env: str) -> subprocess.CompletedProcess:
+        done = subprocess.run([sys.executable, *map(str, args)], cwd=cwd, text=True, timeout=300,
+                              env={**os.environ, 'PYTHONPATH': checkout_path, **env},
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if check and done.returncode != 0:
+            pytest.fail(f'{done.args} ended with status {done.returncode}:\n{done.stdout}', pytrace=False)
+        return done
+
+    return run
