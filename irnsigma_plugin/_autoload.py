@@ -15,6 +15,7 @@ REGISTERING_MODULES = (
     'irnsigma_plugin.archs.irn_arch',
     'irnsigma_plugin.archs.discriminator_arch',
     'irnsigma_plugin.archs.bicubic_arch',
+    'irnsigma_plugin.losses.mixture_loss',
 )
 
 

@@ -1,0 +1,33 @@
+"""BasicSR's GAN losses, one value per sample."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+
+def per_sample_gan_loss(criterion: Callable[..., Tensor], prediction: Tensor | list, target_is_real: bool,
+                        is_disc: bool) -> Tensor:
+    """Apply a GAN loss of BasicSR to each sample alone, so that samples can be weighted by their sigma.
+
+    BasicSR's losses average over the batch; applied to one sample they give that sample's term of the
+    average. So every `gan_type` works, with the formula of BasicSR.
+
+    Args:
+        criterion: BasicSR's `GANLoss`, `MultiScaleGANLoss` or a loss called in the same way.
+        prediction: The discriminator's output: logits (N, ...), or nested lists of such tensors.
+        target_is_real: Whether to compare with the label of real images.
+        is_disc: Whether the loss is the discriminator's.
+
+    Returns:
+        (N,) tensor.
+    """
+    return torch.stack([criterion(sample, target_is_real, is_disc=is_disc) for sample in _samples(prediction)])
+
+
+def _samples(prediction: Tensor | list) -> list:
+    if isinstance(prediction, Tensor):
+        return list(prediction.split(1))
+    return [list(parts) for parts in zip(*map(_samples, prediction))]

@@ -1,0 +1,112 @@
+"""The training loss of IRN, IRN+ and IRN_sigma."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from basicsr.utils.registry import LOSS_REGISTRY
+from torch import Tensor, nn
+
+from irnsigma_plugin.archs.rescaling_net import RescaleResult
+from irnsigma_plugin.checks import number
+from irnsigma_plugin.losses.terms import charbonnier, latent_energy, squared_error
+
+WEIGHTINGS = ('sigma', 'equal')
+DISTRIBUTIONS = ('adversarial', 'latent')
+
+
+class MixtureTerms(NamedTuple):
+    """The contributions to the loss, lambda and sigma included: scalars that add up to the loss."""
+
+    reconstruction: Tensor
+    guidance: Tensor
+    distribution: Tensor
+    perceptual: Tensor
+
+
+@LOSS_REGISTRY.register()
+class MixtureLoss(nn.Module):
+    """Joint loss of fidelity and perception, eq. (2) of the IRN_sigma paper (Pan, ICASSP 2022).
+
+    Averaged over the samples of a batch, each with its own sigma::
+
+        L = (1 - sigma) λ1 L_r + λ2 L_g + sigma (λ3 L_d + λ4 L_p)      weighting: sigma    (IRN_sigma)
+        L =             λ1 L_r + λ2 L_g +        λ3 L_d + λ4 L_p       weighting: equal    (IRN, IRN+)
+
+    - L_r: reconstruction, the Charbonnier distance between restored and original image;
+    - L_g: guidance, the squared distance between low-resolution image (before rounding) and bicubic;
+    - L_d: distribution: adversarial (IRN+, IRN_sigma), or latent, the sum of z² (IRN);
+    - L_p: perceptual, see :class:`~irnsigma_plugin.losses.perceptual_loss.PerSamplePerceptualLoss`.
+
+    Every term is summed over the elements of a sample. The defaults are IRN+'s values at x4.
+
+    Args:
+        lambda_reconstruction: λ1; IRN takes 1.
+        lambda_guidance: λ2; scale² in the papers.
+        lambda_distribution: λ3.
+        lambda_perceptual: λ4.
+        weighting: `sigma` or `equal`.
+        distribution: `adversarial` or `latent`.
+
+    Raises:
+        ValueError: An unknown weighting or distribution, or a negative λ.
+    """
+
+    def __init__(self, lambda_reconstruction: float = 0.01, lambda_guidance: float = 16.0,
+                 lambda_distribution: float = 1.0, lambda_perceptual: float = 0.01, weighting: str = 'sigma',
+                 distribution: str = 'adversarial') -> None:
+        super().__init__()
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f'MixtureLoss: weighting must be one of {list(WEIGHTINGS)}, but got {weighting!r}.')
+        if distribution not in DISTRIBUTIONS:
+            raise ValueError(f'MixtureLoss: distribution must be one of {list(DISTRIBUTIONS)}, '
+                             f'but got {distribution!r}.')
+        self.lambdas = MixtureTerms(
+            number('MixtureLoss: lambda_reconstruction', lambda_reconstruction, smallest=0),
+            number('MixtureLoss: lambda_guidance', lambda_guidance, smallest=0),
+            number('MixtureLoss: lambda_distribution', lambda_distribution, smallest=0),
+            number('MixtureLoss: lambda_perceptual', lambda_perceptual, smallest=0))
+        self.weighting = weighting
+        self.distribution = distribution
+
+    def forward(self, result: RescaleResult, hr: Tensor, lr_ref: Tensor, sigma: Tensor,
+                adversarial: Tensor | None = None, perceptual: Tensor | None = None,
+                ) -> tuple[Tensor, MixtureTerms]:
+        """Compute the loss of one batch.
+
+        Args:
+            result: What the network made of `hr`.
+            hr: (N, 3, H, W) original images in [0, 1].
+            lr_ref: (N, 3, h, w) their bicubic reductions.
+            sigma: (N,) in [0, 1].
+            adversarial: (N,) the generator's adversarial loss of each sample, for `distribution:
+                adversarial`.
+            perceptual: (N,) perceptual distance of each sample; none leaves the term out.
+
+        Returns:
+            The loss, a scalar, and its four contributions.
+
+        Raises:
+            ValueError: `sigma` is not (N,), or `adversarial` is missing where it is needed.
+        """
+        if sigma.shape != hr.shape[:1]:
+            raise ValueError(f'MixtureLoss: sigma must be of shape ({len(hr)},), but is {tuple(sigma.shape)}.')
+        if self.distribution == 'adversarial' and adversarial is None:
+            raise ValueError('MixtureLoss: distribution adversarial needs the adversarial loss of each sample.')
+        distribution = latent_energy(result.latent) if self.distribution == 'latent' else adversarial
+        per_sample = MixtureTerms(
+            reconstruction=charbonnier(result.hr, hr),
+            guidance=squared_error(result.lr, lr_ref),
+            distribution=distribution,
+            perceptual=torch.zeros_like(sigma) if perceptual is None else perceptual)
+        terms = MixtureTerms(*(factor * (weight * distance).mean()
+                               for factor, weight, distance in zip(self.lambdas, self.weights(sigma), per_sample)))
+        return torch.stack(terms).sum(), terms
+
+    def weights(self, sigma: Tensor) -> MixtureTerms:
+        """The sigma-dependent weight of each term, for each sample."""
+        one = torch.ones_like(sigma)
+        if self.weighting == 'equal':
+            return MixtureTerms(one, one, one, one)
+        return MixtureTerms(one - sigma, one, sigma, sigma)
