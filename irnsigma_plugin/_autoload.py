@@ -16,6 +16,8 @@ REGISTERING_MODULES = (
     'irnsigma_plugin.archs.discriminator_arch',
     'irnsigma_plugin.archs.bicubic_arch',
     'irnsigma_plugin.losses.mixture_loss',
+    'irnsigma_plugin.losses.perceptual_loss',
+    'irnsigma_plugin.metrics.lpips_metric',
 )
 
 

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from basicsr.metrics import calculate_metric
+
+from irnsigma_plugin import weights
+from irnsigma_plugin.metrics import lpips_metric
+from irnsigma_plugin.metrics.lpips_metric import BACKBONES, calculate_lpips, lpips_distance
+
+
+def pair() -> tuple[np.ndarray, np.ndarray]:
+    """Two coloured BGR images, the second with half the contrast."""
+    image = np.random.RandomState(1).randint(0, 256, (64, 80, 3)).astype(np.uint8)
+    image[:, 40:] //= 4
+    image[..., 0] //= 2
+    return image, image // 2 + 40
+
+
+def need(net: str) -> None:
+    name = BACKBONES[net][0]
+    if not weights.hub_path(name).exists():
+        pytest.skip(f'the ImageNet weights of {name} are not in the hub cache')
+
+
+@pytest.fixture
+def alex():
+    need('alex')
+
+
+# The package lpips 0.1.4 itself on these images, as RGB in [-1, 1].
+@pytest.mark.parametrize(
+    ('net', 'coloured', 'grey'), [('alex', 0.098587, 0.086319), ('vgg', 0.085162, 0.235970)]
+)
+def test_equals_the_package(net, coloured, grey):
+    need(net)
+    image, reference = pair()
+    assert calculate_lpips(image, reference, net=net) == pytest.approx(coloured, abs=2e-4)
+    grey_image = image[..., 1]
+    assert calculate_lpips(grey_image, grey_image[::-1], net=net) == pytest.approx(grey, abs=2e-4)
+
+
+def test_basicsr_calls_it_by_name(alex):
+    image, reference = pair()
+    options = {'type': 'calculate_lpips', 'better': 'lower', 'crop_border': 0}
+    value = calculate_metric({'img': image, 'img2': reference}, options)
+    assert isinstance(value, float)
+    assert value == calculate_lpips(image, reference)
+
+
+def test_equal_images_have_distance_zero(alex):
+    image, _ = pair()
+    assert calculate_lpips(image, image) == 0
+
+
+def test_grey_shapes_are_the_same_image(alex):
+    image, reference = (one[..., 1] for one in pair())
+    expected = calculate_lpips(np.stack([image] * 3, -1), np.stack([reference] * 3, -1))
+    assert calculate_lpips(image, reference) == expected
+    assert calculate_lpips(image[..., None], reference[..., None]) == expected
+
+
+def test_crop_border_cuts_each_side(alex):
+    image, reference = pair()
+    expected = calculate_lpips(image[4:-4, 4:-4], reference[4:-4, 4:-4])
+    assert calculate_lpips(image, reference, crop_border=4) == expected
+    assert calculate_lpips(image, reference) != expected
+
+
+def test_tensor_batches_are_measured_per_sample(alex):
+    batch = torch.rand(3, 3, 33, 40, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    reference = batch.detach().flip(0)
+    distances = lpips_distance(batch, reference)
+    assert distances.shape == (3,)
+    assert not distances.requires_grad
+    assert distances[1] == 0
+    singles = [lpips_distance(batch[i : i + 1], reference[i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(distances, torch.cat(singles))
+
+
+def test_loading_is_silent_happens_once_and_draws_no_random_numbers(alex, capfd):
+    image, reference = pair()
+    lpips_metric._load_lpips.cache_clear()
+    state = torch.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        calculate_lpips(image, reference)
+        calculate_lpips(image, reference)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert lpips_metric._load_lpips.cache_info().misses == 1
+    assert tuple(capfd.readouterr()) == ('', '')
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'img2': np.zeros((32, 33, 3), np.uint8)}, r'one shape, got \(32, 32, 3\) and \(32, 33, 3\)'),
+        ({'img': np.zeros((32, 32, 3)), 'img2': np.zeros((32, 32, 3))}, 'expected uint8 .* got float64'),
+        ({'img': np.zeros((32, 32, 4), np.uint8), 'img2': np.zeros((32, 32, 4), np.uint8)}, r'\(32, 32, 4\)'),
+        ({'net': 'resnet'}, 'expected one of alex, vgg, squeeze'),
+        ({'better': 'higher'}, 'expected lower'),
+        ({'crop_border': 1}, 'H, W >= 31, got .*30, 30'),
+    ],
+)
+def test_wrong_values_are_refused(change, message):
+    data = {'img': np.zeros((32, 32, 3), np.uint8), 'img2': np.zeros((32, 32, 3), np.uint8), **change}
+    with pytest.raises(ValueError, match=message):
+        calculate_lpips(**data)
+
+
+def test_unknown_option_is_refused():
+    image, reference = pair()
+    with pytest.raises(TypeError, match='crop_boarder'):
+        calculate_metric({'img': image, 'img2': reference}, {'type': 'calculate_lpips', 'crop_boarder': 4})
+
+
+def test_missing_weights_are_named_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr(weights, 'SERVER', 'http://127.0.0.1:9/')
+    monkeypatch.chdir(tmp_path)
+    lpips_metric._load_lpips.cache_clear()
+    with pytest.raises(
+        weights.WeightsError, match=r'alexnet-owt-7be5be79.pth.*irnsigma fetch-weights --net alexnet'
+    ):
+        calculate_lpips(*pair())
