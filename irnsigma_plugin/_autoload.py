@@ -18,6 +18,7 @@ REGISTERING_MODULES = (
     'irnsigma_plugin.losses.mixture_loss',
     'irnsigma_plugin.losses.perceptual_loss',
     'irnsigma_plugin.metrics.lpips_metric',
+    'irnsigma_plugin.data.hr_image_dataset',
 )
 
 
