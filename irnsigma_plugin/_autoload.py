@@ -19,6 +19,7 @@ REGISTERING_MODULES = (
     'irnsigma_plugin.losses.perceptual_loss',
     'irnsigma_plugin.metrics.lpips_metric',
     'irnsigma_plugin.data.hr_image_dataset',
+    'irnsigma_plugin.models.irn_sigma_model',
 )
 
 

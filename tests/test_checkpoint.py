@@ -1,0 +1,177 @@
+import collections
+import io
+import os
+import pickle
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from irnsigma_plugin.checkpoint import CheckpointError, atomic_saves, check_fits, read_state_dict
+
+WEIGHTS = {'conv.weight': torch.arange(6.).view(2, 3), 'conv.bias': torch.tensor([1., 2.])}
+EMA = {key: value + 100 for key, value in WEIGHTS.items()}
+
+
+def saved(path, content, **arguments):
+    torch.save(content, path, **arguments)
+    return path
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / 'net_g.pth'
+
+
+@pytest.mark.parametrize(('content', 'param_key', 'expected'), [
+    ({'params': WEIGHTS, 'params_ema': EMA}, 'params', WEIGHTS),
+    ({'params': WEIGHTS, 'params_ema': EMA}, 'params_ema', EMA),
+    ({'params': WEIGHTS}, 'params_ema', WEIGHTS),
+    (WEIGHTS, None, WEIGHTS),
+    (WEIGHTS, 'params', WEIGHTS),
+    (WEIGHTS, 'params_ema', WEIGHTS),
+    (collections.OrderedDict(WEIGHTS), None, WEIGHTS),
+    ({f'module.{key}': value for key, value in WEIGHTS.items()}, None, WEIGHTS),
+    ({'params': {f'module.{key}': value for key, value in WEIGHTS.items()}}, 'params', WEIGHTS),
+])
+def test_layouts(path, content, param_key, expected):
+    torch.testing.assert_close(read_state_dict(saved(path, content), param_key), expected, rtol=0, atol=0)
+
+
+def test_what_a_wrapped_network_saves_fits_the_bare_one(path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    state_dict = read_state_dict(saved(path, {'params': nn.DataParallel(net).state_dict()}))
+    check_fits(net, state_dict, path)
+    torch.testing.assert_close(state_dict, dict(net.state_dict()))
+
+
+@pytest.mark.parametrize('content', [b'', b'\n', b'not a checkpoint\n', b'<html>404</html>', bytes(100)],
+                         ids=['empty', 'newline', 'text', 'html', 'zeros'])
+def test_files_of_another_kind(path, content):
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r'net_g\.pth is no readable PyTorch checkpoint') as info:
+        read_state_dict(path)
+    assert '\n' not in str(info.value)
+    assert 'weights_only' not in str(info.value), 'nobody should be told to load an unknown file unsafely'
+
+
+@pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
+def test_every_truncation_is_one_clear_error(path, zipped):
+    saved(path, {'params': WEIGHTS}, _use_new_zipfile_serialization=zipped)
+    content = path.read_bytes()
+    for length in range(0, len(content) - 1, len(content) // 60):
+        path.write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match='no readable PyTorch checkpoint'):
+            read_state_dict(path)
+
+
+def test_missing_file(path):
+    with pytest.raises(CheckpointError, match=r'no checkpoint at .*net_g\.pth'):
+        read_state_dict(path)
+
+
+def test_a_folder(tmp_path):
+    with pytest.raises(CheckpointError, match='no readable PyTorch checkpoint'):
+        read_state_dict(tmp_path)
+
+
+@pytest.mark.parametrize('content', [
+    {}, [1, 2], torch.zeros(3), {'params': {}}, {'epoch': 3, 'iter': 7, 'optimizers': []},
+    {'params': {'a': 1}}, {0: torch.zeros(3)}], ids=str)
+def test_files_without_weights(path, content):
+    with pytest.raises(CheckpointError, match="holds no network weights: .*'params'"):
+        read_state_dict(saved(path, content))
+
+
+def test_weights_under_another_key_are_pointed_out(path):
+    with pytest.raises(CheckpointError, match="'params'.*params_ema"):
+        read_state_dict(saved(path, {'params_ema': EMA}), 'params')
+
+
+class Payload:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, victim):
+        self.victim = str(victim)
+
+    def __reduce__(self):
+        return os.mkdir, (self.victim, )
+
+
+@pytest.mark.parametrize('save', [
+    lambda content, path: torch.save(content, path),
+    lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False),
+    lambda content, path: path.write_bytes(pickle.dumps(content)),
+], ids=['zip', 'legacy', 'pickle'])
+def test_code_in_a_file_does_not_run(path, tmp_path, save):
+    victim = tmp_path / 'victim'
+    save({'params': WEIGHTS, 'extra': Payload(victim)}, path)
+    with pytest.raises(CheckpointError, match='no readable PyTorch checkpoint') as info:
+        read_state_dict(path)
+    assert not victim.exists()
+    assert 'weights_only' not in str(info.value), 'nobody should be told to load an unknown file unsafely'
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ({'weight': None}, r'1 keys? .*missing \(first: weight\)'),
+    ({'extra': torch.zeros(1)}, r'1 keys? .*unknown \(first: extra\)'),
+    ({'weight': torch.zeros(5, 3)}, r'weight has shape \(5, 3\) instead of \(2, 3\)'),
+    ({'weight': None, 'weights': torch.zeros(2, 3)}, 'missing.*weight.*unknown.*weights'),
+])
+def test_the_checkpoint_of_another_network_is_named(change, message):
+    net = nn.Linear(3, 2)
+    check_fits(net, net.state_dict(), 'other.pth')
+    state_dict = {key: value for key, value in {**net.state_dict(), **change}.items() if value is not None}
+    with pytest.raises(CheckpointError, match=rf'other\.pth is not of this Linear.*{message}'):
+        check_fits(net, state_dict, 'other.pth')
+
+
+def test_saves_are_complete_and_leave_nothing_else(path):
+    original = torch.save
+    with atomic_saves():
+        torch.save(WEIGHTS, path)
+        torch.save(WEIGHTS, str(path), _use_new_zipfile_serialization=False)
+    assert torch.save is original
+    torch.testing.assert_close(read_state_dict(path), WEIGHTS)
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize('call', [
+    lambda path: torch.save(obj=WEIGHTS, f=path),
+    lambda path: path.write_bytes(saved(io.BytesIO(), WEIGHTS).getvalue()),
+], ids=['keywords', 'file object'])
+def test_other_ways_to_call_torch_save_still_work(path, call):
+    with atomic_saves():
+        call(path)
+    torch.testing.assert_close(read_state_dict(path), WEIGHTS)
+
+
+def test_a_failing_save_leaves_the_old_file(path):
+    saved(path, WEIGHTS)
+    original = torch.save
+    with atomic_saves(), pytest.raises(Exception, match='pickle'):
+        torch.save({'params': EMA, 'unpicklable': lambda: None}, path)
+    assert torch.save is original
+    torch.testing.assert_close(read_state_dict(path), WEIGHTS)
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_kill_in_the_middle_of_a_save_leaves_the_old_file(path):
+    saved(path, WEIGHTS)
+    script = '''
+import os, signal, sys, torch
+from irnsigma_plugin.checkpoint import atomic_saves
+
+class Killer:
+    def __reduce__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with atomic_saves():
+    torch.save([torch.zeros(10**5), Killer()], sys.argv[1], _use_new_zipfile_serialization=False)
+'''
+    killed = subprocess.run([sys.executable, '-c', script, str(path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    torch.testing.assert_close(read_state_dict(path), WEIGHTS)

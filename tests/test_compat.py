@@ -1,0 +1,244 @@
+"""The fixes for BasicSR: outputs and resuming below the current directory, machines without a GPU."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import basicsr
+import pytest
+import torch
+import yaml
+from basicsr.utils import options as basicsr_options
+from basicsr.utils.registry import ARCH_REGISTRY
+
+from irnsigma_plugin import compat
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+
+SITE_ROOT = Path(basicsr.__file__).resolve().parents[1]
+PLUGIN_METRIC = {'lpips': {'type': 'calculate_lpips'}}
+FUNCTIONAL_TENSOR = 'torchvision.transforms.functional_tensor'
+
+
+def write_options(folder: Path, metrics: dict | None = None) -> Path:
+    """Options to train BasicSR's EDSR for four iterations; the plugin's if there is a metric of ours."""
+    images = {'name': 'noise', 'type': 'PairedImageDataset', 'dataroot_gt': str(folder / 'hr'),
+              'dataroot_lq': str(folder / 'lr'), 'io_backend': {'type': 'disk'}}
+    opt = {
+        'name': 'tiny', 'model_type': 'SRModel', 'scale': 2, 'num_gpu': 0, 'manual_seed': 0,
+        'datasets': {'train': {**images, 'gt_size': 16, 'use_hflip': True, 'use_rot': True,
+                               'num_worker_per_gpu': 0, 'batch_size_per_gpu': 1}},
+        'network_g': {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 4, 'num_block': 1,
+                      'upscale': 2},
+        'path': {'pretrain_network_g': None, 'strict_load_g': True, 'resume_state': None},
+        'train': {'optim_g': {'type': 'Adam', 'lr': 1e-4}, 'total_iter': 4, 'warmup_iter': -1,
+                  'scheduler': {'type': 'MultiStepLR', 'milestones': [3], 'gamma': 0.5},
+                  'pixel_opt': {'type': 'L1Loss'}},
+        'val': {'val_freq': 100, 'save_img': False, 'metrics': metrics},
+        'logger': {'print_freq': 1, 'save_checkpoint_freq': 2, 'use_tb_logger': True},
+    }
+    path = folder / 'options.yml'
+    path.write_text(yaml.safe_dump(opt))
+    return path
+
+
+@pytest.fixture
+def parse(tmp_path, monkeypatch):
+    """Call BasicSR's `parse_options` as `python -m basicsr.train -opt ...` in `tmp_path` does."""
+    monkeypatch.chdir(tmp_path)
+
+    def parse(option_file: Path, *args: str, root: Path = SITE_ROOT, is_train: bool = True):
+        monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', str(option_file), *args])
+        return basicsr_options.parse_options(str(root), is_train=is_train)[0]
+
+    return parse
+
+
+@pytest.mark.parametrize(('is_train', 'keys', 'folder'), [
+    (True, ['experiments_root', 'log'], 'experiments/tiny'),
+    (True, ['models'], 'experiments/tiny/models'),
+    (True, ['training_states'], 'experiments/tiny/training_states'),
+    (False, ['results_root', 'log'], 'results/tiny'),
+    (False, ['visualization'], 'results/tiny/visualization'),
+])
+def test_plugin_outputs_go_below_the_current_directory(parse, tmp_path, is_train, keys, folder):
+    opt = parse(write_options(tmp_path, PLUGIN_METRIC), is_train=is_train)
+    assert {opt['path'][key] for key in keys} == {str(tmp_path / folder)}
+
+
+def test_root_path_survives_train_pipeline_and_copies(parse, tmp_path):
+    opt = parse(write_options(tmp_path, PLUGIN_METRIC))
+    opt['root_path'] = str(SITE_ROOT)  # as train_pipeline does after parsing
+    assert copy.deepcopy(opt)['root_path'] == str(tmp_path)
+    opt['name'] = 'other'
+    assert opt['name'] == 'other'
+
+
+def test_other_option_files_stay_as_they_were(parse, tmp_path):
+    opt = parse(write_options(tmp_path))
+    assert opt['path']['models'] == str(SITE_ROOT / 'experiments' / 'tiny' / 'models')
+    opt['root_path'] = 'anywhere'
+    assert opt['root_path'] == 'anywhere'
+
+
+def test_a_root_chosen_by_the_users_script_is_kept(parse, tmp_path):
+    root = tmp_path / 'project'
+    opt = parse(write_options(tmp_path, PLUGIN_METRIC), root=root)
+    assert opt['path']['models'] == str(root / 'experiments' / 'tiny' / 'models')
+
+
+def test_uses_plugin_looks_at_every_type():
+    stock = {'model_type': 'SRModel', 'network_g': {'type': 'EDSR'}, 'datasets': {'val': {'type': 'unknown'}}}
+    assert not compat.uses_plugin(stock)
+    assert not compat.uses_plugin({'name': 'IRNSigmaModel', 'note': ['InvRescaleNet']})
+    assert compat.uses_plugin({**stock, 'model_type': 'IRNSigmaModel'})
+    assert compat.uses_plugin({**stock, 'datasets': {'val_1': {'type': 'HRImageDataset'}}})
+    assert compat.uses_plugin({**stock, 'stages': [{'loss': {'type': 'MixtureLoss'}}]})
+    assert compat.uses_plugin({**stock, 'val': {'metrics': PLUGIN_METRIC}})
+
+
+def test_uses_plugin_knows_classes_derived_elsewhere(monkeypatch):
+    derived = type('ExtensionNet', (InvRescaleNet,), {'__module__': 'some_extension'})
+    unrelated = type('UnrelatedNet', (torch.nn.Module,), {'__module__': 'irnsigma_plugin_look_alike'})
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'ExtensionNet', derived)
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'UnrelatedNet', unrelated)
+    assert compat.uses_plugin({'network_g': {'type': 'ExtensionNet'}})
+    assert not compat.uses_plugin({'network_g': {'type': 'UnrelatedNet'}})
+
+
+class TestLoadResumeState:
+    """`load_resume_state` of an option file of the plugin."""
+
+    @pytest.fixture
+    def opt(self, parse, tmp_path):
+        opt = parse(write_options(tmp_path, PLUGIN_METRIC), '--auto_resume')
+        for key in ('models', 'training_states'):
+            os.makedirs(opt['path'][key])
+        return opt
+
+    @staticmethod
+    def save(opt, iteration: int, with_network: bool = True) -> Path:
+        path = Path(opt['path']['training_states'], f'{iteration}.state')
+        state = {'epoch': 0, 'iter': iteration, 'optimizers': [{'state': {0: {'exp_avg': torch.ones(2)}}}],
+                 'schedulers': [{'milestones': Counter([3]), 'last_epoch': iteration}]}
+        torch.save(state, path)
+        if with_network:
+            torch.save({'params': {}}, Path(opt['path']['models'], f'net_g_{iteration}.pth'))
+        return path
+
+    def test_nothing_to_resume(self, opt):
+        assert compat.load_resume_state(opt) is None
+        assert opt['path']['resume_state'] is None
+
+    def test_newest_is_the_highest_iteration(self, opt):
+        for iteration in (9, 10, 2):
+            self.save(opt, iteration)
+        Path(opt['path']['training_states'], 'best.state').touch()
+        state = compat.load_resume_state(opt)
+        assert state['iter'] == 10
+        assert state['schedulers'][0]['milestones'] == Counter([3])
+        assert state['optimizers'][0]['state'][0]['exp_avg'].device.type == 'cpu'
+        # What BasicSR's check_resume derives from it:
+        assert opt['path']['pretrain_network_g'] == str(Path(opt['path']['models'], 'net_g_10.pth'))
+
+    def test_incomplete_files_are_skipped_and_named(self, opt, caplog):
+        whole = self.save(opt, 2)
+        network_missing = self.save(opt, 4, with_network=False)
+        network_truncated, state_truncated = self.save(opt, 6), self.save(opt, 8)
+        for path in (Path(opt['path']['models'], 'net_g_6.pth'), state_truncated):
+            path.write_bytes(path.read_bytes()[:-40])
+
+        assert compat.load_resume_state(opt)['iter'] == 2
+        assert opt['path']['resume_state'] == str(whole)
+        messages = [record.getMessage() for record in caplog.records]
+        assert len(messages) == 3
+        for message, path in zip(messages, (state_truncated, network_truncated, network_missing)):
+            assert str(path) in message
+            assert '\n' not in message
+
+    def test_explicit_state(self, opt):
+        opt['auto_resume'] = False
+        opt['path']['resume_state'] = str(self.save(opt, 2))
+        self.save(opt, 4)
+        assert compat.load_resume_state(opt)['iter'] == 2
+
+    @pytest.mark.parametrize('content', [None, b'', b'not a checkpoint'])
+    def test_explicit_state_that_cannot_be_read(self, opt, tmp_path, content):
+        path = tmp_path / 'some.state'
+        if content is not None:
+            path.write_bytes(content)
+        opt.update(auto_resume=False)
+        opt['path']['resume_state'] = str(path)
+        with pytest.raises(RuntimeError, match=r'cannot read .*some\.state.*--auto_resume'):
+            compat.load_resume_state(opt)
+
+
+def test_functional_tensor_is_an_alias_only_where_it_is_missing(monkeypatch):
+    from torchvision.transforms.functional import rgb_to_grayscale
+
+    monkeypatch.delitem(sys.modules, FUNCTIONAL_TENSOR, raising=False)
+    monkeypatch.setattr(compat.importlib.util, 'find_spec', lambda name: None)
+    compat.alias_functional_tensor()
+    assert sys.modules[FUNCTIONAL_TENSOR].rgb_to_grayscale is rgb_to_grayscale
+
+    del sys.modules[FUNCTIONAL_TENSOR]
+    monkeypatch.setattr(compat.importlib.util, 'find_spec', lambda name: object())
+    compat.alias_functional_tensor()
+    assert FUNCTIONAL_TENSOR not in sys.modules
+
+    somebody_elses = ModuleType(FUNCTIONAL_TENSOR)
+    monkeypatch.setitem(sys.modules, FUNCTIONAL_TENSOR, somebody_elses)
+    compat.alias_functional_tensor()
+    assert sys.modules[FUNCTIONAL_TENSOR] is somebody_elses
+
+
+def test_shims_are_applied_once():
+    before = basicsr_options.parse_options
+    compat.apply_after_import()
+    assert basicsr_options.parse_options is before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
+def test_pytorch_launcher_uses_gloo_without_a_gpu(run_cli):
+    code = '''
+import socket, torch.distributed as dist
+from basicsr.utils.dist_util import get_dist_info, init_dist
+with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    import os; os.environ['MASTER_PORT'] = str(free.getsockname()[1])
+init_dist('pytorch')
+print(dist.get_backend(), get_dist_info())
+'''
+    out = run_cli('-c', code, RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1').stdout
+    assert out.splitlines()[-1] == 'gloo (0, 1)'
+
+
+def test_training_job_from_an_empty_directory_is_resumed(run_cli, tmp_path):
+    import cv2
+    import numpy as np
+
+    for folder, side in (('hr', 32), ('lr', 16)):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / '0.png'), np.full((side, side, 3), 100, np.uint8))
+    option_file = write_options(tmp_path, PLUGIN_METRIC)
+    job = tmp_path / 'job'
+    job.mkdir()
+    site_before = set(os.listdir(SITE_ROOT))
+
+    run_cli('-m', 'basicsr.train', '-opt', option_file, cwd=job)
+    assert sorted(os.listdir(job)) == ['experiments', 'tb_logger']
+    assert set(os.listdir(SITE_ROOT)) == site_before
+    experiment = job / 'experiments' / 'tiny'
+    newest = experiment / 'training_states' / '4.state'
+    newest.write_bytes(newest.read_bytes()[:100])  # as a kill in mid-write leaves it
+
+    out = run_cli('-m', 'basicsr.train', '-opt', option_file, '--auto_resume', cwd=job).stdout
+    assert f'Skip training state {newest}' in out
+    assert re.search(r'Resuming training from epoch: \d+, iter: 2\.', out)
+    assert [path.name for path in experiment.parent.iterdir()] == ['tiny']  # not archived, not started anew
+    assert newest.stat().st_size > 100

@@ -1,0 +1,195 @@
+"""The model: the terms that reach each network, the alternation, checkpoints and foreign networks."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from basicsr.models import build_model
+from basicsr.utils.options import parse_options
+from experiment import options_to_train, write_photographs, write_yaml
+
+from irnsigma_plugin.checkpoint import CheckpointError
+from irnsigma_plugin.models.irn_sigma_model import IRNSigmaModel
+from irnsigma_plugin.options import OptionError
+
+
+@pytest.fixture
+def make_model(tmp_path, monkeypatch):
+    """Build the model from options, as `basicsr.train` does."""
+    monkeypatch.chdir(tmp_path)
+    photographs = write_photographs(tmp_path / 'photographs')
+
+    def make(adversarial: bool = True, change=lambda options: None) -> IRNSigmaModel:
+        options = options_to_train(photographs, adversarial)
+        change(options)
+        file = write_yaml(options, tmp_path / 'train.yml')
+        monkeypatch.setattr('sys.argv', ['train.py', '-opt', str(file)])
+        opt, _ = parse_options(str(tmp_path), is_train=True)
+        for folder in ('models', 'training_states'):
+            Path(opt['path'][folder]).mkdir(parents=True, exist_ok=True)
+        model = build_model(opt)
+        torch.manual_seed(0)
+        for parameter in model.net_g.parameters():  # conv5 starts at zero: give every layer a gradient
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.05)
+        hr = torch.rand(3, 3, 32, 32)
+        model.feed_data({'gt': hr, 'lq': torch.nn.functional.avg_pool2d(hr, 4)})
+        return model
+
+    return make
+
+
+def set_option(*keys_and_value):
+    """A change of the options: `set_option('train', 'grad_clip', 1)`."""
+    *keys, last, value = keys_and_value
+
+    def change(options):
+        for key in keys:
+            options = options[key]
+        options[last] = value
+
+    return change
+
+
+def fixed_sigma(value: float):
+    return set_option('train', 'sigma', {'strategy': 'fixed', 'values': [value]})
+
+
+def gradient_of_generator(model: IRNSigmaModel) -> list[torch.Tensor]:
+    torch.manual_seed(1)
+    model.optimizer_g.step = lambda: None
+    model.optimize_parameters(1)
+    return [parameter.grad.clone() for parameter in model.net_g.parameters() if parameter.requires_grad]
+
+
+@pytest.mark.parametrize(('sigma', 'without_effect'), [
+    (0, ['lambda_distribution', 'lambda_perceptual']),
+    (1, ['lambda_reconstruction']),
+])
+def test_generator_gets_no_gradient_from_terms_of_weight_zero(make_model, sigma, without_effect):
+    def change(lambdas):
+        def apply(options):
+            fixed_sigma(sigma)(options)
+            options['train'].update(grad_clip=None)
+            options['train']['mixture_opt'].update(lambdas)
+        return apply
+
+    plain = gradient_of_generator(make_model(change=change({})))
+    for name in without_effect:
+        scaled = gradient_of_generator(make_model(change=change({name: 1e6})))
+        torch.testing.assert_close(scaled, plain, rtol=0, atol=0)
+    others = {'lambda_reconstruction', 'lambda_distribution', 'lambda_perceptual'} - set(without_effect)
+    for name in others:
+        scaled = gradient_of_generator(make_model(change=change({name: 1e6})))
+        assert max((a - b).abs().max() for a, b in zip(scaled, plain)) > 1
+
+
+def test_logged_terms_are_those_of_the_equation_and_add_up(make_model):
+    model = make_model(change=fixed_sigma(0.25))
+    model.optimize_parameters(1)
+    log = model.get_current_log()
+    terms = [log[f'l_{name}'] for name in ('reconstruction', 'guidance', 'distribution', 'perceptual')]
+    assert all(term > 0 for term in terms)
+    assert log['l_g_total'] == pytest.approx(sum(terms), rel=1e-5)
+
+
+@pytest.mark.parametrize(('weighting', 'sees_fakes'), [('sigma', False), ('all', True)])
+def test_discriminator_weights_fakes(make_model, weighting, sees_fakes):
+    def change(options):
+        fixed_sigma(0)(options)
+        options['train']['fake_weighting'] = weighting
+
+    model = make_model(change=change)
+    model.optimize_parameters(1)
+    assert (model.get_current_log()['l_d_fake'] > 0) == sees_fakes
+
+
+def test_discriminator_learns_alone_first(make_model):
+    model = make_model(change=set_option('train', 'net_d_init_iters', 1))
+
+    def weights(net):
+        return torch.cat([parameter.detach().flatten().clone() for parameter in net.parameters()])
+
+    before_g, before_d = weights(model.net_g), weights(model.net_d)
+    model.optimize_parameters(1)
+    torch.testing.assert_close(weights(model.net_g), before_g, rtol=0, atol=0)
+    assert not torch.equal(weights(model.net_d), before_d)
+    assert 'l_g_total' not in model.get_current_log()
+    model.optimize_parameters(2)
+    assert not torch.equal(weights(model.net_g), before_g)
+
+
+def test_one_forward_pass_per_step(make_model):
+    model = make_model()
+    calls = []
+    model.net_g.register_forward_hook(lambda *_: calls.append(1))
+    model.optimize_parameters(1)
+    assert len(calls) == 1
+
+
+def test_non_finite_step_changes_nothing_and_too_many_stop_the_training(make_model):
+    model = make_model(adversarial=False, change=set_option('train', 'max_skipped_steps', 3))
+    before = {key: value.clone() for key, value in model.net_g.state_dict().items()}
+    model.gt[0, 0, 0, 0] = math.nan
+    for step in (1, 2):
+        model.optimize_parameters(step)
+        assert model.get_current_log()['skipped_steps'] == step
+    with pytest.raises(FloatingPointError, match='3 steps in a row of the generator'):
+        model.optimize_parameters(3)
+    torch.testing.assert_close(dict(model.net_g.state_dict()), before, rtol=0, atol=0)
+
+
+def test_ema_follows_the_weights_and_is_saved(make_model):
+    model = make_model(change=set_option('train', 'ema_decay', 0.5))
+    model.model_ema(0)
+    start = next(p for p in model.net_g_ema.parameters() if p.requires_grad).clone()
+    model.optimize_parameters(1)
+    now = next(p for p in model.net_g.parameters() if p.requires_grad)
+    average = next(p for p in model.net_g_ema.parameters() if p.requires_grad)
+    torch.testing.assert_close(average, (start + now) / 2)
+    model.save(0, 1)
+    saved = torch.load(Path(model.opt['path']['models'], 'net_g_1.pth'))
+    assert set(saved) == {'params', 'params_ema'}
+
+
+@pytest.mark.parametrize('adversarial', [True, False])
+def test_saved_files(make_model, adversarial):
+    model = make_model(adversarial)
+    model.save(0, 7)
+    root = Path(model.opt['path']['experiments_root'])
+    files = {str(path.relative_to(root)) for path in root.rglob('*') if path.is_file()}
+    assert files == {'models/net_g_7.pth', 'training_states/7.state',
+                     *(['models/net_d_7.pth'] if adversarial else [])}
+
+
+def test_bare_state_dict_loads_also_with_ema(make_model, tmp_path):
+    bare = tmp_path / 'IRN_x4.pth'
+    torch.save(make_model().net_g.state_dict(), bare)
+
+    def change(options):
+        options['train']['ema_decay'] = 0.9
+        options['path'] = {'pretrain_network_g': str(bare), 'param_key_g': None}
+
+    model = make_model(change=change)
+    torch.testing.assert_close(dict(model.net_g_ema.state_dict()), torch.load(bare))
+
+
+def test_checkpoint_of_another_network_is_refused(make_model, tmp_path):
+    model = make_model()
+    torch.save({'params': model.net_d.state_dict()}, tmp_path / 'net_d.pth')
+    with pytest.raises(CheckpointError, match=r'net_d\.pth is not of this InvRescaleNet'):
+        model.load_network(model.net_g, str(tmp_path / 'net_d.pth'))
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    (set_option('train', 'grad_clp', 1), r'train\.grad_clp\. Did you mean grad_clip'),
+    (set_option('val', 'sigmas', [0, 1.5]), r'val\.sigmas.*1\.5'),
+    (set_option('train', 'perceptual_opt', 'type', 'PerceptualLoss'), 'PerSamplePerceptualLoss'),
+    (set_option('datasets', 'train', 'gt_size', 30), r'gt_size must be a multiple of the scale'),
+])
+def test_wrong_options_are_refused_at_construction(make_model, change, message):
+    with pytest.raises(OptionError, match=message):
+        make_model(change=change)

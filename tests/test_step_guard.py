@@ -1,0 +1,89 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from irnsigma_plugin.models.step_guard import StepGuard
+
+
+class Trainee:
+    """Two weights 3 and 4 under momentum SGD, whose gradients are set by hand."""
+
+    def __init__(self):
+        self.weights = [nn.Parameter(torch.tensor([3.])), nn.Parameter(torch.tensor([4.]))]
+        self.optimizer = torch.optim.SGD(self.weights, lr=1., momentum=0.9)
+
+    def step(self, guard, gradients, what='generator', **arguments):
+        for weight, gradient in zip(self.weights, gradients):
+            weight.grad = torch.tensor([float(gradient)])
+        return guard.step(self.optimizer, self.weights, what, **arguments)
+
+    def values(self):
+        return [weight.item() for weight in self.weights]
+
+    def momentum(self):
+        return [self.optimizer.state[weight]['momentum_buffer'].item() for weight in self.weights]
+
+
+@pytest.mark.parametrize(('max_norm', 'expected'), [
+    (None, [0., 0.]),
+    (10, [0., 0.]),  # the norm is 5
+    (2.5, [1.5, 2.]),  # half of the gradient
+])
+def test_clips_and_steps(max_norm, expected):
+    trainee, guard = Trainee(), StepGuard()
+    assert trainee.step(guard, [3, 4], max_norm=max_norm) is True
+    assert trainee.values() == pytest.approx(expected, abs=1e-5)
+    assert guard.skipped == 0
+
+
+@pytest.mark.parametrize('max_norm', [None, 10])
+@pytest.mark.parametrize('fault', [math.nan, math.inf, -math.inf])
+def test_a_non_finite_gradient_changes_neither_weights_nor_optimiser(fault, max_norm):
+    trainee, guard = Trainee(), StepGuard()
+    trainee.step(guard, [1, 1])
+    values, momentum = trainee.values(), trainee.momentum()
+    assert trainee.step(guard, [1, fault], max_norm=max_norm) is False
+    assert (trainee.values(), trainee.momentum()) == (values, momentum)
+    assert guard.skipped == 1
+    assert trainee.step(guard, [1, 1]) is True
+    assert trainee.momentum() == pytest.approx([1.9, 1.9])
+
+
+def test_stops_after_several_in_a_row():
+    trainee, guard = Trainee(), StepGuard(max_skipped=3)
+    for gradient in (math.nan, math.nan, 1, math.nan, math.nan):
+        trainee.step(guard, [gradient, 1])
+    with pytest.raises(FloatingPointError, match=r'3 steps in a row of the generator.*--auto_resume'):
+        trainee.step(guard, [math.nan, 1])
+    assert guard.skipped == 5
+
+
+def test_the_steps_of_the_discriminator_do_not_hide_those_of_the_generator():
+    generator, discriminator, guard = Trainee(), Trainee(), StepGuard(max_skipped=3)
+
+    def train(iterations):
+        for _ in range(iterations):
+            generator.step(guard, [math.nan, 1])
+            discriminator.step(guard, [1, 1], 'discriminator')
+
+    train(2)
+    with pytest.raises(FloatingPointError, match='3 steps in a row of the generator'):
+        train(1)
+
+
+def test_both_failing_now_and_then_is_no_divergence():
+    """One bad batch spoils a step of either network; that is one in a row for each of them."""
+    generator, discriminator, guard = Trainee(), Trainee(), StepGuard(max_skipped=2)
+    for gradient in (math.nan, 1, math.nan, 1):
+        generator.step(guard, [gradient, 1])
+        discriminator.step(guard, [gradient, 1], 'discriminator')
+    assert guard.skipped == 4
+
+
+def test_parameters_without_gradient_do_not_count():
+    trainee = Trainee()
+    trainee.weights[0].grad = torch.tensor([1.])
+    assert StepGuard().step(trainee.optimizer, trainee.weights, 'generator')
+    assert trainee.values() == [2., 4.]
