@@ -1,0 +1,53 @@
+"""What the README says of the code is true."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from experiment import options_to_train, write_photographs, write_yaml
+
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.losses.mixture_loss import MixtureLoss
+from irnsigma_plugin.options import TrainOptions, ValOptions
+from irnsigma_plugin.sigma import SigmaSampler
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+
+
+def test_extension_example_trains(tmp_path, run_cli):
+    blocks = dict(re.findall(r'```python\n# (\w+\.py)\n(.*?)```', README, flags=re.DOTALL))
+    assert set(blocks) == {'my_net.py', 'train.py'}
+    for name, code in blocks.items():
+        (tmp_path / name).write_text(code)
+    options = options_to_train(write_photographs(tmp_path / 'photographs'))
+    options['network_g'] = {'type': 'LinearRescaleNet', 'scale': 4}
+    output = run_cli('train.py', '-opt', write_yaml(options, tmp_path / 'options.yml')).stdout
+    assert 'Network [LinearRescaleNet] is created.' in output
+    assert '# sigma 0.5: ' in output
+    assert (tmp_path / 'experiments/tiny/models/net_g_latest.pth').exists()
+
+
+@pytest.mark.parametrize(('what', 'prefix'), [
+    (TrainOptions, ''), (ValOptions, ''), (SigmaSampler, 'sigma.'), (MixtureLoss, 'mixture_opt.'), (InvRescaleNet, ''),
+])
+def test_every_option_is_in_the_reference(what, prefix):
+    if dataclasses.is_dataclass(what):
+        names = [field.name for field in dataclasses.fields(what)]
+    else:
+        names = list(inspect.signature(what).parameters)
+    for name in names:
+        assert re.search(rf'`{re.escape(prefix + name)}[`.]', README), f'{prefix}{name} is not in the README'
+
+
+def test_every_option_file_and_script_is_there_and_named():
+    files = {path.name for path in (ROOT / 'options').glob('*.yml')}
+    named = set(re.findall(r'[\w+]+\.yml', README)) - {'options.yml'}
+    assert named <= files
+    assert {name for name in files if name.startswith('train')} <= named
+    for script in re.findall(r'scripts/[\w.]+', README):
+        assert (ROOT / script).exists(), script
