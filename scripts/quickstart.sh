@@ -36,5 +36,6 @@ Look at
   $results/held_out_photographs/metrics.csv      every image at every sigma
 and, for the course of the training,
   tensorboard --logdir tb_logger
-For good pictures train longer and larger: see "Training" in README.md.
+The training was long enough for the faithful end (sigma = 0) only; the sharp end (sigma = 1) comes last, after
+hours. For good pictures train longer and larger: see "Training" in README.md.
 END

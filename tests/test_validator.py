@@ -1,0 +1,91 @@
+"""The validator by itself; tests/test_commands.py runs it inside BasicSR."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from basicsr.data import build_dataloader, build_dataset
+from experiment import METRICS, write_photographs
+
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.options import ValOptions
+from irnsigma_plugin.validation.validator import Validator
+
+CPU = torch.device('cpu')
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    net = InvRescaleNet(2, [1], 4)
+    for name, parameter in net.named_parameters():
+        if 'conv5' in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return net.eval()
+
+
+@pytest.fixture
+def loader(tmp_path):
+    def make(**changes):
+        opt = {'name': 'photographs', 'phase': 'val', 'scale': 2, 'type': 'HRImageDataset',
+               'dataroot_gt': str(write_photographs(tmp_path / 'photographs')), 'io_backend': {'type': 'disk'}}
+        opt.update(changes)
+        return build_dataloader(build_dataset(opt), opt)
+    return make
+
+
+def validator(tmp_path, is_train=False, metrics=METRICS, **options):
+    opt = {'name': 'tiny', 'scale': 2, 'is_train': is_train, 'val': {'metrics': metrics, 'pbar': False},
+           'path': {key: str(tmp_path / key) for key in ('experiments_root', 'results_root', 'visualization')}}
+    return Validator(opt, ValOptions(**options))
+
+
+def test_one_downscale_per_image_and_one_upscale_per_sigma(tmp_path, net, loader, monkeypatch):
+    calls = []
+    for name in ('downscale', 'upscale'):
+        original = getattr(net, name)
+
+        def counted(*args, name=name, original=original):
+            calls.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(net, name, counted)
+    validator(tmp_path, sigmas=(0, 0.3, 1)).run(net, loader(), CPU, 'tiny', None, save_img=False)
+    assert calls == ['downscale', 'upscale', 'upscale', 'upscale'] * 3
+
+
+def test_a_restored_image_depends_on_name_and_seed_only(tmp_path, net, loader):
+    first, second, _ = loader()
+    alone = validator(tmp_path, sigmas=(0.5, )).rescale(net, second, CPU)
+    among_others = validator(tmp_path, sigmas=(0, 0.5, 1))
+    among_others.rescale(net, first, CPU)
+    image = among_others.rescale(net, second, CPU)
+    assert (image.restored[0.5] == alone.restored[0.5]).all()
+    other_seed = validator(tmp_path, sigmas=(0, 0.5), seed=1).rescale(net, second, CPU)
+    assert (other_seed.restored[0] == image.restored[0]).all()
+    assert (other_seed.restored[0.5] != image.restored[0.5]).any()
+
+
+def test_best_values_are_kept_per_sigma(tmp_path, net, loader):
+    error = {'error': {'type': 'calculate_psnr', 'crop_border': 0, 'better': 'lower'}}
+    measured = validator(tmp_path, is_train=True, metrics={**METRICS, **error}, sigmas=(0, 1))
+    measured.run(net, loader(), CPU, 10, None, save_img=False)
+    first = dict(measured.best['photographs'])
+    assert set(first) == {f'sigma_{sigma}/{name}' for sigma in (0, 1) for name in (*METRICS, 'error')}
+    for parameter in net.parameters():  # a network that restores nothing: every PSNR falls
+        parameter.data.fill_(0.01)
+    measured.run(net, loader(), CPU, 20, None, save_img=False)
+    for name, (value, iteration) in measured.best['photographs'].items():
+        assert iteration == (20 if name.endswith('error') else 10)
+        assert (value < first[name][0]) == name.endswith('error')
+    assert (tmp_path / 'experiments_root/validation/photographs/20/table.md').exists()
+
+
+def test_nothing_to_measure_and_nothing_to_save_is_said(tmp_path, net, loader, caplog):
+    logging.getLogger('basicsr').propagate = True
+    with caplog.at_level(logging.WARNING):
+        validator(tmp_path, metrics={}).run(net, loader(), CPU, 'tiny', None, save_img=False)
+    assert 'Nothing came of photographs' in caplog.text
+    assert not (tmp_path / 'results_root').exists()
