@@ -166,7 +166,7 @@ def test_workers_draw_from_basicsrs_seed(folder):
     ({'dataroot_lq': 'x'}, 'does not support dataroot_lq.*PairedImageDataset'),
     ({'gt_size': None}, 'needs the option gt_size'),
     ({'gt_size': 18}, 'gt_size must be a multiple of the scale 4, got 18'),
-    ({'gt_size': '16'}, "gt_size must be a whole number from 1, got '16'"),
+    ({'gt_size': '16'}, "gt_size must be a whole number, 1 or more, but got '16'"),
     ({'gt_size': 28}, r'smaller than gt_size 28.*: b.png \(24x24\), c.png \(50x27\); remove them or lower'),
     ({'phase': 'val', 'scale': 25}, r'smaller than the scale 25.*b.png \(24x24\); remove them\.'),
     ({'scale': None}, 'needs the option scale'),

@@ -117,8 +117,8 @@ def test_default_is_the_last_convolution_before_its_relu(vgg_type, layer):
         ({'vgg_type': 'vgg11'}, 'expected one of vgg16, vgg19'),
         ({'vgg_type': 'vgg16', 'layer_weights': {'conv5_4': 1.0}}, 'conv5_2, relu5_2, conv5_3'),
         ({'layer_weights': {}}, 'expected some of conv1_1'),
-        ({'layer_weights': {'conv5_4': 0.0}}, 'conv5_4 is 0.0: expected a positive number'),
-        ({'layer_weights': {'conv5_4': math.nan}}, 'expected a positive number'),
+        ({'layer_weights': {'conv5_4': 0.0}}, 'layer_weights.conv5_4 must be a number, more than 0, but got 0.0'),
+        ({'layer_weights': {'conv5_4': math.nan}}, 'layer_weights.conv5_4 must be a number, more than 0, but got nan'),
         ({'weights': 'none'}, 'expected imagenet or random'),
     ],
 )

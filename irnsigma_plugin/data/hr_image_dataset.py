@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from irnsigma_plugin.bicubic import bicubic_downscale, bicubic_downscale_crop
+from irnsigma_plugin.checks import whole_number
 from irnsigma_plugin.data.image_io import IMAGE_EXTENSIONS, ImageReadError, decode_rgb_image, is_image_name
 
 OWN_OPTIONS = ('dataroot_gt', 'io_backend', 'meta_info_file', 'gt_size', 'use_hflip', 'use_rot', 'scale',
@@ -225,7 +226,7 @@ def _check_options(opt: Mapping) -> None:
     for name in ('dataroot_gt', 'io_backend', 'scale', 'phase'):
         if opt.get(name) is None:
             raise ValueError(f'HRImageDataset needs the option {name}.')
-    _check_whole_number('scale', opt['scale'])
+    whole_number('scale', opt['scale'])
     if opt['phase'] not in PHASES:
         raise ValueError(f'phase must be one of {", ".join(PHASES)}, got {opt["phase"]!r}.')
     if not isinstance(opt['io_backend'], Mapping) or set(opt['io_backend']) != {'type'} \
@@ -237,11 +238,6 @@ def _check_options(opt: Mapping) -> None:
     if opt['phase'] == 'train':
         if opt.get('gt_size') is None:
             raise ValueError('HRImageDataset needs the option gt_size for training.')
-        _check_whole_number('gt_size', opt['gt_size'])
+        whole_number('gt_size', opt['gt_size'])
         if opt['gt_size'] % opt['scale']:
             raise ValueError(f'gt_size must be a multiple of the scale {opt["scale"]}, got {opt["gt_size"]}.')
-
-
-def _check_whole_number(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f'{name} must be a whole number from 1, got {value!r}.')

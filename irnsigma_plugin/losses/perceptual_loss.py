@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +9,7 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
 from irnsigma_plugin.archs.vgg_features import VGGFeatures
+from irnsigma_plugin.checks import number
 from irnsigma_plugin.losses.terms import charbonnier
 
 DEFAULT_LAYER = {'vgg16': 'conv5_3', 'vgg19': 'conv5_4'}
@@ -48,8 +48,7 @@ class PerSamplePerceptualLoss(nn.Module):
         if layer_weights is None:
             layer_weights = {DEFAULT_LAYER[vgg_type]: 1.0} if vgg_type in DEFAULT_LAYER else {}
         for layer, weight in layer_weights.items():
-            if not (isinstance(weight, (int, float)) and math.isfinite(weight) and weight > 0):
-                raise ValueError(f'layer_weights: {layer} is {weight!r}: expected a positive number')
+            number(f'layer_weights.{layer}', weight, above=0)
         self.layer_weights = dict(layer_weights)
         self.vgg = VGGFeatures(list(layer_weights), vgg_type, weights)
 
