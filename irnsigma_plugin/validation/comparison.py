@@ -37,7 +37,7 @@ def draw_comparison(panels: Sequence[Panel]) -> bytes:
     """
     height, width = panels[0].image.shape[:2]
     rows, columns = (_middle(side) for side in (height, width))
-    figure = new_figure(PANEL_INCHES * len(panels), PANEL_INCHES + 0.45)
+    figure = new_figure(PANEL_INCHES * len(panels), PANEL_INCHES + 0.6)
     for plot, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
         image = panel.image
         if image.shape[:2] != (height, width):
