@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from irnsigma_plugin.atomic import atomic_path
+from irnsigma_plugin.atomic import atomic_write
 from irnsigma_plugin.bicubic import MAX_EXACT_SCALE, bicubic_downscale
 from irnsigma_plugin.data.image_io import (
     IMAGE_EXTENSIONS,
@@ -286,7 +286,7 @@ class _Store:
                 shutil.rmtree(self.folder)
             for path in self.partial:
                 os.makedirs(path)
-            _write_text(os.path.join(self.folder, SETTINGS), json.dumps(asdict(self.settings)) + '\n')
+            atomic_write(os.path.join(self.folder, SETTINGS), (json.dumps(asdict(self.settings)) + '\n').encode())
 
     def read_progress(self) -> list[dict]:
         """Records of the photographs that are done; a line cut short by a kill is not one, and removed."""
@@ -303,7 +303,7 @@ class _Store:
     def finish(self) -> None:
         """Move the LMDBs to their final names; can be repeated after a kill."""
         with _disk_errors(self.folder):
-            _write_text(os.path.join(self.folder, COMPLETE), '')
+            atomic_write(os.path.join(self.folder, COMPLETE), b'')
             for partial, final in zip(self.partial, self.final):
                 if os.path.exists(partial):
                     _remove_lmdb(final)
@@ -356,8 +356,8 @@ def _fill(store: _Store, photographs: Sequence[Photograph], workers: int, progre
         for path, factor in zip(store.partial, (store.settings.scale, 1)):
             lines = [f'{key}.png ({height // factor},{width // factor},3) {PNG_COMPRESSION}\n'
                      for key, height, width in pairs]
-            _write_text(os.path.join(path, META_INFO), ''.join(lines))
-            _write_text(os.path.join(path, SETTINGS), description)
+            atomic_write(os.path.join(path, META_INFO), ''.join(lines).encode())
+            atomic_write(os.path.join(path, SETTINGS), description.encode())
 
 
 def _in_order(photographs: Sequence[Photograph], settings: Settings,
@@ -475,11 +475,6 @@ def _read_meta_info(path: str) -> dict[str, tuple[int, int]]:
     except (OSError, TypeError) as error:
         raise PrepareError(f'{os.path.join(path, META_INFO)} is missing or damaged; run the same command '
                            'again with --overwrite.') from error
-
-
-def _write_text(path: str, text: str) -> None:
-    with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-        file.write(text)
 
 
 def _remove_lmdb(path: str) -> None:

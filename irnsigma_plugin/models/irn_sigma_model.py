@@ -128,11 +128,9 @@ class IRNSigmaModel(SRGANModel):
         self.net_d.requires_grad_(True)
         self.optimizer_d.zero_grad()
         # Real and restored images in batches of their own, so that batch normalisation does not mix them.
-        real = self.net_d(self.gt)
-        loss_real = per_sample_gan_loss(self.cri_gan, real, True, is_disc=True).mean()
+        loss_real = self.cri_gan(self.net_d(self.gt), True, is_disc=True)
         loss_real.backward()
-        fake = self.net_d(restored)
-        loss_fake = per_sample_gan_loss(self.cri_gan, fake, False, is_disc=True)
+        loss_fake = per_sample_gan_loss(self.cri_gan, self.net_d(restored), False, is_disc=True)
         if self.train_options.fake_weighting == 'sigma':
             loss_fake = loss_fake * sigma
         loss_fake = loss_fake.mean()
