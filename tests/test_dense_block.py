@@ -1,7 +1,10 @@
+import pytest
 import torch
 from invertibility import random_image, randomise
+from oracle import TextbookDenseBlock
 from torch.nn import functional as F
 
+from irnsigma_plugin.archs import dense_block
 from irnsigma_plugin.archs.dense_block import DenseBlock
 
 
@@ -42,3 +45,51 @@ def test_gradients_and_input_is_left_alone():
     copy = x.detach().clone()
     assert torch.autograd.gradcheck(block, x)
     assert torch.equal(x, copy)
+
+
+def relative_error(actual, expected):
+    return ((actual - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize(('in_channels', 'out_channels'), [(9, 3), (3, 9), (45, 3)])
+def test_gradients_equal_the_textbook(in_channels, out_channels):
+    block = randomise(DenseBlock(in_channels, out_channels, growth_channels=8), std=0.2).double()
+    textbook = TextbookDenseBlock(block)
+    x = random_image(2, in_channels, 7, 9, dtype=torch.float64) - 0.5
+    weight = random_image(2, out_channels, 7, 9, dtype=torch.float64, seed=1) - 0.5
+
+    def gradients(net):
+        leaf = x.clone().requires_grad_()
+        (net(leaf) * weight).sum().backward()
+        taken = [leaf.grad, *(parameter.grad.clone() for parameter in block.parameters())]
+        block.zero_grad()
+        return taken
+
+    for actual, expected in zip(gradients(block), gradients(textbook)):
+        assert relative_error(actual, expected) < 1e-9
+
+
+def test_an_input_without_gradient():
+    block = randomise(DenseBlock(3, 2, growth_channels=2), std=0.2)
+    block(random_image(1, 3, 4, 5)).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in block.parameters())
+
+
+@pytest.mark.parametrize('size', [(1, 1), (3, 40), (16, 16), (17, 5), (33, 50)])
+def test_windows_change_nothing(size, monkeypatch):
+    monkeypatch.setitem(dense_block.WINDOW_SIDE, 'cpu', 7)  # many windows, narrower than the margins of two sides
+    block = randomise(DenseBlock(3, 4, growth_channels=3), std=0.2).double()
+    x = random_image(2, 3, *size, dtype=torch.float64) - 0.5
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), TextbookDenseBlock(block)(x), rtol=1e-12, atol=1e-12)
+
+
+def test_autocast_is_for_the_convolutions():
+    block = randomise(DenseBlock(3, 4, growth_channels=8), std=0.05)
+    x = random_image(1, 3, 8, 8).requires_grad_()
+    with torch.autocast('cpu', torch.bfloat16):
+        y = block(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), block(x), rtol=0.05, atol=0.01)
+    y.float().sum().backward()
+    assert x.grad.dtype == block.conv1.weight.grad.dtype == torch.float32

@@ -52,9 +52,10 @@ class CouplingBlock(InvertibleModule):
         return torch.cat((x1, x2), 1)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        # Convolutions of few channels are faster with the channels innermost, and so is their gradient.
+        # The layout of the sub-networks, see DenseBlock.
         x1, x2 = x.split(self.split_sizes, dim=1)
         return (x1.contiguous(memory_format=torch.channels_last), x2.contiguous(memory_format=torch.channels_last))
 
     def _log_scale(self, y1: Tensor) -> Tensor:
-        return self.clamp * (2 * torch.sigmoid(self.H(y1)) - 1)
+        # In the image's precision: under autocast H comes in a lower one, which exp would magnify.
+        return self.clamp * (2 * torch.sigmoid(self.H(y1).to(y1.dtype)) - 1)

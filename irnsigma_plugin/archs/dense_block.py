@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 NEGATIVE_SLOPE = 0.2
+CONVOLUTIONS = 5
+# Side of the windows in which an image is walked through where no gradient is recorded. What a window needs
+# stays in a processor's cache, and memory no longer grows with the image; smaller windows would spend more
+# on their margins. GPUs have no such cache, but want large pieces of work.
+WINDOW_SIDE = {'cpu': 128, 'cuda': 1024}
 
 
 class DenseBlock(nn.Module):
     """Five 3x3 convolutions, each of which sees the input and the outputs of all before it.
 
-    `x_k = LeakyReLU(conv_k([x, x_1, ..., x_{k-1}]))` for k = 1..4; the result is
-    `conv_5([x, x_1, ..., x_4])`. conv_5 starts at zero, so a fresh block returns 0 and a fresh coupling
+    `x_k = LeakyReLU(conv_k([x_0, x_1, ..., x_{k-1}]))` for k = 1..4, with x_0 the input; the result is
+    `conv_5([x_0, x_1, ..., x_4])`. conv_5 starts at zero, so a fresh block returns 0 and a fresh coupling
     block is the identity; the others start at Xavier x 0.1.
+
+    Convolutions of few channels are fastest with the channels innermost, so everything is channels-last. Where
+    a gradient is recorded, see :class:`_DenseFunction`. Where none is, an image is walked through in windows.
+    An output pixel depends on the input up to five pixels away, one per convolution: a window starts with
+    a margin of five, each convolution uses one of it up, and no value differs from the whole image's.
 
     Args:
         in_channels: Channels of the input.
@@ -27,7 +40,7 @@ class DenseBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, growth_channels: int = 32) -> None:
         super().__init__()
-        for k in range(1, 5):
+        for k in range(1, CONVOLUTIONS):
             conv = nn.Conv2d(in_channels + (k - 1) * growth_channels, growth_channels, 3, padding=1)
             nn.init.xavier_normal_(conv.weight, gain=0.1)
             nn.init.zeros_(conv.bias)
@@ -35,9 +48,114 @@ class DenseBlock(nn.Module):
         self.conv5 = nn.Conv2d(in_channels + 4 * growth_channels, out_channels, 3, padding=1)
         nn.init.zeros_(self.conv5.weight)
         nn.init.zeros_(self.conv5.bias)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = [x]
-        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            features.append(F.leaky_relu(conv(torch.cat(features, 1)), NEGATIVE_SLOPE, inplace=True))
-        return self.conv5(torch.cat(features, 1))
+        convolutions = (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5)
+        tensors = [x, *(conv.weight for conv in convolutions), *(conv.bias for conv in convolutions)]
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            tensors = [tensor.to(dtype) for tensor in tensors]
+        x = tensors[0].contiguous(memory_format=torch.channels_last)
+        weights, biases = tensors[1:1 + CONVOLUTIONS], tensors[1 + CONVOLUTIONS:]
+        with torch.autocast(x.device.type, enabled=False):
+            if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():  # these look for a plan of their own
+                return _plain(x, weights, biases)[0]
+            if torch.is_grad_enabled():
+                return _DenseFunction.apply(x, *weights, *biases)
+            return _in_windows(x, weights, biases)
+
+
+def _plain(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """The block's result, and x_0, ..., x_4."""
+    sources = [x]
+    for weight, bias in zip(weights[:-1], biases[:-1]):
+        new = F.leaky_relu(F.conv2d(x, weight, bias, padding=1), NEGATIVE_SLOPE, inplace=True)
+        sources.append(new)
+        x = torch.cat((x, new), 1)
+    return F.conv2d(x, weights[-1], biases[-1], padding=1), sources
+
+
+class _DenseFunction(torch.autograd.Function):
+    """A dense block that keeps its features once for the backward pass, not once per convolution.
+
+    With W_kj the part of conv_k's weight that reads x_j, and d_k the gradient of conv_k's result::
+
+        conv_k = sum over j < k of W_kj * x_j    =>    gradient of x_j = sum over k > j of W_kjᵀ * d_k
+
+    The sum is one convolution of [d_{j+1}, ..., d_5] with the weights of all consumers of x_j, side by side.
+    So the gradient is a dense block again, which runs from d_5 to d_1. The gradient of each W_kj is taken by
+    itself: x_j and d_k are at hand as they are, and their widths suit the convolution kernels.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, *parameters: Tensor) -> Tensor:
+        weights, biases = parameters[:CONVOLUTIONS], parameters[CONVOLUTIONS:]
+        result, sources = _plain(x, weights, biases)
+        ctx.save_for_backward(*sources, *weights)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors  # once: every access would recompute them under checkpointing
+        sources, weights = saved[:CONVOLUTIONS], saved[CONVOLUTIONS:]
+        widths = [source.shape[1] for source in sources]
+        parts = [weight.split(widths[:k], 1) for k, weight in enumerate(weights, 1)]  # parts[k - 1][j] is W_kj
+        part_gradients: list[list[Tensor]] = [[] for _ in weights]
+        gradients = [gradient.contiguous(memory_format=torch.channels_last)]  # d_{j+1}, ..., d_5
+        for j in reversed(range(CONVOLUTIONS)):
+            x_j, x_gradient = sources[j], None
+            for k, d in enumerate(gradients, j):
+                part_gradients[k].insert(0, _convolution_backward(d, x_j, parts[k][j], (False, True))[1])
+            if j > 0 or ctx.needs_input_grad[0]:
+                consumers = torch.cat([parts[k][j] for k in range(j, CONVOLUTIONS)])
+                x_gradient = _convolution_backward(torch.cat(gradients, 1), x_j, consumers, (True, False))[0]
+            if j > 0:
+                gradients.insert(0, torch.ops.aten.leaky_relu_backward(x_gradient, x_j, NEGATIVE_SLOPE, True))
+        weight_gradients = [torch.cat(each, 1) for each in part_gradients]
+        bias_gradients = [d.sum((0, 2, 3)) for d in gradients]
+        return (x_gradient, *weight_gradients, *bias_gradients)
+
+
+def _convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool],
+                          ) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of a padded 3x3 convolution's input and weight, as far as `wanted`."""
+    return torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, stride=[1, 1], padding=[1, 1], dilation=[1, 1], transposed=False,
+        output_padding=[0, 0], groups=1, output_mask=[*wanted, False])[:2]
+
+
+def _in_windows(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    height, width = x.shape[-2:]
+    side = WINDOW_SIDE.get(x.device.type, max(height, width))
+    result = torch.empty((x.shape[0], weights[-1].shape[0], height, width), dtype=x.dtype, device=x.device,
+                         memory_format=torch.channels_last)
+    for top, bottom in _intervals(height, side):
+        for left, right in _intervals(width, side):
+            # Pixels between the window and the image's border, where every convolution pads with zeros.
+            room = (top, height - bottom, left, width - right)
+            up, down, before, after = (min(CONVOLUTIONS, pixels) for pixels in room)
+            window = x[..., top - up:bottom + down, left - before:right + after]
+            result[..., top:bottom, left:right] = _window(window, room, weights, biases)
+    return result
+
+
+def _window(x: Tensor, room: Sequence[int], weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """The result of a window, given with a margin of five pixels or the `room` there is."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    for k, (weight, bias) in enumerate(zip(weights, biases), 1):
+        y = F.conv2d(x, weight, bias, padding=1)
+        # A convolution's outermost pixels lack neighbours, unless they are the image's own.
+        up, down, left, right = (int(pixels > CONVOLUTIONS - k) for pixels in room)
+        inside = (..., slice(up, x.shape[-2] - down), slice(left, x.shape[-1] - right))
+        y = y[inside]
+        x = torch.cat((x[inside], F.leaky_relu(y, NEGATIVE_SLOPE)), 1) if k < CONVOLUTIONS else y
+    return x
+
+
+def _intervals(length: int, longest: int) -> Iterator[tuple[int, int]]:
+    """Divide range(length) into the fewest intervals of nearly equal length, none of them over `longest`."""
+    count = -(-length // longest)
+    for i in range(count):
+        yield i * length // count, (i + 1) * length // count

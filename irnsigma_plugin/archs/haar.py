@@ -35,12 +35,14 @@ class HaarDownsampling(InvertibleModule):
         self.haar_weights = nn.Parameter(bands.repeat(channels, 1, 1, 1), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        bands = F.conv2d(x, self.haar_weights, stride=2, groups=self.channels) / 4
+        with torch.autocast(x.device.type, enabled=False):  # the transform is exact in the image's precision
+            bands = F.conv2d(x, self.haar_weights, stride=2, groups=self.channels) / 4
         return _swap_channel_order(bands, self.channels, 4)
 
     def inverse(self, y: Tensor) -> Tensor:
         bands = _swap_channel_order(y, 4, self.channels)
-        return F.conv_transpose2d(bands, self.haar_weights, stride=2, groups=self.channels)
+        with torch.autocast(y.device.type, enabled=False):
+            return F.conv_transpose2d(bands, self.haar_weights, stride=2, groups=self.channels)
 
 
 def _swap_channel_order(x: Tensor, outer: int, inner: int) -> Tensor:
