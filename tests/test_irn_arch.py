@@ -5,6 +5,7 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from invertibility import ROUND_TRIP, assert_same_state, random_image, randomise, state_of
+from oracle import textbook
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.archs.quantize import quantize
@@ -150,3 +151,56 @@ def test_wrong_arguments_are_named(arguments, name):
 def test_unknown_arguments_are_refused():
     with pytest.raises(TypeError, match='block_nums'):
         InvRescaleNet(block_nums=[8, 8])
+
+
+def cycle_gradients(net, hr):
+    """Gradients of all parameters for a loss that reads everything a training cycle returns."""
+    torch.manual_seed(0)
+    result = net(hr, 0.7)
+    (squared_error(result.lr, torch.zeros_like(result.lr)) + charbonnier(result.hr, hr)
+     + latent_energy(result.latent)).mean().backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in net.named_parameters() if parameter.requires_grad}
+    net.zero_grad()
+    return gradients
+
+
+@pytest.fixture
+def small_net():
+    net = randomise(InvRescaleNet(4, block_num=[1, 2], growth_channels=4)).double()
+    return net, random_image(2, 3, 12, 20, dtype=torch.float64)
+
+
+def test_gradients_equal_the_textbook(small_net):
+    net, hr = small_net
+    expected = cycle_gradients(textbook(net), hr)
+    for name, gradient in cycle_gradients(net, hr).items():
+        error, size = (gradient - expected[name]).norm().item(), expected[name].norm().item()
+        assert error <= 1e-9 * size, f'{name}: {error} of {size}'
+
+
+def test_checkpointed_blocks_keep_less_and_change_nothing(small_net):
+    net, hr = small_net
+    kept = {}
+
+    def gradients_and_memory(checkpoint_blocks):
+        net.checkpoint_blocks = checkpoint_blocks
+        sizes = []
+
+        def keep(tensor):
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            gradients = cycle_gradients(net, hr)
+        kept[checkpoint_blocks] = sum(sizes)
+        return gradients
+
+    expected = gradients_and_memory(False)
+    assert_same_gradients(gradients_and_memory(True), expected)
+    assert kept[True] < kept[False]
+
+
+def assert_same_gradients(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, gradient in actual.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=0, atol=0)

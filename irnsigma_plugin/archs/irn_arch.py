@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Callable
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from irnsigma_plugin.archs.coupling import CouplingBlock
 from irnsigma_plugin.archs.dense_block import DenseBlock
@@ -41,6 +43,10 @@ class InvRescaleNet(RescalingNet):
         growth_channels: Growth of the dense blocks. Fewer are faster and weaker; prefer depth to width.
         clamp: Bound of a coupling block's log-scale.
 
+    Attributes:
+        checkpoint_blocks: Whether coupling blocks are computed a second time in the backward pass, so that only
+            their inputs are kept in between (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016).
+
     Raises:
         ValueError: An argument is out of range.
 
@@ -66,6 +72,7 @@ class InvRescaleNet(RescalingNet):
         whole_number('InvRescaleNet: growth_channels', growth_channels)
         number('InvRescaleNet: clamp', clamp, above=0)
         self.scale = scale
+        self.checkpoint_blocks = False
 
         subnet = partial(DenseBlock, growth_channels=growth_channels)
         operations = []
@@ -80,12 +87,17 @@ class InvRescaleNet(RescalingNet):
         """See :meth:`RescalingNet.downscale`; missing rows and columns are added by reflection."""
         x = reflection_pad(hr, self.scale)
         for operation in self.operations:
-            x = operation(x)
+            x = self._run(operation, x)
         return x[:, :IMAGE_CHANNELS], x[:, IMAGE_CHANNELS:]
 
     def upscale(self, lr: Tensor, latent: Tensor) -> Tensor:
         """See :meth:`RescalingNet.upscale`."""
         y = torch.cat((lr, latent), 1)
         for operation in reversed(self.operations):
-            y = operation.inverse(y)
+            y = self._run(operation.inverse, y)
         return y
+
+    def _run(self, direction: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        if self.checkpoint_blocks and torch.is_grad_enabled():
+            return checkpoint(direction, x, use_reentrant=False, preserve_rng_state=False)
+        return direction(x)

@@ -92,7 +92,8 @@ class RescalingNet(nn.Module):
         lr, latent = self.downscale(hr)
         lr_quantized = quantize(lr)
         if epsilon is None:
-            epsilon = torch.randn_like(latent)
+            # Not randn_like, whose values depend on the memory layout.
+            epsilon = torch.randn(latent.shape, dtype=latent.dtype, device=latent.device)
         restored = self.upscale(lr_quantized, scale_noise(epsilon, sigma))
         return RescaleResult(lr, lr_quantized, latent, restored[..., :hr.shape[-2], :hr.shape[-1]])
 
