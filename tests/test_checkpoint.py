@@ -1,8 +1,10 @@
 import collections
+import hashlib
 import io
 import os
 import pickle
 import signal
+import struct
 import subprocess
 import sys
 
@@ -10,7 +12,17 @@ import pytest
 import torch
 from torch import nn
 
-from irnsigma_plugin.checkpoint import CheckpointError, atomic_saves, check_fits, read_state_dict
+from irnsigma_plugin.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    atomic_saves,
+    check_clamp,
+    check_fits,
+    model_hash,
+    read_checkpoint,
+    read_state_dict,
+    saves_with,
+)
 
 WEIGHTS = {'conv.weight': torch.arange(6.).view(2, 3), 'conv.bias': torch.tensor([1., 2.])}
 EMA = {key: value + 100 for key, value in WEIGHTS.items()}
@@ -106,11 +118,13 @@ class Payload:
     lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False),
     lambda content, path: path.write_bytes(pickle.dumps(content)),
 ], ids=['zip', 'legacy', 'pickle'])
-def test_code_in_a_file_does_not_run(path, tmp_path, save):
+@pytest.mark.parametrize('read', [read_state_dict, read_checkpoint])
+@pytest.mark.parametrize('entry', ['extra', 'network_g'])
+def test_code_in_a_file_does_not_run(path, tmp_path, save, read, entry):
     victim = tmp_path / 'victim'
-    save({'params': WEIGHTS, 'extra': Payload(victim)}, path)
+    save({'params': WEIGHTS, entry: Payload(victim)}, path)
     with pytest.raises(CheckpointError, match='no readable PyTorch checkpoint') as info:
-        read_state_dict(path)
+        read(path)
     assert not victim.exists()
     assert 'weights_only' not in str(info.value), 'nobody should be told to load an unknown file unsafely'
 
@@ -175,3 +189,93 @@ with atomic_saves():
     killed = subprocess.run([sys.executable, '-c', script, str(path)], check=False)
     assert killed.returncode == -signal.SIGKILL
     torch.testing.assert_close(read_state_dict(path), WEIGHTS)
+
+
+@pytest.mark.parametrize(('content', 'expected'), [
+    (WEIGHTS, (WEIGHTS, None, {})),
+    ({'params': WEIGHTS}, (WEIGHTS, 'params', {})),
+    ({'params': WEIGHTS, 'params_ema': EMA}, (EMA, 'params_ema', {})),
+    ({'params_ema': {f'module.{key}': value for key, value in EMA.items()}}, (EMA, 'params_ema', {})),
+    ({'params': WEIGHTS, 'network_g': collections.OrderedDict(type='InvRescaleNet', block_num=[8, 8], clamp=0.5)},
+     (WEIGHTS, 'params', {'type': 'InvRescaleNet', 'block_num': [8, 8], 'clamp': 0.5})),
+    ({'params': WEIGHTS, 'network_g': 'text'}, (WEIGHTS, 'params', {})),
+], ids=['bare', 'params', 'ema', 'wrapped ema', 'block', 'no block'])
+def test_checkpoint(path, content, expected):
+    checkpoint = read_checkpoint(saved(path, content))
+    torch.testing.assert_close(checkpoint.state_dict, expected[0], rtol=0, atol=0)
+    assert checkpoint[1:] == (*expected[1:], str(path))
+
+
+@pytest.mark.parametrize(('metadata', 'network'), [
+    (None, {}), ({'format': 'pt'}, {}), ({'clamp': '0.5'}, {'clamp': 0.5})], ids=str)
+def test_safetensors(path, metadata, network):
+    safetensors = pytest.importorskip('safetensors.torch')
+    path = path.with_suffix('.safetensors')
+    safetensors.save_file({f'module.{key}': value for key, value in WEIGHTS.items()}, path, metadata)
+    torch.testing.assert_close(read_state_dict(path), WEIGHTS, rtol=0, atol=0)
+    assert read_checkpoint(path)[1:] == (None, network, str(path))
+
+
+@pytest.mark.parametrize('clamp', ['much', '0', '-1', 'nan', ''])
+def test_an_impossible_clamp_in_safetensors(path, clamp):
+    safetensors = pytest.importorskip('safetensors.torch')
+    path = path.with_suffix('.safetensors')
+    safetensors.save_file(WEIGHTS, path, {'clamp': clamp})
+    with pytest.raises(CheckpointError, match=f'clamp in its metadata must be a number, more than 0, but is {clamp!r}'):
+        read_checkpoint(path)
+
+
+def test_damaged_safetensors(path):
+    safetensors = pytest.importorskip('safetensors.torch')
+    path = path.with_suffix('.safetensors')
+    with pytest.raises(CheckpointError, match='no checkpoint at'):
+        read_checkpoint(path)
+    safetensors.save_file(WEIGHTS, path)
+    content = path.read_bytes()
+    for damaged in (b'', content[:len(content) // 2], content[:-1], saved(io.BytesIO(), WEIGHTS).getvalue()):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match='no readable safetensors file'):
+            read_checkpoint(path)
+
+
+def test_safetensors_without_the_package(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'safetensors', None)
+    with pytest.raises(CheckpointError, match='pip install safetensors'):
+        read_checkpoint(path.with_suffix('.safetensors'))
+
+
+def test_hash_is_of_names_shapes_types_and_values():
+    # echo of the definition: SHA-256 of 'a (2,) torch.float32\n' and the eight bytes of [1, 2]
+    known = hashlib.sha256(b'a (2,) torch.float32\n' + struct.pack('=2f', 1, 2)).hexdigest()[:16]
+    assert model_hash({'a': torch.tensor([1., 2.])}) == known
+    base = {'a': torch.arange(4.).view(2, 2), 'b': torch.tensor(3)}
+    hashes = [model_hash(changed) for changed in (
+        base, {**base, 'b': torch.tensor(4)}, {**base, 'a': base['a'].T}, {**base, 'a': base['a'].flatten()},
+        {**base, 'a': base['a'].to(torch.bfloat16)}, {'a': base['a'], 'c': base['b']}, {'a': base['a']})]
+    assert len(set(hashes)) == len(hashes)
+    alike = {'b': base['b'], 'a': base['a'].T.contiguous().T}  # in another order and memory layout
+    assert model_hash(alike) == hashes[0]
+
+
+@pytest.mark.parametrize(('saved_block', 'block'), [
+    ({}, {'clamp': 2}), ({'clamp': 1}, {}), ({'type': 'InvRescaleNet'}, {'clamp': 1.0}),
+    ({'clamp': 0.5}, {'clamp': 0.5}),
+])
+def test_clamp_of_the_option_file_is_the_saved_one(saved_block, block):
+    check_clamp(Checkpoint(WEIGHTS, network=saved_block), block)
+
+
+@pytest.mark.parametrize(('saved_block', 'block', 'clamp'), [
+    ({'clamp': 0.5}, {}, 0.5), ({'type': 'InvRescaleNet'}, {'clamp': 2}, 1.0)])
+def test_another_clamp_than_the_saved_one_is_refused(saved_block, block, clamp):
+    with pytest.raises(CheckpointError, match=rf'some\.pth was trained with .*Set network_g\.clamp: {clamp} in'):
+        check_clamp(Checkpoint(WEIGHTS, network=saved_block, path='some.pth'), block)
+
+
+def test_entries_are_added_to_what_is_saved(path):
+    original = torch.save
+    with atomic_saves(), saves_with({'network_g': {'clamp': 0.5}}):
+        torch.save({'params': WEIGHTS}, path)
+    assert torch.save is original
+    assert read_checkpoint(path).network == {'clamp': 0.5}
+    assert os.listdir(path.parent) == [path.name]

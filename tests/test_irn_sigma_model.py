@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from basicsr.models import build_model
+from basicsr.models.base_model import BaseModel
 from basicsr.utils.options import parse_options
 from experiment import options_to_train, write_photographs, write_yaml
 
-from irnsigma_plugin.checkpoint import CheckpointError
+from irnsigma_plugin.archs.discover import build_network
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.checkpoint import CheckpointError, read_checkpoint
 from irnsigma_plugin.models.irn_sigma_model import IRNSigmaModel
 from irnsigma_plugin.options import OptionError
 
@@ -152,7 +155,7 @@ def test_ema_follows_the_weights_and_is_saved(make_model):
     torch.testing.assert_close(average, (start + now) / 2)
     model.save(0, 1)
     saved = torch.load(Path(model.opt['path']['models'], 'net_g_1.pth'))
-    assert set(saved) == {'params', 'params_ema'}
+    assert set(saved) == {'params', 'params_ema', 'network_g'}
 
 
 @pytest.mark.parametrize('adversarial', [True, False])
@@ -182,6 +185,31 @@ def test_checkpoint_of_another_network_is_refused(make_model, tmp_path):
     torch.save({'params': model.net_d.state_dict()}, tmp_path / 'net_d.pth')
     with pytest.raises(CheckpointError, match=r'net_d\.pth is not of this InvRescaleNet'):
         model.load_network(model.net_g, str(tmp_path / 'net_d.pth'))
+
+
+def test_a_saved_network_is_enough_to_build_it_and_loads_into_plain_basicsr(make_model):
+    model = make_model(change=set_option('network_g', 'clamp', 0.5))
+    model.save(0, 7)
+    folder = Path(model.opt['path']['models'])
+    assert read_checkpoint(folder / 'net_d_7.pth').network == {}
+    checkpoint = read_checkpoint(folder / 'net_g_7.pth')
+    assert checkpoint.network == {
+        'type': 'InvRescaleNet', 'scale': 4, 'block_num': [1, 1], 'growth_channels': 4, 'clamp': 0.5}
+    with torch.no_grad():
+        torch.testing.assert_close(build_network(checkpoint).downscale(model.gt), model.net_g.downscale(model.gt))
+    fresh = InvRescaleNet(block_num=[1, 1], growth_channels=4)
+    BaseModel.load_network(model, fresh, str(folder / 'net_g_7.pth'))
+    torch.testing.assert_close(dict(fresh.state_dict()), checkpoint.state_dict)
+
+
+def test_another_clamp_than_the_saved_one_is_refused(make_model):
+    model = make_model()
+    model.save(0, 7)
+    path = str(Path(model.opt['path']['models'], 'net_g_7.pth'))
+    model.opt['network_g']['clamp'] = 2.0
+    with pytest.raises(CheckpointError, match=r'net_g_7\.pth was trained with clamp: 1\.0'):
+        model.load_network(model.net_g, path)
+    model.load_network(model.net_g, path, strict=False)
 
 
 @pytest.mark.parametrize(('change', 'message'), [

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from irnsigma_plugin.archs.rescaling_net import RescaleResult, RescalingNet
-from irnsigma_plugin.checkpoint import atomic_saves, check_fits, read_state_dict
+from irnsigma_plugin.checkpoint import NETWORK_ENTRY, atomic_saves, check_clamp, check_fits, read_checkpoint, saves_with
 from irnsigma_plugin.losses.adversarial import per_sample_gan_loss
 from irnsigma_plugin.models.step_guard import StepGuard
 from irnsigma_plugin.options import OptionError, read_train_options, read_val_options
@@ -83,11 +83,13 @@ class IRNSigmaModel(SRGANModel):
                      ) -> None:
         """As BasicSR's, but bare state dicts load for EMA, too, and a foreign checkpoint is one clear error."""
         net = self.get_bare_model(net)
-        state_dict = read_state_dict(load_path, param_key)
+        checkpoint = read_checkpoint(load_path, param_key)
+        state_dict = checkpoint.state_dict
         get_root_logger().info(f'Loading {type(net).__name__} from {load_path}.')
         self._print_different_keys_loading(net, state_dict, strict)
         if strict:
             check_fits(net, state_dict, load_path)
+            check_clamp(checkpoint, self.opt['network_g'])
         net.load_state_dict(state_dict, strict=strict)
 
     # ----------------------------------------------------------------------------------------- training
@@ -150,6 +152,13 @@ class IRNSigmaModel(SRGANModel):
                 super().save(epoch, current_iter)
             else:
                 SRModel.save(self, epoch, current_iter)
+
+    def save_network(self, net: nn.Module | list[nn.Module], net_label: str, current_iter: int,
+                     param_key: str | list[str] = 'params') -> None:
+        """As BasicSR's; beside the weights of `net_g` stands its option block, so that the file is enough to use it."""
+        entries = {NETWORK_ENTRY: dict(self.opt['network_g'])} if net_label == 'net_g' else {}
+        with saves_with(entries):
+            super().save_network(net, net_label, current_iter, param_key)
 
     # --------------------------------------------------------------------------------------- validation
 

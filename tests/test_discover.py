@@ -1,0 +1,93 @@
+"""Networks told from their checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from basicsr.archs.rrdbnet_arch import RRDBNet
+
+from irnsigma_plugin.archs.discover import build_network, discover_network
+from irnsigma_plugin.archs.discriminator_arch import IRNDiscriminator
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.checkpoint import Checkpoint, CheckpointError, read_checkpoint
+
+PARITY = Path(__file__).parent / 'data/parity'
+
+
+def tiny(**settings) -> InvRescaleNet:
+    return InvRescaleNet(**{'scale': 4, 'block_num': [1, 2], 'growth_channels': 3, **settings})
+
+
+@pytest.mark.parametrize('scale', [2, 3, 4, 8])
+def test_checkpoints_of_the_original_implementation(scale):
+    """What it computed from its checkpoint is computed by what is built from the checkpoint alone."""
+    checkpoint = read_checkpoint(PARITY / f'irn_x{scale}_gc8.pth')
+    expected = np.load(PARITY / f'irn_x{scale}_gc8.npz')
+    assert discover_network(checkpoint.state_dict) == {
+        'scale': scale, 'block_num': expected['block_num'].tolist(), 'growth_channels': 8}
+    net = build_network(checkpoint)
+    assert not net.training
+    with torch.no_grad():
+        lr, _ = net.downscale(torch.from_numpy(expected['hr']))
+    torch.testing.assert_close(lr, torch.from_numpy(expected['lr_float']), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('settings', [
+    {'scale': 2, 'block_num': [1], 'growth_channels': 1},
+    {'scale': 3, 'block_num': [3], 'growth_channels': 5},
+    {'scale': 4, 'block_num': [1, 11], 'growth_channels': 2},
+    {'scale': 4, 'block_num': [8, 8], 'growth_channels': 32},
+    {'scale': 8, 'block_num': [2, 1, 3], 'growth_channels': 4},
+], ids=str)
+def test_any_depth_and_growth(settings):
+    assert discover_network(InvRescaleNet(**settings).state_dict()) == settings
+
+
+@pytest.mark.parametrize(('saved', 'argument', 'expected'), [
+    ({}, None, 1.0), ({'clamp': 0.5}, None, 0.5), ({'clamp': 0.5}, 2.0, 2.0), ({'type': 'InvRescaleNet'}, None, 1.0),
+])
+def test_clamp_is_the_arguments_else_the_saved_one_else_1(saved, argument, expected):
+    net = tiny()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    wanted = tiny(clamp=expected)
+    wanted.load_state_dict(net.state_dict())
+    hr = torch.rand(1, 3, 8, 8)
+    built = build_network(Checkpoint(net.state_dict(), network=saved), argument)
+    torch.testing.assert_close(built.downscale(hr), wanted.downscale(hr), rtol=0, atol=0)
+
+
+def without(state_dict: dict, part: str) -> dict:
+    return {key: value for key, value in state_dict.items() if part not in key}
+
+
+@pytest.mark.parametrize(('state_dict', 'message'), [
+    (RRDBNet(3, 3, num_feat=4, num_block=1, num_grow_ch=4).state_dict(),
+     r'expected .*operations\.0\.haar_weights.*found \d+ keys: conv_first\.weight, '),
+    (IRNDiscriminator(num_feat=2).state_dict(), r'expected .*operations\.0\.haar_weights.*found \d+ keys: '),
+    (without(tiny().state_dict(), 'haar'), r'expected .*operations\.0\.haar_weights.*found '),
+    ({'operations.0.haar_weights': torch.zeros(12, 1, 2, 2), 'operations.1.conv_weights': torch.eye(9)}, 'expected '),
+    (without(tiny().state_dict(), '.F.'), r'growth_channels 0, but .*growth_channels must be'),
+    (without(tiny().state_dict(), 'operations.4.G.conv3'),
+     r'block_num \[1, 2\], growth_channels 3, but 2 keys are missing \(first: operations\.4\.G\.conv3\.weight'),
+    (without(tiny(block_num=[3, 1]).state_dict(), 'operations.2.'), r'30 keys are missing \(first: operations\.2\.F\.'),
+    (without(tiny().state_dict(), 'operations.1.'), 'growth_channels 0'),
+    ({**tiny().state_dict(), 'operations.5.K.conv1.bias': torch.zeros(3)}, r'unknown \(first: operations\.5\.K\.'),
+    ({**tiny().state_dict(), 'operations.4.H.conv1.bias': torch.zeros(4)},
+     r'operations\.4\.H\.conv1\.bias has shape \(4,\) instead of \(3,\)'),
+    ({**tiny().state_dict(), 'operations.999999999.F': torch.zeros(3)}, 'not of InvRescaleNet'),
+], ids=['ESRGAN', 'discriminator', 'no Haar', 'x6', 'no F', 'missing layer', 'missing block', 'no first block',
+        'unknown layer', 'inconsistent growth', 'absurd number'])
+def test_other_weights_are_refused(state_dict, message):
+    with pytest.raises(CheckpointError, match=message) as info:
+        build_network(Checkpoint(state_dict, path='some.pth'))
+    assert str(info.value).startswith('some.pth is not of InvRescaleNet, or incomplete')
+
+
+def test_networks_of_others_are_refused_by_name():
+    checkpoint = Checkpoint({'mix.conv_weights': torch.eye(16)}, 'params', {'type': 'LinearRescaleNet'}, 'linear.pth')
+    with pytest.raises(CheckpointError, match=r'linear\.pth is of the network LinearRescaleNet, but '):
+        build_network(checkpoint)
