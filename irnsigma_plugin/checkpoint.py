@@ -57,7 +57,7 @@ def read_checkpoint(path: str | os.PathLike, param_key: str | None = 'params_ema
         CheckpointError: The file is missing, damaged, or holds no weights; or it is a safetensors file and the package
             safetensors is not installed.
     """
-    content, network = (_read_safetensors if _is_safetensors(path) else _read_torch)(path)
+    content, network = (_read_safetensors if is_safetensors(path) else _read_torch)(path)
     entry = next((key for key in (param_key, 'params') if isinstance(content.get(key), Mapping)), None)
     state_dict = content if entry is None else content[entry]
     if not state_dict or not all(isinstance(key, str) and isinstance(value, Tensor)
@@ -74,7 +74,8 @@ def read_state_dict(path: str | os.PathLike, param_key: str | None = 'params') -
     return read_checkpoint(path, param_key).state_dict
 
 
-def _is_safetensors(path: str | os.PathLike) -> bool:
+def is_safetensors(path: str | os.PathLike) -> bool:
+    """Whether a file is a safetensors file, by its name."""
     return os.fspath(path).lower().endswith('.safetensors')
 
 

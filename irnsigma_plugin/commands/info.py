@@ -1,0 +1,60 @@
+"""`irnsigma info`: what a checkpoint is."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+
+def add_command(subparsers: argparse._SubParsersAction) -> None:
+    """Add `info` to the command line."""
+    parser = subparsers.add_parser(
+        'info',
+        help='say what a checkpoint is',
+        description='Say what a checkpoint is: the kind of file, the network and its settings, and the name of its\n'
+        'weights (model hash), which is the same whatever file holds them.',
+        epilog='examples:\n  irnsigma info experiments/train_IRNsigma_x4/models/net_g_latest.pth\n'
+        '  irnsigma info IRN_x4.pth\n  irnsigma info net_g.safetensors',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('model', metavar='MODEL', help='checkpoint of this plugin or of the original IRN')
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    rows = describe(args.model)
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f'{name:{width}}  {value}')
+
+
+def describe(path: str) -> dict[str, str]:
+    """What a checkpoint is, as names and values to read.
+
+    Raises:
+        CheckpointError: It cannot be read, or is of another network.
+    """
+    from irnsigma_plugin.archs.discover import build_network, discover_network
+    from irnsigma_plugin.checkpoint import DEFAULT_CLAMP, is_safetensors, model_hash, read_checkpoint
+
+    checkpoint = read_checkpoint(path)
+    settings = discover_network(checkpoint.state_dict, path)
+    net = build_network(checkpoint)
+    size = os.path.getsize(path)
+    if is_safetensors(path):
+        kind = 'safetensors'
+    else:
+        kind = 'bare state dict' if checkpoint.param_key is None else 'BasicSR checkpoint'
+    clamp = checkpoint.network.get('clamp')
+    return {
+        'file': path,
+        'size': f'{size / 2**20:.1f} MiB ({size:,} bytes)',
+        'kind': kind,
+        'weights': checkpoint.param_key or 'the whole file',
+        'network': type(net).__name__,
+        **{name: str(value) for name, value in settings.items()},
+        'clamp': f'{DEFAULT_CLAMP} (the default: the file does not name it)' if clamp is None else str(clamp),
+        'parameters': f'{sum(parameter.numel() for parameter in net.parameters()):,}',
+        'dtype': ', '.join(sorted({str(value.dtype).split('.')[1] for value in checkpoint.state_dict.values()})),
+        'model hash': model_hash(net.state_dict()),  # as loaded, so that it is that of images made with it
+    }
