@@ -9,3 +9,29 @@ from irnsigma_plugin import _autoload
 __version__ = '0.1.0'
 
 _autoload.arm()
+
+
+def register_spandrel(sigma: float = 0.0, clamp: float = 1.0) -> None:
+    """Let spandrel load checkpoints of this plugin and of the original IRN, as upscalers at a fixed sigma.
+
+    A repeated call sets `sigma` and `clamp` of the models that are loaded after it.
+
+    Args:
+        sigma: In [0, 1]. Of a loaded model it can be changed: `descriptor.model.sigma = 0.5`.
+        clamp: That of `network_g` in the training. spandrel passes on the weights alone, which do not show it.
+
+    Raises:
+        ImportError: spandrel is not installed.
+        ValueError: An argument is out of range.
+
+    Example:
+        >>> irnsigma_plugin.register_spandrel()
+        >>> hr = spandrel.ModelLoader().load_from_file('net_g_latest.pth')(lr)
+    """
+    try:
+        import spandrel  # noqa: F401
+    except ImportError as error:
+        raise ImportError('register_spandrel needs spandrel 0.4 or later: pip install spandrel') from error
+    from irnsigma_plugin.spandrel_support import register
+
+    register(sigma, clamp)

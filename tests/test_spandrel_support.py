@@ -1,0 +1,110 @@
+"""Checkpoints loaded through spandrel."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import irnsigma_plugin
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.checkpoint import CheckpointError
+
+PARITY = Path(__file__).parent / 'data/parity'
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'spandrel', None)
+    with pytest.raises(ImportError, match='pip install spandrel'):
+        irnsigma_plugin.register_spandrel()
+
+
+@pytest.fixture
+def spandrel():
+    """spandrel with the plugin's default settings."""
+    module = pytest.importorskip('spandrel')
+    irnsigma_plugin.register_spandrel()
+    yield module
+    irnsigma_plugin.register_spandrel()
+
+
+def load(spandrel, path):
+    return spandrel.ModelLoader().load_from_file(str(path))
+
+
+@pytest.mark.parametrize('scale', [2, 3, 4, 8])
+def test_checkpoints_of_the_original_implementation(spandrel, scale):
+    expected = np.load(PARITY / f'irn_x{scale}_gc8.npz')
+    descriptor = load(spandrel, PARITY / f'irn_x{scale}_gc8.pth')
+    assert isinstance(descriptor, spandrel.ImageModelDescriptor)
+    assert (descriptor.architecture.id, descriptor.purpose, descriptor.scale) == ('IRNsigma', 'SR', scale)
+    assert (descriptor.input_channels, descriptor.output_channels) == (3, 3)
+    assert descriptor.size_requirements.none
+    lr = torch.from_numpy(expected['lr_uint8'].astype(np.float32) / 255)
+    hr = torch.from_numpy(expected['hr_from_zero_z']).clamp(0, 1)
+    restored = torch.cat([descriptor(image[None]) for image in lr])
+    torch.testing.assert_close(restored, hr, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('wrap', [
+    lambda weights: {'params': weights}, lambda weights: {'params_ema': weights, 'network_g': {'scale': 4}},
+    lambda weights: {f'module.{key}': value for key, value in weights.items()},
+], ids=['params', 'params_ema', 'wrapped'])
+def test_every_layout_of_a_file(spandrel, tmp_path, wrap):
+    weights = torch.load(PARITY / 'irn_x4_gc8.pth')
+    torch.save(wrap(weights), tmp_path / 'net_g.pth')
+    loaded = load(spandrel, tmp_path / 'net_g.pth').model.net.state_dict()
+    torch.testing.assert_close(dict(loaded), dict(weights))
+
+
+def test_sigma_is_that_of_the_registration_and_can_be_changed(spandrel):
+    path = PARITY / 'irn_x4_gc8.pth'
+    faithful = load(spandrel, path)
+    assert faithful.tiling == spandrel.ModelTiling.SUPPORTED
+    irnsigma_plugin.register_spandrel(sigma=0.5)
+    half = load(spandrel, path)
+    assert half.tiling == spandrel.ModelTiling.DISCOURAGED
+    lr = torch.rand(1, 3, 4, 5)
+    torch.testing.assert_close(half(lr), half(lr), rtol=0, atol=0)
+    assert (half(lr) - faithful(lr)).abs().max() > 0.01
+    half.model.sigma = 0
+    torch.testing.assert_close(half(lr), faithful(lr), rtol=0, atol=0)
+
+
+def test_a_batch_is_restored_as_each_image_alone(spandrel):
+    irnsigma_plugin.register_spandrel(sigma=1)
+    model = load(spandrel, PARITY / 'irn_x4_gc8.pth').model
+    lr = torch.rand(2, 3, 4, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(model(lr), torch.cat([model(lr[:1]), model(lr[1:])]))
+
+
+def test_clamp_is_that_of_the_registration(spandrel):
+    path = PARITY / 'irn_x4_gc8.pth'
+    net = InvRescaleNet(scale=4, block_num=[2, 1], growth_channels=8, clamp=0.5)
+    net.load_state_dict(torch.load(path))
+    irnsigma_plugin.register_spandrel(clamp=0.5)
+    lr = torch.rand(1, 3, 4, 5)
+    with torch.no_grad():
+        expected = net.upscale(lr, torch.zeros(net.latent_shape(lr.shape))).clamp(0, 1)
+    torch.testing.assert_close(load(spandrel, path)(lr), expected)
+
+
+@pytest.mark.parametrize('settings', [{'sigma': 1.5}, {'clamp': 0}], ids=str)
+def test_settings_out_of_range_are_refused(spandrel, settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        irnsigma_plugin.register_spandrel(**settings)
+
+
+def test_registered_once_and_only_what_is_ours_is_recognised(spandrel):
+    assert [support.architecture.id for support in spandrel.MAIN_REGISTRY].count('IRNsigma') == 1
+    detect = spandrel.MAIN_REGISTRY['IRNsigma'].detect
+    weights = torch.load(PARITY / 'irn_x4_gc8.pth')
+    assert detect(weights)
+    assert not detect({key: value for key, value in weights.items() if 'haar' not in key})
+    del weights['operations.4.F.conv2.weight']
+    with pytest.raises(CheckpointError, match=r'missing \(first: operations\.4\.F\.conv2\.weight'):
+        spandrel.ModelLoader().load_from_state_dict(weights)
