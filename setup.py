@@ -49,6 +49,12 @@ class Build(build):
     sub_commands = [*build.sub_commands, ('build_pth', None)]
 
 
+# Other formats. For Python 3.9 pip finds older versions of all of them that do.
+FORMATS = {
+    'safetensors': ['safetensors'],
+    'spandrel': ['spandrel>=0.4'],
+    'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
+}
 VERSION = re.search(r"__version__ = '(.+)'", Path('irnsigma_plugin/__init__.py').read_text()).group(1)
 
 setup(
@@ -74,7 +80,7 @@ setup(
         'torchvision',
         'tqdm',
     ],
-    extras_require={'test': ['pytest', 'ruff']},
+    extras_require={**FORMATS, 'test': ['pytest', 'ruff', *sum(FORMATS.values(), [])]},
     entry_points={'console_scripts': ['irnsigma = irnsigma_plugin.cli:main']},
     cmdclass={'build': Build, 'build_pth': BuildPth},
     zip_safe=False,

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Callable, NoReturn
 
-from irnsigma_plugin.commands import info
+from irnsigma_plugin.commands import export, info
 from irnsigma_plugin.weights import FETCHABLE
 
 
@@ -103,4 +103,8 @@ def _fetch_weights(args: argparse.Namespace) -> None:
         print(f'{name}: wrote {path}' if path in written else f'{name}: already there, kept {path}')
 
 
-COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (_add_fetch_weights, info.add_command)
+COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
+    _add_fetch_weights,
+    info.add_command,
+    export.add_command,
+)

@@ -36,5 +36,9 @@ class LearnableDownsampling(InvertibleModule):
 
     def inverse(self, y: Tensor) -> Tensor:
         bands = y.unflatten(1, (self.scale**2, -1))
-        pixels = torch.einsum('pb,nbchw->ncphw', torch.linalg.inv(self.conv_weights), bands)
+        pixels = torch.einsum('pb,nbchw->ncphw', self.inverse_matrix(), bands)
         return F.pixel_shuffle(pixels.flatten(1, 2), self.scale)
+
+    def inverse_matrix(self) -> Tensor:
+        """M⁻¹, (scale², scale²)."""
+        return torch.linalg.inv(self.conv_weights)

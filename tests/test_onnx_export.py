@@ -1,0 +1,138 @@
+"""ONNX models, run by onnxruntime and compared with the original implementation."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from irnsigma_plugin import onnx_export
+from irnsigma_plugin.archs.discover import build_network
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.checkpoint import model_hash, read_checkpoint
+from irnsigma_plugin.cli import main
+
+PARITY = Path(__file__).parent / 'data/parity'
+
+
+def installed() -> None:
+    for package in onnx_export.PACKAGES:
+        pytest.importorskip(package)
+
+
+def run(path, **inputs) -> np.ndarray:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    return session.run(None, inputs)[0]
+
+
+@pytest.fixture(scope='module', params=[2, 3], ids=['x2', 'x3'])
+def exported(request, tmp_path_factory):
+    """Scale, and the folder with the two models of a checkpoint of the original implementation."""
+    installed()
+    folder = tmp_path_factory.mktemp('onnx') / 'made'
+    assert main(['export', str(PARITY / f'irn_x{request.param}_gc8.pth'), str(folder)]) == 0
+    return request.param, folder
+
+
+def test_models_compute_what_the_original_implementation_does(exported):
+    scale, folder = exported
+    expected = np.load(PARITY / f'irn_x{scale}_gc8.npz')
+    lr = expected['lr_uint8'].astype(np.float32) / 255
+    close = {'rtol': 1e-4, 'atol': 1e-4}
+    np.testing.assert_allclose(run(folder / 'downscale.onnx', hr=expected['hr']), expected['lr_float'], **close)
+    np.testing.assert_allclose(run(folder / 'upscale.onnx', lr=lr, latent=expected['z_sample']),
+                               expected['hr_from_z_sample'], **close)
+    np.testing.assert_allclose(run(folder / 'upscale.onnx', lr=lr, latent=0 * expected['z_sample']),
+                               expected['hr_from_zero_z'], **close)
+
+
+@pytest.mark.parametrize('size', [(1, 1, 1), (1, 2, 1), (2, 13, 8), (1, 24, 31)], ids=str)
+def test_images_of_any_size(exported, size):
+    scale, folder = exported
+    net = build_network(read_checkpoint(PARITY / f'irn_x{scale}_gc8.pth'))
+    n, height, width = size
+    hr = torch.rand(n, 3, height, width)
+    with torch.no_grad():
+        lr, latent = net.downscale(hr)
+    torch.testing.assert_close(torch.from_numpy(run(folder / 'downscale.onnx', hr=hr.numpy())), lr, rtol=0, atol=1e-5)
+    restored = torch.from_numpy(run(folder / 'upscale.onnx', lr=lr.numpy(), latent=latent.numpy()))
+    torch.testing.assert_close(restored[..., :height, :width], hr, rtol=0, atol=1e-4)
+
+
+def test_the_files_say_what_they_are(exported):
+    import onnx
+
+    scale, folder = exported
+    assert {path.name for path in folder.iterdir()} == {'downscale.onnx', 'upscale.onnx'}
+    weights = torch.load(PARITY / f'irn_x{scale}_gc8.pth')
+    for path in folder.iterdir():
+        model = onnx.load(path)
+        assert {entry.key: entry.value for entry in model.metadata_props} == {
+            'scale': str(scale), 'model_hash': model_hash(weights)}
+        assert {entry.version for entry in model.opset_import if entry.domain == ''} == {18}
+
+
+@pytest.fixture
+def net():
+    return InvRescaleNet(scale=2, block_num=[1], growth_channels=1)
+
+
+def test_one_direction_another_opset(net, tmp_path):
+    installed()
+    errors = onnx_export.export_onnx(net, tmp_path, ['up'], opset=20)
+    assert list(errors) == [str(tmp_path / 'upscale.onnx')]
+    assert errors[str(tmp_path / 'upscale.onnx')] <= onnx_export.TOLERANCE
+    assert [path.name for path in tmp_path.iterdir()] == ['upscale.onnx']
+
+
+def test_a_model_that_deviates_is_not_written(net, tmp_path, monkeypatch):
+    installed()
+
+    def export_another(half, opset):
+        with torch.no_grad():
+            half.net.operations[1].F.conv5.bias.add_(0.01)
+        model = original(half, opset)
+        with torch.no_grad():
+            half.net.operations[1].F.conv5.bias.sub_(0.01)
+        return model
+
+    original = onnx_export._export
+    monkeypatch.setattr(onnx_export, '_export', export_another)
+    with pytest.raises(onnx_export.OnnxError, match=r'downscale\.onnx deviates from torch by 0\.01, .*nothing was'):
+        onnx_export.export_onnx(net, tmp_path / 'made', ['down'])
+    assert not (tmp_path / 'made').exists()
+
+
+def test_without_the_packages(net, tmp_path, monkeypatch):
+    for package in onnx_export.PACKAGES:
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(onnx_export.OnnxError, match='pip install onnx onnxscript onnxruntime'):
+        onnx_export.export_onnx(net, tmp_path)
+
+
+def test_the_cause_of_a_failing_exporter_is_named(net, tmp_path, monkeypatch):
+    installed()
+
+    def fail(*args, **kwargs):
+        raise RuntimeError('a long story') from ValueError('no such operator')
+
+    monkeypatch.setattr(torch.onnx, 'export', fail)
+    with pytest.raises(onnx_export.OnnxError, match=r'cannot export upscale\.onnx: no such operator'):
+        onnx_export.export_onnx(net, tmp_path, ['up'])
+
+
+def test_opset_too_small(net, tmp_path):
+    with pytest.raises(ValueError, match='opset must be a whole number, 18 or more'):
+        onnx_export.export_onnx(net, tmp_path, opset=11)
+
+
+def test_help_has_examples_and_the_shapes(capsys):
+    assert main(['export', '--help']) == 0
+    text = capsys.readouterr().out
+    assert 'irnsigma export net_g_latest.pth onnx' in text
+    assert 'latent (N, 3*scale*scale - 3, h, w)' in text
