@@ -49,7 +49,7 @@ class Build(build):
     sub_commands = [*build.sub_commands, ('build_pth', None)]
 
 
-# Other formats. For Python 3.9 pip finds older versions of all of them that do.
+# Other formats. There are versions of all of them for every Python that is supported.
 FORMATS = {
     'safetensors': ['safetensors'],
     'spandrel': ['spandrel>=0.4'],

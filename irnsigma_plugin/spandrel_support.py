@@ -42,7 +42,7 @@ class Upscaler(nn.Module):
         if self.sigma == 0:
             return self.net.upscale(lr, lr.new_zeros(shape))
         # Every image of a batch as if it came alone.
-        epsilon = draw_epsilon((1, *shape[1:]), seed=0, image_name='').to(lr).expand(shape)
+        epsilon = draw_epsilon((1, *shape[1:]), 0, '').to(lr).expand(shape)
         return self.net.upscale(lr, scale_noise(epsilon, self.sigma))
 
 

@@ -8,9 +8,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from experiment import options_to_train, write_photographs, write_yaml
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.checkpoint import read_checkpoint
 from irnsigma_plugin.losses.mixture_loss import MixtureLoss
 from irnsigma_plugin.options import TrainOptions, ValOptions
 from irnsigma_plugin.sigma import SigmaSampler
@@ -30,6 +32,20 @@ def test_extension_example_trains(tmp_path, run_cli):
     assert 'Network [LinearRescaleNet] is created.' in output
     assert '# sigma 0.5: ' in output
     assert (tmp_path / 'experiments/tiny/models/net_g_latest.pth').exists()
+
+
+def test_examples_of_other_formats_run(tmp_path, monkeypatch):
+    pytest.importorskip('safetensors')
+    pytest.importorskip('spandrel')
+    monkeypatch.chdir(tmp_path)
+    torch.save({'params': InvRescaleNet(scale=2, block_num=[1], growth_channels=1).state_dict()}, 'net_g_latest.pth')
+    section = README.partition('## Other formats')[2].partition('\n## ')[0]
+    names = {'lr': torch.rand(1, 3, 4, 5)}
+    for code in re.findall(r'```python\n(.*?)```', section, flags=re.DOTALL):
+        exec(code, names)
+    assert read_checkpoint('net_g.safetensors').network == {'clamp': 1.0}
+    assert names['hr'].shape == (1, 3, 8, 10)
+    assert names['model'].model.sigma == 0.5
 
 
 @pytest.mark.parametrize(('what', 'prefix'), [

@@ -44,8 +44,9 @@ def discover_network(state_dict: StateDict, path: str | os.PathLike = 'the check
     except ValueError as error:
         faults = str(error)
     if faults:
-        raise CheckpointError(f'{path} is not of InvRescaleNet, or incomplete. It looks like '
-                              f'{", ".join(f"{name} {value}" for name, value in settings.items())}, but {faults}')
+        found = ', '.join(f'{name} {value}' for name, value in settings.items())
+        raise CheckpointError(f'{path} is not of InvRescaleNet, or incomplete. It looks like {found}, but '
+                              f'{faults.rstrip(".")}.')
     return settings
 
 
