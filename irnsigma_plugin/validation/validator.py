@@ -12,15 +12,14 @@ from basicsr.metrics import calculate_metric
 from basicsr.utils import get_root_logger, imwrite, tensor2img
 from tqdm import tqdm
 
-from irnsigma_plugin.archs.quantize import quantize
-from irnsigma_plugin.archs.rescaling_net import RescalingNet, scale_noise
+from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.atomic import atomic_write
 from irnsigma_plugin.bicubic import bicubic_upscale
 from irnsigma_plugin.options import ValOptions
+from irnsigma_plugin.rescaler import Rescaler
 from irnsigma_plugin.validation import report
 from irnsigma_plugin.validation.comparison import Panel, draw_comparison
 from irnsigma_plugin.validation.figure import decode_png
-from irnsigma_plugin.validation.noise import draw_epsilon
 from irnsigma_plugin.validation.scores import ImageScore, Scores
 
 MetricOptions = Mapping[str, Mapping[str, Any]]
@@ -94,7 +93,6 @@ class Validator:
             get_root_logger().warning(f'Nothing came of {scores.dataset}: there is nothing to measure (no '
                                       'originals, or no val.metrics), and val.save_img is false.')
 
-    @torch.no_grad()
     def rescale(self, net: RescalingNet, data: Mapping[str, Any], device: torch.device) -> RescaledImage:
         """Downscale one image (or take it as downscaled, where there is no original) and restore it.
 
@@ -104,17 +102,11 @@ class Validator:
             device: Where the network is.
         """
         name = Path(data['lq_path'][0]).stem
+        rescaler = Rescaler(net, device)
+        lr, size = data['lq'], None
         if 'gt' in data:
-            hr = data['gt'].to(device)
-            lr, latent = net.downscale(hr)
-            lr, latent_shape = quantize(lr), latent.shape
-            height, width = hr.shape[-2:]
-        else:
-            lr = data['lq'].to(device)
-            latent_shape = net.latent_shape(lr.shape)
-            height, width = (net.scale * side for side in lr.shape[-2:])
-        epsilon = draw_epsilon(latent_shape, self.options.seed, name).to(device)
-        restored = {sigma: tensor2img(net.upscale(lr, scale_noise(epsilon, sigma))[..., :height, :width])
+            lr, size = rescaler.downscale(data['gt']), tuple(data['gt'].shape[-2:])
+        restored = {sigma: tensor2img(rescaler.upscale(lr, sigma, self.options.seed, name, size))
                     for sigma in self.options.sigmas}
         return RescaledImage(name, tensor2img(lr), restored)
 

@@ -1,0 +1,72 @@
+"""Images in either of two forms, arrays of whole numbers or tensors, and the parts of them that a network sees.
+
+An array is (H, W) or (H, W, 3), uint8 or uint16; a tensor is (3, H, W), floating point. The network sees
+(1, 3, h, w), float32, in [0, 1].
+"""
+
+from __future__ import annotations
+
+from typing import Union
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from irnsigma_plugin.tiling import Region, Size
+
+Image = Union[np.ndarray, Tensor]
+
+
+def check_image(name: str, image: Image, dtypes: tuple[type, ...]) -> None:
+    """Check the form of an image.
+
+    Raises:
+        ValueError: It is neither an array of one of `dtypes` nor a tensor, or has another shape, or no pixels.
+    """
+    if isinstance(image, Tensor):
+        fits = image.ndim == 3 and image.shape[0] == 3 and image.is_floating_point() and image.numel() > 0
+        expected = 'a floating-point tensor (3, H, W) or (N, 3, H, W)'
+    else:
+        fits = (isinstance(image, np.ndarray) and image.dtype in dtypes and image.size > 0
+                and (image.ndim == 2 or image.ndim == 3 and image.shape[2] == 3))
+        expected = f'an array (H, W) or (H, W, 3) of {" or ".join(np.dtype(dtype).name for dtype in dtypes)}'
+    if not fits:
+        found = f'{image.dtype} {tuple(image.shape)}' if hasattr(image, 'shape') else repr(image)
+        raise ValueError(f'{name} must be {expected}, but got {found}.')
+
+
+def height_width(image: Image) -> Size:
+    """Size of an image."""
+    return tuple(image.shape[-2:] if isinstance(image, Tensor) else image.shape[:2])
+
+
+def new_image(like: Image, height: int, width: int, dtype: type) -> Image:
+    """An image to be filled, of the form, channels and device of another: an array of `dtype`, or a float tensor."""
+    if isinstance(like, Tensor):
+        return torch.empty(3, height, width, device=like.device)
+    return np.empty((height, width, *like.shape[2:]), dtype)
+
+
+def read(image: Image, region: Region) -> Tensor:
+    """A part of an image, as the network sees it.
+
+    Its memory is always laid out in the same way: the layout decides which kernels torch uses, and so the last bit.
+    """
+    if isinstance(image, Tensor):
+        part = image[:, region[0], region[1]].float()
+    else:
+        part = torch.from_numpy(image[region].astype(np.float32) / np.iinfo(image.dtype).max)
+        part = part.expand(3, -1, -1) if part.ndim == 2 else part.permute(2, 0, 1)
+    return part[None].contiguous()
+
+
+def write(image: Image, region: Region, pixels: Tensor) -> None:
+    """Put a part back, clamped to [0, 1], into an array rounded."""
+    pixels = pixels[0].clamp(0, 1)
+    if isinstance(image, Tensor):
+        image[:, region[0], region[1]] = pixels
+    else:
+        values = (pixels * np.iinfo(image.dtype).max).round().cpu().numpy()
+        image[region] = values[0] if image.ndim == 2 else values.transpose(1, 2, 0)
+
+

@@ -1,0 +1,97 @@
+"""How an image is divided: cells of a fixed grid, and the windows around them that a network has to see."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import nn
+
+from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
+from irnsigma_plugin.archs.coupling import CouplingBlock
+from irnsigma_plugin.archs.haar import HaarDownsampling
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.archs.rescaling_net import RescalingNet
+
+Size = tuple[int, int]  # height, width
+Region = tuple[slice, slice]  # rows, columns
+
+
+class Window(NamedTuple):
+    """A part of an image to work on, in lr pixels.
+
+    Attributes:
+        area: Rows and columns that the network sees.
+        core: Rows and columns inside `area` whose result is kept.
+    """
+
+    area: Region
+    core: Region
+
+
+def windows(height: int, width: int, cell: int, overlap: int) -> Iterator[Window]:
+    """Divide an image into windows, whose cores cover it exactly once.
+
+    Each side is cut into as few cells of at most `cell` as will do, alike but for one lr pixel, so that none
+    is narrow. A window reaches `overlap` beyond its cell, but not beyond the image.
+
+    Args:
+        height, width: Size of the image, in lr pixels.
+        cell: Largest side of a cell, in lr pixels.
+        overlap: In lr pixels.
+    """
+    for rows, columns in itertools.product(_cells(height, cell), _cells(width, cell)):
+        yield Window((_widen(rows, overlap, height), _widen(columns, overlap, width)), (rows, columns))
+
+
+def magnify(region: Region, factor: int, height: int, width: int) -> Region:
+    """A region of lr pixels in hr pixels, as far as it is inside an hr image of this height and width."""
+    return tuple(slice(factor * part.start, min(factor * part.stop, size))
+                 for part, size in zip(region, (height, width)))
+
+
+def relative(region: Region, area: Region) -> Region:
+    """A region, counted from the start of an area."""
+    return tuple(slice(part.start - whole.start, part.stop - whole.start) for part, whole in zip(region, area))
+
+
+def receptive_field(net: RescalingNet) -> int | None:
+    """How far around a cell of scale x scale hr pixels its result depends on the image, in both directions.
+
+    A coupling block reaches as far as F and then G or H, five 3x3 convolutions each: 10 pixels, of the level it
+    is on. That is 480 hr pixels for x4 with [8, 8] (2·80 + 4·80), 160 for x2 with [8], 360 for x3 with [12] and
+    1120 for x8 with [8, 8, 8].
+
+    Returns:
+        hr pixels; none for a network of which it is not known.
+    """
+    if isinstance(net, BicubicRescaleNet):
+        return 2 * net.scale  # the kernel spans four lr pixels
+    if not isinstance(net, InvRescaleNet):
+        return None
+    return sum(factor * (_reach(block.F) + max(_reach(block.G), _reach(block.H)))
+               for block, factor in coupling_blocks(net))
+
+
+def coupling_blocks(net: InvRescaleNet) -> Iterator[tuple[CouplingBlock, int]]:
+    """The coupling blocks, each with the hr pixels (of a row) to one of its level."""
+    factor = 1
+    for operation in net.operations:
+        if isinstance(operation, CouplingBlock):
+            yield operation, factor
+        else:
+            factor *= 2 if isinstance(operation, HaarDownsampling) else operation.scale
+
+
+def _reach(subnet: nn.Module) -> int:
+    return sum(conv.kernel_size[0] // 2 for conv in subnet.modules() if isinstance(conv, nn.Conv2d))
+
+
+def _cells(size: int, cell: int) -> list[slice]:
+    count = -(-size // cell)
+    return [slice(size * i // count, size * (i + 1) // count) for i in range(count)]
+
+
+def _widen(part: slice, margin: int, size: int) -> slice:
+    return slice(max(part.start - margin, 0), min(part.stop + margin, size))

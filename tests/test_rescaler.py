@@ -1,0 +1,271 @@
+"""The rescaler; the parts that it is made of have tests of their own."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from invertibility import random_image, randomise
+from test_rescaling_net import PixelShuffleNet
+
+from irnsigma_plugin import rescaler as rescaler_module
+from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.archs.quantize import quantize
+from irnsigma_plugin.archs.rescaling_net import RescalingNet
+from irnsigma_plugin.noise import draw_epsilon
+from irnsigma_plugin.rescaler import Rescaler
+from irnsigma_plugin.tiling import receptive_field
+
+
+@pytest.fixture
+def net():
+    return randomise(InvRescaleNet(4, [1, 1], 4))
+
+
+@pytest.fixture
+def small_cells(monkeypatch):
+    """Grid cells of 32 x 32 hr pixels, so that small images have several."""
+    monkeypatch.setattr(rescaler_module, 'CELL', 32)
+
+
+def random_array(*shape, dtype=np.uint8, seed=0):
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def in_one_piece(net, hr, sigma, name=''):
+    """What the network itself makes of an image."""
+    with torch.no_grad():
+        lr, latent = net.downscale(hr)
+        lr = quantize(lr)
+        restored = net.upscale(lr, sigma * draw_epsilon(latent.shape, 0, name))
+    return lr, restored[..., :hr.shape[-2], :hr.shape[-1]].clamp(0, 1)
+
+
+def as_tensor(image):
+    return torch.from_numpy(image / np.float32(np.iinfo(image.dtype).max)).permute(2, 0, 1).contiguous()
+
+
+def test_an_array_is_what_the_network_makes_of_it_rounded(net):
+    image = random_array(45, 38, 3)
+    lr, restored = in_one_piece(net, as_tensor(image)[None], 0.7, 'baby')
+    rescaler = Rescaler(net)
+    small = rescaler.downscale(image)
+    assert small.dtype == np.uint8
+    assert (small == (lr[0] * 255).round().permute(1, 2, 0).numpy()).all()
+    for dtype, expected_dtype, largest in ((None, np.uint8, 255), (np.uint16, np.uint16, 65535)):
+        large = rescaler.upscale(small, 0.7, name='baby', size=(45, 38), dtype=dtype)
+        assert large.dtype == expected_dtype
+        assert (large == (restored[0] * largest).round().permute(1, 2, 0).numpy()).all()
+
+
+def test_tensors_give_the_same_as_arrays_and_batches_the_same_as_single_images(net):
+    images = [random_array(21, 34, 3, dtype=dtype, seed=seed) for seed, dtype in enumerate((np.uint8, np.uint16))]
+    rescaler = Rescaler(net)
+    batch = torch.stack([as_tensor(image) for image in images])
+    lr = rescaler.downscale(batch)
+    hr = rescaler.upscale(lr, 0.5, 3, ['a', 'b'], (21, 34))
+    assert lr.dtype == hr.dtype == torch.float32
+    for index, (image, name) in enumerate(zip(images, 'ab')):
+        small = rescaler.downscale(image)
+        large = rescaler.upscale(small, 0.5, 3, name, (21, 34))
+        assert torch.equal(lr[index], as_tensor(small))
+        assert torch.equal(rescaler.downscale(batch[index]), lr[index])
+        assert torch.equal(rescaler.upscale(lr[index], 0.5, 3, name, (21, 34)), hr[index])
+        assert ((hr[index] * 255).round().permute(1, 2, 0).numpy() == large).all()
+
+
+@pytest.mark.parametrize('scale', [2, 3, 4, 8])
+@pytest.mark.parametrize('size', [(1, 1), (1, 70), (70, 1), (33, 47)])
+def test_sizes(small_cells, scale, size):
+    block_num = {2: [1], 3: [1], 4: [1, 1], 8: [1, 1, 1]}[scale]
+    rescaler = Rescaler(randomise(InvRescaleNet(scale, block_num, 2)))
+    lr_size = (-(-size[0] // scale), -(-size[1] // scale))
+    for channels in ((), (3, )):
+        lr = rescaler.downscale(random_array(*size, *channels))
+        assert lr.shape == (*lr_size, *channels)
+        assert rescaler.upscale(lr, 1, size=size).shape == (*size, *channels)
+        assert rescaler.upscale(lr, 1).shape == (scale * lr_size[0], scale * lr_size[1], *channels)
+
+
+@pytest.mark.parametrize('scale', [2, 3, 4, 8])
+def test_windows_with_the_receptive_field_around_them_are_exact(small_cells, scale):
+    net = randomise(InvRescaleNet(scale, {2: [2], 3: [1], 4: [1, 1], 8: [1, 1, 1]}[scale], 2), std=0.03)
+    image, rescaler = random_image(3, 190, 75), Rescaler(net)
+    lr, restored = in_one_piece(net, image[None], 1, 'baby')
+    overlap = receptive_field(net)
+    assert (rescaler.downscale(image, overlap=overlap) - lr[0]).abs().max() < 1e-5
+    large = rescaler.upscale(lr[0], 1, name='baby', size=(190, 75), overlap=overlap)
+    assert (large - restored[0]).abs().max() < 1e-5
+    with_seams = rescaler.upscale(lr[0], 1, name='baby', size=(190, 75), overlap=0)
+    assert (with_seams - restored[0]).abs().max() > 1e-3, 'the cells are not what is computed'
+
+
+def test_the_bytes_do_not_depend_on_the_tile_or_on_what_else_runs(net, small_cells, monkeypatch):
+    monkeypatch.setattr(rescaler_module.os, 'cpu_count', lambda: 4)
+    image, rescaler = random_array(150, 130, 3), Rescaler(net)
+    expected_lr = rescaler.downscale(image)
+    expected = rescaler.upscale(expected_lr, 0.8, name='a', size=(150, 130))
+    for tile in (1, 32, 65, 1000, 'auto'):
+        assert (rescaler.downscale(image, tile) == expected_lr).all()
+        assert (rescaler.upscale(expected_lr, 0.8, name='a', size=(150, 130), tile=tile) == expected).all()
+        rescaler.upscale(expected_lr[:9], 0.3, name='b', tile=tile)
+
+
+@pytest.mark.parametrize(('tile', 'expected'), [(None, 1), (10, 1), (63, 1), (64, 4), (100, 9), (10**6, 10)])
+def test_a_tile_is_so_many_cells_at_once(net, small_cells, monkeypatch, tile, expected):
+    monkeypatch.setattr(rescaler_module.os, 'cpu_count', lambda: 10)
+    counts = []
+    pool = rescaler_module.ThreadPoolExecutor
+    monkeypatch.setattr(rescaler_module, 'ThreadPoolExecutor', lambda count: counts.append(count) or pool(count))
+    Rescaler(net).downscale(random_array(150, 130), tile)
+    assert counts == ([expected] if expected > 1 else [])
+
+
+@pytest.mark.parametrize(('windows_in_memory', 'expected'), [(1, 1), (7, 3), (10**6, 10)])
+def test_auto_takes_half_of_the_available_memory(net, small_cells, monkeypatch, windows_in_memory, expected):
+    monkeypatch.setattr(rescaler_module.os, 'cpu_count', lambda: 10)
+    monkeypatch.setattr(rescaler_module, 'bytes_per_pixel', lambda net: 100)
+    window = 32 + 2 * 60  # a cell and the receptive field, which is less than 64
+    monkeypatch.setattr(rescaler_module, 'available_memory', lambda device: windows_in_memory * 100 * window**2)
+    assert Rescaler(net)._windows_at_once('auto', 25, 15) == expected
+
+
+def test_an_error_in_one_window_of_several_is_raised(net, small_cells, monkeypatch):
+    monkeypatch.setattr(rescaler_module.os, 'cpu_count', lambda: 2)
+    monkeypatch.setattr(net, 'downscale', lambda hr: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Rescaler(net).downscale(random_array(150, 130), tile=100)
+
+
+def test_the_network_sees_no_more_than_a_window(net, small_cells, monkeypatch):
+    seen = []
+    upscale = net.upscale
+    monkeypatch.setattr(net, 'upscale', lambda lr, latent: seen.append((lr.shape, latent.shape)) or upscale(lr, latent))
+    Rescaler(net).upscale(random_array(1, 3000), 1, overlap=32)
+    assert len(seen) == 3000 * 4 / 32
+    assert all(lr[2:] == latent[2:] and lr[3] <= (32 + 2 * 32) // 4 for lr, latent in seen)
+
+
+def test_a_map_of_one_sigma_gives_the_result_of_that_number(net, small_cells):
+    lr, rescaler, size = random_array(11, 20, 3), Rescaler(net), (41, 78)
+    expected = rescaler.upscale(lr, 0.3, name='a', size=size, dtype=np.uint16)
+    for sigma in (np.full(size, 0.3), torch.full(size, 0.3), np.full((11, 20), 0.3, np.float32)):
+        assert (rescaler.upscale(lr, sigma, name='a', size=size, dtype=np.uint16) == expected).all()
+
+
+def test_a_map_acts_where_it_is(net):
+    # White on the left, black on the right: far from the border, each side is that of its number.
+    lr, rescaler = random_array(8, 80, 3), Rescaler(net)
+    sigma = np.zeros((32, 320), np.uint8)
+    sigma[:, :160] = 255
+    found = rescaler.upscale(lr, sigma)
+    faithful, sharp = rescaler.upscale(lr, 0), rescaler.upscale(lr, 1)
+    reach = receptive_field(net)
+    assert (found[:, :160 - reach] == sharp[:, :160 - reach]).all()
+    assert (found[:, 160 + reach:] == faithful[:, 160 + reach:]).all()
+    assert (sharp[:, 160 + reach:] != faithful[:, 160 + reach:]).any()
+
+
+def test_grey_stays_grey(net, small_cells):
+    grey = random_array(50, 70)
+    rescaler = Rescaler(net)
+    lr = rescaler.downscale(grey)
+    restored = rescaler.upscale(lr, 1, size=(50, 70))
+    assert lr.shape == (13, 18)
+    in_colour = np.repeat(grey[..., None], 3, 2)
+    assert (rescaler.downscale(in_colour) == lr[..., None]).all()
+    assert (rescaler.upscale(np.repeat(lr[..., None], 3, 2), 1, size=(50, 70)) == restored[..., None]).all()
+    in_colour[-1, -1, 0] ^= 1  # one pixel decides over the whole image
+    colour_lr = rescaler.downscale(in_colour)
+    assert (colour_lr.min(2) != colour_lr.max(2)).mean() > 0.5
+
+
+def test_bicubic(small_cells):
+    net, image = BicubicRescaleNet(4), random_array(101, 90, 3)
+    lr, restored = in_one_piece(net, as_tensor(image)[None], 0)
+    rescaler = Rescaler(net)
+    found = rescaler.downscale(as_tensor(image))
+    assert (found - lr[0]).abs().max() < 1e-5
+    assert (rescaler.upscale(lr[0], 1, size=(101, 90)) - restored[0]).abs().max() < 1e-5
+    assert rescaler.upscale(rescaler.downscale(image), size=(101, 90)).shape == image.shape
+
+
+class FlatLatentNet(PixelShuffleNet):
+    """A latent that is a list of numbers, not one of pixels."""
+
+    def downscale(self, hr):
+        lr, latent = super().downscale(hr)
+        return lr, latent.flatten(1)
+
+    def upscale(self, lr, latent):
+        return super().upscale(lr, latent.view(RescalingNet.latent_shape(self, lr.shape)))
+
+    def latent_shape(self, lr_shape):
+        return (lr_shape[0], 9 * lr_shape[2] * lr_shape[3])
+
+
+@pytest.mark.parametrize('net', [PixelShuffleNet(), FlatLatentNet()], ids=['unknown reach', 'flat latent'])
+def test_other_networks_take_an_image_in_one_piece(small_cells, net):
+    image, rescaler = random_image(3, 75, 99), Rescaler(net)
+    lr, restored = in_one_piece(net, image[None], 1, 'baby')
+    assert torch.equal(rescaler.downscale(image, tile='auto'), lr[0])
+    assert torch.equal(rescaler.upscale(lr[0], 1, name='baby', size=(75, 99)), restored[0])
+    with pytest.raises(ValueError, match='in one piece'):
+        rescaler.downscale(image, tile=64)
+
+
+def test_other_networks_work_in_windows_where_the_overlap_is_given(small_cells):
+    net, image = PixelShuffleNet(), random_image(3, 75, 99)
+    lr, restored = in_one_piece(net, image[None], 1, 'baby')
+    assert torch.equal(Rescaler(net).downscale(image, tile=64, overlap=0), lr[0])
+    assert torch.equal(Rescaler(net).upscale(lr[0], 1, name='baby', size=(75, 99), overlap=0), restored[0])
+    with pytest.raises(ValueError, match='leave tile and overlap out'):
+        Rescaler(FlatLatentNet()).downscale(image, overlap=0)
+
+
+@pytest.mark.parametrize(('method', 'arguments', 'part'), [
+    ('downscale', {'image': random_array(4, 4, 4)}, 'uint8 or uint16, but got uint8 (4, 4, 4)'),
+    ('downscale', {'image': np.zeros((4, 4))}, 'got float64 (4, 4)'),
+    ('downscale', {'image': np.zeros((0, 4), np.uint8)}, 'got uint8 (0, 4)'),
+    ('downscale', {'image': 'baby.png'}, "got 'baby.png'"),
+    ('downscale', {'image': torch.zeros(1, 4, 4)}, '(3, H, W) or (N, 3, H, W)'),
+    ('downscale', {'image': random_array(4, 4), 'tile': 0}, 'tile'),
+    ('downscale', {'image': random_array(4, 4), 'tile': 'big'}, 'tile'),
+    ('downscale', {'image': random_array(4, 4), 'overlap': -1}, 'overlap'),
+    ('upscale', {'lr': random_array(4, 4, dtype=np.uint16)}, 'of uint8, but got uint16'),
+    ('upscale', {'lr': random_array(4, 5), 'size': (12, 20)}, '16x20 or up to 3 less, but got (12, 20)'),
+    ('upscale', {'lr': random_array(4, 4), 'sigma': 2}, 'sigma'),
+    ('upscale', {'lr': random_array(4, 4), 'sigma': np.ones((8, 8))}, '16x16'),
+    ('upscale', {'lr': random_array(4, 4), 'seed': 0.5}, 'seed'),
+    ('upscale', {'lr': random_array(4, 4), 'dtype': np.float32}, 'dtype'),
+    ('upscale', {'lr': torch.zeros(3, 4, 4), 'dtype': np.uint8}, 'dtype'),
+    ('upscale', {'lr': torch.zeros(2, 3, 4, 4), 'name': ['a']}, 'each of 2 images'),
+])
+def test_what_is_refused(net, method, arguments, part):
+    with pytest.raises(ValueError, match=r'.') as error:
+        getattr(Rescaler(net), method)(**arguments)
+    assert part in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+def test_model_hash_by_hand():
+    net = PixelShuffleNet(gain=1.5)
+    content = b'gain () torch.float32\n' + np.float32(1.5).tobytes()
+    assert Rescaler(net).model_hash == hashlib.sha256(content).hexdigest()[:16]
+    assert Rescaler(PixelShuffleNet(gain=1.25)).model_hash != Rescaler(net).model_hash
+
+
+def test_nothing_is_left_to_the_gradient(net):
+    assert not Rescaler(net).upscale(torch.rand(3, 4, 4), 1, tile='auto').requires_grad
+
+
+def test_from_checkpoint(tmp_path, net):
+    pytest.importorskip('irnsigma_plugin.archs.discover')
+    torch.save({'params': net.state_dict()}, tmp_path / 'net_g_latest.pth')
+    rescaler = Rescaler.from_checkpoint(tmp_path / 'net_g_latest.pth', device='cpu')
+    assert rescaler.model_hash == Rescaler(net).model_hash
+    image = random_array(20, 24, 3)
+    assert (rescaler.downscale(image) == Rescaler(net).downscale(image)).all()
