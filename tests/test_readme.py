@@ -11,11 +11,14 @@ import pytest
 import torch
 from experiment import options_to_train, write_photographs, write_yaml
 
-from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.archs.irn_arch import DEFAULT_BLOCK_NUM, InvRescaleNet
 from irnsigma_plugin.checkpoint import read_checkpoint
 from irnsigma_plugin.losses.mixture_loss import MixtureLoss
+from irnsigma_plugin.memory import bytes_per_pixel
 from irnsigma_plugin.options import TrainOptions, ValOptions
+from irnsigma_plugin.rescaler import OVERLAP
 from irnsigma_plugin.sigma import SigmaSampler
+from irnsigma_plugin.tiling import receptive_field
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -67,3 +70,11 @@ def test_every_option_file_and_script_is_there_and_named():
     assert {name for name in files if name.startswith('train')} <= named
     for script in re.findall(r'scripts/[\w.]+', README):
         assert (ROOT / script).exists(), script
+
+
+@pytest.mark.parametrize('scale', [2, 3, 4, 8])
+def test_the_table_of_tiles(scale):
+    net = InvRescaleNet(scale)
+    block_num = DEFAULT_BLOCK_NUM[scale]
+    row = [receptive_field(net), OVERLAP * scale, round(bytes_per_pixel(net))]
+    assert f'| ×{scale}, `{list(block_num)}` | {" | ".join(map(str, row))} |' in README

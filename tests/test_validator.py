@@ -7,10 +7,12 @@ import logging
 import pytest
 import torch
 from basicsr.data import build_dataloader, build_dataset
+from basicsr.utils import tensor2img
 from experiment import METRICS, write_photographs
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.options import ValOptions
+from irnsigma_plugin.rescaler import Rescaler
 from irnsigma_plugin.validation.validator import Validator
 
 CPU = torch.device('cpu')
@@ -66,6 +68,24 @@ def test_a_restored_image_depends_on_name_and_seed_only(tmp_path, net, loader):
     other_seed = validator(tmp_path, sigmas=(0, 0.5), seed=1).rescale(net, second, CPU)
     assert (other_seed.restored[0] == image.restored[0]).all()
     assert (other_seed.restored[0.5] != image.restored[0.5]).any()
+
+
+def test_images_are_those_of_the_rescaler(tmp_path, net, loader):
+    for data in loader():
+        image = validator(tmp_path, sigmas=(0.5, ), seed=3).rescale(net, data, CPU)
+        original = tensor2img(data['gt'])[..., ::-1]
+        rescaler = Rescaler(net)
+        lr = rescaler.downscale(original)
+        assert (image.lr[..., ::-1] == lr).all()
+        restored = rescaler.upscale(lr, 0.5, 3, image.name, original.shape[:2])
+        assert (image.restored[0.5][..., ::-1] == restored).all()
+
+
+def test_a_grey_image_stays_grey(tmp_path, net):
+    grey = torch.rand(1, 1, 21, 30).expand(1, 3, -1, -1)
+    image = validator(tmp_path, sigmas=(0, 1)).rescale(net, {'gt': grey, 'lq_path': ['grey.png']}, CPU)
+    for picture in (image.lr, *image.restored.values()):
+        assert (picture == picture[..., :1]).all()
 
 
 def test_best_values_are_kept_per_sigma(tmp_path, net, loader):

@@ -103,9 +103,10 @@ class Validator:
         """
         name = Path(data['lq_path'][0]).stem
         rescaler = Rescaler(net, device)
-        lr, size = data['lq'], None
         if 'gt' in data:
             lr, size = rescaler.downscale(data['gt']), tuple(data['gt'].shape[-2:])
+        else:
+            lr, size = data['lq'], None
         restored = {sigma: tensor2img(rescaler.upscale(lr, sigma, self.options.seed, name, size))
                     for sigma in self.options.sigmas}
         return RescaledImage(name, tensor2img(lr), restored)

@@ -1,0 +1,35 @@
+import os
+
+import pytest
+import torch
+from test_rescaling_net import PixelShuffleNet
+
+from irnsigma_plugin import memory
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.memory import available_memory, bytes_per_pixel
+
+CPU = torch.device('cpu')
+
+
+def test_this_machine_has_some_and_not_more_than_is_built_in():
+    assert 0 < available_memory(CPU) <= os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+
+
+@pytest.mark.parametrize(('limit', 'expected'), [('3000\n', 2000), ('max\n', 10**9), ('500\n', 0), (None, 10**9)])
+def test_a_container_has_what_its_group_leaves(monkeypatch, tmp_path, limit, expected):
+    monkeypatch.setattr(memory, '_system_memory', lambda: 10**9)
+    monkeypatch.setattr(memory, 'CGROUP_FILES', [(tmp_path / 'max', tmp_path / 'current')])
+    if limit:
+        (tmp_path / 'max').write_text(limit)
+        (tmp_path / 'current').write_text('1000\n')
+    assert available_memory(CPU) == expected
+
+
+@pytest.mark.parametrize(('net', 'expected'), [
+    (InvRescaleNet(4, [1, 1], 32), 200 + 8 * (9 + 128) / 4),
+    (InvRescaleNet(4, [1, 1], 8), 200 + 8 * (9 + 32) / 4),
+    (InvRescaleNet(3, [1], 32), 200 + 8 * (24 + 128) / 9),
+    (PixelShuffleNet(), 2000),
+], ids=['x4', 'x4 narrow', 'x3', 'other'])
+def test_bytes_per_pixel(net, expected):
+    assert bytes_per_pixel(net) == pytest.approx(expected)
