@@ -46,8 +46,8 @@ class Rescaler:
     The overlap is 16 lr pixels by default (64 hr pixels at x4), or the network's receptive field where that is
     less. With the :func:`~irnsigma_plugin.tiling.receptive_field` (480 hr pixels for the paper's x4 network) or
     more, the result is that of the image in one piece up to the rounding of float32. The default is as good in
-    practice: on a trained x4 network (block_num [4, 4], growth 16, field 240) it differs by 2e-7 at most, half of
-    it by 6e-5 and none at all by 0.14.
+    practice: on a network trained for 1,300 iterations of `train_IRN_x4_cpu.yml` (field 240) it differs by 3e-7 at
+    most, half of it by 2e-4 and none at all by 0.16.
 
     Grey images, with all channels equal, stay grey; see :func:`~irnsigma_plugin.grey.luma`.
 
@@ -151,7 +151,7 @@ class Rescaler:
                 cell, which is the default, nor more than there are free cores for: on the CPU one cell has all of
                 torch's threads. It changes speed and memory, not the result. A network whose receptive field is
                 not known takes an image in one piece, unless `overlap` is given.
-            overlap: What the network sees around each cell, in hr pixels. See the class.
+            overlap: What the network sees around each cell, in hr pixels (of lr pixels, whole ones). See the class.
             dtype: np.uint8 (default) or np.uint16, of arrays.
 
         Returns:
@@ -197,7 +197,7 @@ class Rescaler:
             raise ValueError(f'size must be the height and width of an image that becomes {lr_size[0]}x{lr_size[1]} '
                              f'at scale {self.scale}, {largest[0]}x{largest[1]} or up to {self.scale - 1} less, '
                              f'but got {size!r}.')
-        return tuple(size)
+        return tuple(whole_number('size', side) for side in size)
 
     def _run(self, work: Callable[[Window], None], lr_size: Size, tile: int | str | None, overlap: int | None) -> None:
         """Call `work` with every window of an image, as many at a time as `tile` says."""
