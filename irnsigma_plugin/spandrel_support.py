@@ -16,7 +16,7 @@ from irnsigma_plugin.archs.rescaling_net import scale_noise
 from irnsigma_plugin.checkpoint import DEFAULT_CLAMP, Checkpoint
 from irnsigma_plugin.checks import number
 from irnsigma_plugin.sigma import check_sigma
-from irnsigma_plugin.validation.noise import draw_epsilon
+from irnsigma_plugin.noise import draw_epsilon
 
 ARCHITECTURE_ID = 'IRNsigma'
 
