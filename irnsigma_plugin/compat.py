@@ -12,6 +12,7 @@ import logging
 import os
 import os.path as osp
 import re
+import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
@@ -20,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 _PACKAGE = __name__.partition('.')[0]
+_DEFAULT_PORT = 29500  # of torch.distributed, and of BasicSR's Slurm launcher
 
 
 def apply_before_import() -> None:
@@ -68,8 +70,11 @@ def keep_outputs_in_current_directory() -> None:
     site_root = osp.dirname(osp.dirname(osp.abspath(sys.modules['basicsr'].__file__)))
 
     def parse_options(root_path, is_train=True):
+        _accept_dashed_local_rank()
         opt, args = original(root_path, is_train=is_train)
         plugin_opt = uses_plugin(opt)
+        if plugin_opt and not opt['dist']:
+            _refuse_processes_unaware_of_each_other()
         if plugin_opt and osp.realpath(root_path) == osp.realpath(site_root):
             opt = _rerooted(opt, root_path, os.getcwd())
         if plugin_opt or not _has_cuda():
@@ -80,6 +85,18 @@ def keep_outputs_in_current_directory() -> None:
         module = sys.modules.get(name)
         if getattr(module, 'parse_options', None) is original:
             module.parse_options = parse_options
+
+
+def _accept_dashed_local_rank() -> None:
+    """`python -m torch.distributed.launch` passes `--local-rank` since torch 2.0; BasicSR knows `--local_rank`."""
+    sys.argv[1:] = [re.sub('^--local-rank(?==|$)', '--local_rank', argument) for argument in sys.argv[1:]]
+
+
+def _refuse_processes_unaware_of_each_other() -> None:
+    count = os.environ.get('WORLD_SIZE', '1')
+    if count != '1' and 'TORCHELASTIC_RUN_ID' in os.environ:  # set by torchrun
+        raise RuntimeError(f'torchrun started {count} processes, but each would do the whole work and write the same '
+                           'files: add --launcher pytorch after -opt.')
 
 
 def uses_plugin(opt: dict[str, Any]) -> bool:
@@ -207,25 +224,59 @@ def _first_line(error: Exception) -> str:
 
 
 def launch_without_gpu() -> None:
-    """Let `--launcher pytorch` work on a machine without a GPU, over gloo.
+    """Let `--launcher pytorch` and `--launcher slurm` work on machines without a GPU, over gloo.
 
     BasicSR divides by the number of GPUs and asks for NCCL.
     """
     from basicsr.utils import dist_util
 
-    original = dist_util._init_dist_pytorch
-    if original.__module__ == __name__:
+    with_gpu = {launcher: getattr(dist_util, f'_init_dist_{launcher}') for launcher in ('pytorch', 'slurm')}
+    if with_gpu['pytorch'].__module__ == __name__:
         return
 
     def _init_dist_pytorch(backend, **kwargs):
         import torch
 
+        _require_launcher('pytorch', 'RANK', 'torchrun --nproc_per_node=N')
         if _has_cuda():
-            original(backend, **kwargs)
+            with_gpu['pytorch'](backend, **kwargs)
         else:
             torch.distributed.init_process_group(backend='gloo', **kwargs)
 
+    def _init_dist_slurm(backend, port=None):
+        import torch
+
+        _require_launcher('slurm', 'SLURM_PROCID', 'srun --ntasks=N python')
+        if _has_cuda():
+            with_gpu['slurm'](backend, port)
+        else:
+            _describe_slurm_to_torch(port)
+            torch.distributed.init_process_group(backend='gloo')
+
     dist_util._init_dist_pytorch = _init_dist_pytorch
+    dist_util._init_dist_slurm = _init_dist_slurm
+
+
+def _require_launcher(launcher: str, variable: str, command: str) -> None:
+    if variable not in os.environ:
+        raise RuntimeError(f'--launcher {launcher} needs the processes of a launcher, but {variable} is not set. Start '
+                           f'with `{command} -m basicsr.train -opt ... --launcher {launcher}`, or leave out --launcher '
+                           'for a single process.')
+
+
+def _describe_slurm_to_torch(port: int | str | None) -> None:
+    """Set the environment variables of torch's rendezvous from Slurm's; the first node leads."""
+    nodes = os.environ['SLURM_NODELIST']
+    try:
+        hosts = subprocess.run(['scontrol', 'show', 'hostname', nodes], check=True, text=True,
+                               capture_output=True, stdin=subprocess.DEVNULL).stdout.split()
+        address = hosts[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        raise RuntimeError(f'--launcher slurm cannot learn the first of the nodes {nodes}: `scontrol show hostname` '
+                           f'failed ({_first_line(error)}). Put scontrol on PATH, or use --launcher pytorch with '
+                           'torchrun.') from error
+    os.environ.update(MASTER_ADDR=address, WORLD_SIZE=os.environ['SLURM_NTASKS'], RANK=os.environ['SLURM_PROCID'])
+    os.environ['MASTER_PORT'] = str(port or os.environ.get('MASTER_PORT', _DEFAULT_PORT))
 
 
 def _has_cuda() -> bool:

@@ -74,7 +74,12 @@ class IRNSigmaModel(SRGANModel):
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """As BasicSR's, which always names a GPU to DistributedDataParallel, but on a CPU as well."""
+        if not any(parameter.requires_grad for parameter in net.parameters()):
+            return net.to(self.device)  # DistributedDataParallel refuses what has nothing to train
         if self.opt['dist'] and self.device.type == 'cpu':
+            if torch.distributed.get_backend() == 'nccl':
+                raise OptionError('num_gpu is 0, but --launcher uses the GPUs of this machine: set num_gpu: auto, or '
+                                  'hide them by CUDA_VISIBLE_DEVICES= (empty) before the command.')
             return DistributedDataParallel(
                 net, find_unused_parameters=self.opt.get('find_unused_parameters', False))
         return super().model_to_device(net)
@@ -161,6 +166,11 @@ class IRNSigmaModel(SRGANModel):
             super().save_network(net, net_label, current_iter, param_key)
 
     # --------------------------------------------------------------------------------------- validation
+
+    def dist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:
+        """Validate with all ranks; BasicSR has rank 0 do the work of all."""
+        torch.distributed.barrier()  # rank 0 has made the folders
+        self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:
         """Measure the network, the EMA weights where there are some, at every sigma of `val.sigmas`."""

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from basicsr.metrics import calculate_metric
 from basicsr.utils import get_root_logger, imwrite, tensor2img
+from basicsr.utils.dist_util import get_dist_info
 from tqdm import tqdm
 
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.atomic import atomic_write
 from irnsigma_plugin.bicubic import bicubic_upscale
+from irnsigma_plugin.distributed import deal, on_all_ranks, undeal
 from irnsigma_plugin.options import ValOptions
 from irnsigma_plugin.rescaler import Rescaler
 from irnsigma_plugin.validation import report
@@ -39,6 +41,18 @@ class RescaledImage(NamedTuple):
     restored: dict[float, np.ndarray]
 
 
+class Share(NamedTuple):
+    """What one rank made of its share of a data set.
+
+    Attributes:
+        scores: For each image its scores, one per sigma; empty where nothing is measured.
+        comparison: PNG of the data set's first image, before and after; from rank 0.
+    """
+
+    scores: list[list[ImageScore]]
+    comparison: bytes | None
+
+
 class Validator:
     """Restores every image at every sigma, measures, and reports.
 
@@ -51,7 +65,7 @@ class Validator:
         options: The plugin's keys in `val`.
 
     Attributes:
-        best: For each data set and flat metric name, the best value so far and its iteration.
+        best: For each data set and flat metric name, the best value so far and its iteration; on rank 0.
     """
 
     def __init__(self, opt: Mapping[str, Any], options: ValOptions) -> None:
@@ -63,7 +77,7 @@ class Validator:
 
     def run(self, net: RescalingNet, dataloader, device: torch.device, current_iter: int | str, tb_logger,
             save_img: bool) -> None:
-        """Validate on one data set.
+        """Validate on one data set; several ranks share its images, and rank 0 reports.
 
         Args:
             net: Network in evaluation mode.
@@ -72,22 +86,43 @@ class Validator:
             current_iter: Iteration, in training; the test's name otherwise.
             tb_logger: TensorBoard's writer, or none.
             save_img: Whether to save the low-resolution and restored images.
+
+        Raises:
+            RuntimeError: One of several ranks failed.
         """
-        scores = Scores(dataloader.dataset.opt['name'], self.options.sigmas)
-        comparison = None
-        for data in tqdm(dataloader, desc=scores.dataset, unit='image',
-                         disable=not self.opt['val'].get('pbar', True)):
+        dataset = dataloader.dataset.opt['name']
+        rank, _ = get_dist_info()
+        shares = on_all_ranks(f'The validation of {dataset}',
+                              lambda: self._run_share(net, dataloader, device, current_iter, save_img))
+        images = undeal([share.scores for share in shares])
+        scores = Scores(dataset, self.options.sigmas, [score for image in images for score in image])
+        on_all_ranks(f'The report on {dataset}', lambda: rank == 0 and self._conclude(
+            scores, shares[0].comparison, len(dataloader), current_iter, tb_logger, save_img))
+
+    def _run_share(self, net: RescalingNet, dataloader, device: torch.device, current_iter: int | str,
+                   save_img: bool) -> Share:
+        dataset = dataloader.dataset.opt['name']
+        rank, _ = get_dist_info()
+        scores, comparison = [], None
+        for data in tqdm(deal(dataloader), desc=dataset, unit='image',
+                         disable=rank != 0 or not self.opt['val'].get('pbar', True)):
             image = self.rescale(net, data, device)
             if save_img:
-                self._save(image, scores.dataset, current_iter)
+                self._save(image, dataset, current_iter)
             if 'gt' in data and self.metrics:
                 original = tensor2img(data['gt'])
-                scores.images += self._score(image, original, lr_ref=tensor2img(data['lq']))
-                comparison = comparison or self._compare(image, original, scores.images)
+                scores.append(self._score(image, original, lr_ref=tensor2img(data['lq'])))
+                if rank == 0:
+                    comparison = comparison or self._compare(image, original, scores[0])
+        return Share(scores, comparison)
+
+    def _conclude(self, scores: Scores, comparison: bytes | None, image_count: int, current_iter: int | str, tb_logger,
+                  save_img: bool) -> None:
+        """Report, or say why there is nothing to report."""
         if scores.images:
             self._report(scores, comparison, current_iter, tb_logger)
         elif save_img:
-            get_root_logger().info(f'Restored {len(dataloader)} images of {scores.dataset} at sigma '
+            get_root_logger().info(f'Restored {image_count} images of {scores.dataset} at sigma '
                                    f'{list(self.options.sigmas)} into {self.opt["path"]["visualization"]}.')
         else:
             get_root_logger().warning(f'Nothing came of {scores.dataset}: there is nothing to measure (no '

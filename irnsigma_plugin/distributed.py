@@ -1,0 +1,59 @@
+"""Work of several processes (ranks) of one training or test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Callable, TypeVar
+
+import torch
+from basicsr.utils.dist_util import get_dist_info
+from torch.utils.data import DataLoader, Subset
+
+Item = TypeVar('Item')
+Result = TypeVar('Result')
+
+
+def on_all_ranks(what: str, work: Callable[[], Result]) -> list[Result]:
+    """Do `work` on every rank, and return the results of all ranks on every rank.
+
+    A failure on one rank becomes an error on all, so that none waits for it forever. All ranks have to call
+    this; it is a barrier. A process by itself just works.
+
+    Args:
+        what: Name of the work, for the message.
+        work: Its result must be picklable.
+
+    Returns:
+        One result per rank, in order.
+
+    Raises:
+        RuntimeError: `work` failed somewhere; the message names each such rank and its reason.
+    """
+    _, world_size = get_dist_info()
+    if world_size == 1:
+        return [work()]
+    result = cause = reason = None
+    try:
+        result = work()
+    except Exception as error:  # whatever it is, the other ranks must hear of it
+        cause, reason = error, f'{type(error).__name__}: {error}'
+    outcomes = [None] * world_size
+    torch.distributed.all_gather_object(outcomes, (result, reason))
+    failures = [f'rank {rank} ({reason})' for rank, (_, reason) in enumerate(outcomes) if reason]
+    if failures:
+        raise RuntimeError(f'{what} failed on {", ".join(failures)}.') from cause
+    return [result for result, _ in outcomes]
+
+
+def deal(dataloader: DataLoader) -> DataLoader:
+    """A loader of this rank's share of single images: each rank gets one in turn."""
+    rank, world_size = get_dist_info()
+    if world_size == 1:
+        return dataloader
+    return DataLoader(Subset(dataloader.dataset, range(rank, len(dataloader.dataset), world_size)))
+
+
+def undeal(shares: Sequence[Sequence[Item]]) -> list[Item]:
+    """Put what was made of all ranks' shares, an item of each, into the data set's order."""
+    return [item for turn in zip_longest(*shares) for item in turn if item is not None]
