@@ -115,17 +115,6 @@ def test_test_command_measures_saves_and_reports(tmp_path, run_cli):
     assert not (tmp_path / 'results/upscale_tiny/table.md').exists()
 
 
-def test_two_processes_without_gpu(tmp_path, run_cli):
-    options = options_to_train(write_photographs(tmp_path / 'photographs'))
-    options['val']['val_freq'] = 4
-    file = write_yaml(options, tmp_path / 'train.yml')
-    output = run_cli('-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', '-m', 'basicsr.train',
-                     '-opt', file, '--launcher', 'pytorch', OMP_NUM_THREADS='1').stdout
-    assert 'DistributedDataParallel - InvRescaleNet' in output
-    assert 'Validation held_out, 3 images' in output
-    assert (tmp_path / 'experiments/tiny/models/net_g_latest.pth').exists()
-
-
 def test_missing_checkpoint_is_one_clear_error(tmp_path, run_cli):
     options = options_to_test(options_to_train(write_photographs(tmp_path / 'photographs')), tmp_path / 'nowhere.pth')
     done = run_cli('-m', 'basicsr.test', '-opt', write_yaml(options, tmp_path / 'test.yml'), check=False)

@@ -14,6 +14,7 @@ import basicsr
 import pytest
 import torch
 import yaml
+from basicsr.utils import dist_util
 from basicsr.utils import options as basicsr_options
 from basicsr.utils.registry import ARCH_REGISTRY
 
@@ -203,19 +204,38 @@ def test_shims_are_applied_once():
     assert basicsr_options.parse_options is before
 
 
+@pytest.mark.parametrize('argument', ['--local-rank=3', '--local_rank=3'])
+def test_rank_passed_by_the_old_launcher_is_understood(parse, tmp_path, argument):
+    assert parse(write_options(tmp_path), argument)['rank'] == 0  # the process is told by RANK
+
+
+def test_torchrun_without_launcher_option_is_refused(parse, tmp_path, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '4')
+    parse(write_options(tmp_path, PLUGIN_METRIC))  # some other program's variable
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'none')
+    with pytest.raises(RuntimeError, match='torchrun started 4 processes.*add --launcher pytorch'):
+        parse(write_options(tmp_path, PLUGIN_METRIC))
+    parse(write_options(tmp_path))  # BasicSR's own business
+
+
+@pytest.mark.parametrize(('launcher', 'variable', 'remedy'), [
+    ('pytorch', 'RANK', 'torchrun --nproc_per_node=N'), ('slurm', 'SLURM_PROCID', 'srun --ntasks=N')])
+def test_launcher_option_without_launcher_is_refused(monkeypatch, launcher, variable, remedy):
+    monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(RuntimeError, match=f'{variable} is not set. Start with `{remedy}'):
+        getattr(dist_util, f'_init_dist_{launcher}')('nccl')
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
-def test_pytorch_launcher_uses_gloo_without_a_gpu(run_cli):
-    code = '''
-import socket, torch.distributed as dist
-from basicsr.utils.dist_util import get_dist_info, init_dist
-with socket.socket() as free:
-    free.bind(('127.0.0.1', 0))
-    import os; os.environ['MASTER_PORT'] = str(free.getsockname()[1])
-init_dist('pytorch')
-print(dist.get_backend(), get_dist_info())
-'''
-    out = run_cli('-c', code, RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1').stdout
-    assert out.splitlines()[-1] == 'gloo (0, 1)'
+@pytest.mark.parametrize('script', [None, 'exit 1', 'true'], ids=['missing', 'fails', 'says nothing'])
+def test_slurm_without_scontrol_is_a_clear_error(monkeypatch, tmp_path, script):
+    for name, value in {'SLURM_PROCID': '0', 'SLURM_NTASKS': '1', 'SLURM_NODELIST': 'node7', 'PATH': tmp_path}.items():
+        monkeypatch.setenv(name, str(value))
+    if script:
+        (tmp_path / 'scontrol').write_text(f'#!/bin/sh\n{script}\n')
+        (tmp_path / 'scontrol').chmod(0o755)
+    with pytest.raises(RuntimeError, match='first of the nodes node7.*Put scontrol on PATH'):
+        dist_util._init_dist_slurm('nccl')
 
 
 def test_training_job_from_an_empty_directory_is_resumed(run_cli, tmp_path):

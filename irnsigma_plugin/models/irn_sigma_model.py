@@ -170,6 +170,8 @@ class IRNSigmaModel(SRGANModel):
     def dist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:
         """Validate with all ranks; BasicSR has rank 0 do the work of all."""
         torch.distributed.barrier()  # rank 0 has made the folders
+        for buffer in self.get_bare_model(self.net_g).buffers():  # such as running means: of rank 0, which saves them
+            torch.distributed.broadcast(buffer, 0)
         self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:
