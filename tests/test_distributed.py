@@ -301,7 +301,7 @@ def test_commands_of_each_launcher(tmp_path, lmdb, run_cli):
 
     options = options_to_train(write_photographs(tmp_path / 'photographs'))
     options['datasets']['train'].update(lmdb)
-    options['val']['val_freq'] = 3
+    options['val'].update(val_freq=3, metrics=METRICS)
     options['logger']['save_checkpoint_freq'] = 3
     file = write_yaml(options, tmp_path / 'train.yml')
     output = launch(Path(sys.executable).with_name('torchrun'), '--standalone', '--nproc_per_node=2', '-m',
