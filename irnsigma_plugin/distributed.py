@@ -18,7 +18,7 @@ def on_all_ranks(what: str, work: Callable[[], Result]) -> list[Result]:
     """Do `work` on every rank, and return the results of all ranks on every rank.
 
     A failure on one rank becomes an error on all, so that none waits for it forever. All ranks have to call
-    this; it is a barrier. A process by itself just works.
+    this; it is a barrier. A process by itself just does the work, and its errors stay as they are.
 
     Args:
         what: Name of the work, for the message.

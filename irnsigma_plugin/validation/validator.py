@@ -91,13 +91,16 @@ class Validator:
             RuntimeError: One of several ranks failed.
         """
         dataset = dataloader.dataset.opt['name']
-        rank, _ = get_dist_info()
         shares = on_all_ranks(f'The validation of {dataset}',
                               lambda: self._run_share(net, dataloader, device, current_iter, save_img))
         images = undeal([share.scores for share in shares])
         scores = Scores(dataset, self.options.sigmas, [score for image in images for score in image])
-        on_all_ranks(f'The report on {dataset}', lambda: rank == 0 and self._conclude(
-            scores, shares[0].comparison, len(dataloader), current_iter, tb_logger, save_img))
+
+        def conclude() -> None:
+            if get_dist_info()[0] == 0:
+                self._conclude(scores, shares[0].comparison, len(dataloader), current_iter, tb_logger, save_img)
+
+        on_all_ranks(f'The report on {dataset}', conclude)
 
     def _run_share(self, net: RescalingNet, dataloader, device: torch.device, current_iter: int | str,
                    save_img: bool) -> Share:
