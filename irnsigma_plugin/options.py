@@ -18,6 +18,7 @@ BASICSR_TRAIN_KEYS = ('total_iter', 'warmup_iter', 'ema_decay', 'optim_g', 'opti
                       'net_d_init_iters', 'perceptual_opt', 'gan_opt')
 BASICSR_VAL_KEYS = ('val_freq', 'save_img', 'suffix', 'metrics', 'pbar')
 FAKE_WEIGHTINGS = ('sigma', 'all')
+AMP_MODES = ('off', 'bf16', 'fp16')
 
 Block = TypeVar('Block')
 
@@ -37,6 +38,11 @@ class TrainOptions:
             sigma as weight (`sigma`), or all alike (`all`).
         grad_clip: Bound of the generator's gradient norm, or none.
         max_skipped_steps: Non-finite steps in a row that end the training.
+        amp: Precision of the convolutions: float32 (`off`), `bf16`, or `fp16` with a scaled loss.
+        accumulate: Number of parts into which the batch of an iteration is split, one at a time in memory.
+        channels_last: Whether images, the generator and VGG keep their channels innermost.
+        compile: Whether torch compiles the generator.
+        checkpoint_blocks: Whether the generator recomputes its blocks in the backward pass instead of keeping them.
     """
 
     mixture_opt: Mapping[str, Any]
@@ -44,8 +50,20 @@ class TrainOptions:
     fake_weighting: str = 'sigma'
     grad_clip: float | None = None
     max_skipped_steps: int = 10
+    amp: str = 'off'
+    accumulate: int = 1
+    channels_last: bool = False
+    compile: bool = False
+    checkpoint_blocks: bool = False
 
     def __post_init__(self) -> None:
+        if self.amp is False:  # how YAML reads a plain `off`
+            object.__setattr__(self, 'amp', 'off')
+        if self.amp not in AMP_MODES:
+            raise OptionError(f'train.amp must be one of {list(AMP_MODES)}, but is {self.amp!r}.')
+        for name in ('channels_last', 'compile', 'checkpoint_blocks'):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(f'train.{name} must be true or false, but is {getattr(self, name)!r}.')
         if self.fake_weighting not in FAKE_WEIGHTINGS:
             raise OptionError(f'train.fake_weighting must be one of {list(FAKE_WEIGHTINGS)}, '
                               f'but is {self.fake_weighting!r}.')
@@ -53,6 +71,7 @@ class TrainOptions:
             if self.grad_clip is not None:
                 number('train.grad_clip', self.grad_clip, above=0)
             whole_number('train.max_skipped_steps', self.max_skipped_steps)
+            whole_number('train.accumulate', self.accumulate)
         except ValueError as error:
             raise OptionError(str(error)) from None
 

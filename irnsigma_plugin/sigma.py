@@ -62,7 +62,7 @@ class SigmaSampler:
             sigma = torch.rand(count)
         else:
             sigma = torch.tensor(self.values)[torch.randint(len(self.values), (count, ))]
-        return sigma.expand(batch_size).to(device)
+        return sigma.expand(batch_size).to(device, non_blocking=True)
 
 
 def check_sigma(sigma: float) -> float:

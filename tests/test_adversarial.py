@@ -1,6 +1,7 @@
 import pytest
 import torch
 from basicsr.losses import build_loss
+from basicsr.losses.gan_loss import GANLoss
 
 from irnsigma_plugin.losses.adversarial import per_sample_gan_loss
 
@@ -51,6 +52,23 @@ def test_several_scales(gan_type, nested):
     torch.testing.assert_close(values.mean(), criterion(prediction, True, is_disc=False))
     first = [[part[:1] for part in each] if nested else each[:1] for each in prediction]
     torch.testing.assert_close(values[0], criterion(first, True, is_disc=False))
+
+
+class OtherGANLoss(GANLoss):
+    """Not known to the plugin, hence applied to one sample after the other."""
+
+
+@pytest.mark.parametrize('is_disc', [False, True])
+@pytest.mark.parametrize('is_real', [False, True])
+@pytest.mark.parametrize('gan_type', GAN_TYPES)
+def test_all_at_once_equals_one_after_the_other(gan_type, is_real, is_disc):
+    values, gradients = [], []
+    for criterion in (GANLoss(gan_type, 0.9, 0.1, 0.3), OtherGANLoss(gan_type, 0.9, 0.1, 0.3)):
+        prediction = logits(4, 1, 5, 6).requires_grad_()
+        values.append(per_sample_gan_loss(criterion, prediction, is_real, is_disc))
+        gradients += torch.autograd.grad((values[-1] * torch.arange(4)).sum(), prediction)
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*gradients)
 
 
 def test_the_gradient_stays_within_the_sample():

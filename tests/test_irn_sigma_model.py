@@ -145,6 +145,17 @@ def test_non_finite_step_changes_nothing_and_too_many_stop_the_training(make_mod
     torch.testing.assert_close(dict(model.net_g.state_dict()), before, rtol=0, atol=0)
 
 
+def test_losses_are_read_when_they_are_asked_for_only(make_model, monkeypatch):
+    model = make_model()
+    asked = []
+    reduce_loss_dict = model.reduce_loss_dict
+    monkeypatch.setattr(model, 'reduce_loss_dict', lambda log: asked.append(1) or reduce_loss_dict(log))
+    model.optimize_parameters(1)
+    assert not asked
+    assert all(isinstance(value, float) for name, value in model.get_current_log().items() if name.startswith('l_'))
+    assert asked == [1]
+
+
 def test_ema_follows_the_weights_and_is_saved(make_model):
     model = make_model(change=set_option('train', 'ema_decay', 0.5))
     model.model_ema(0)

@@ -55,3 +55,13 @@ class Direction(torch.nn.Module):
 
     def forward(self, x):
         return getattr(self.layer, self.call)(x)
+
+
+def test_autocast_does_not_shorten_it():
+    layer = randomise(LearnableDownsampling(2), std=0.01)
+    image = random_image(1, 3, 4, 4)
+    with torch.autocast('cpu', torch.bfloat16):
+        bands = layer(image)
+        restored = layer.inverse(bands)
+    assert torch.equal(bands, layer(image))
+    assert torch.equal(restored, layer.inverse(bands))

@@ -1,6 +1,7 @@
 import copy
 
 import pytest
+import yaml
 
 from irnsigma_plugin.options import OptionError, read_train_options, read_val_options
 
@@ -75,6 +76,10 @@ def test_defaults(opt):
     assert (val.sigmas, val.seed, val.lr_metrics) == ((0, 0.5, 1), 0, {})
 
 
+def test_amp_off_as_yaml_reads_it():
+    assert read_train_options({'train': {**IRN['train'], 'amp': yaml.safe_load('off')}}).amp == 'off'
+
+
 def test_empty_blocks_mean_no_discriminator():
     opt = {**IRN, 'network_d': None, 'train': {**IRN['train'], 'gan_opt': None, 'optim_d': None}}
     assert read_train_options(opt).mixture_opt == IRN['train']['mixture_opt']
@@ -86,7 +91,7 @@ def test_empty_blocks_mean_no_discriminator():
     ('train.fake_weigthing', 'all', r'train\.fake_weigthing\. Did you mean fake_weighting\?'),
     ('train.net_d_init_iter', 1, r'train\.net_d_init_iter\. Did you mean net_d_init_iters\?'),
     ('train.pixel_opt', {}, r'train\.pixel_opt\.'),
-    ('train.zzz', 1, r'train\.zzz\. Known keys: ema_decay, .*mixture_opt'),
+    ('train.zzz', 1, r'train\.zzz\. Known keys: accumulate, .*ema_decay, .*mixture_opt'),
     ('train.sigma.value', [1], r'train\.sigma\.value\. Did you mean values\?'),
     ('val.sigma', [0], r'val\.sigma\. Did you mean sigmas\?'),
     ('val.metric', {}, r'val\.metric\. Did you mean metrics\?'),
@@ -100,6 +105,12 @@ def test_empty_blocks_mean_no_discriminator():
     ('train.max_skipped_steps', 0, r'train\.max_skipped_steps .*1 or more.*0'),
     ('train.max_skipped_steps', '5', r"train\.max_skipped_steps .*1 or more.*'5'"),
     ('train.max_skipped_steps', 2.5, r'train\.max_skipped_steps .*2\.5'),
+    ('train.amp', 'half', r"train\.amp .*'off', 'bf16', 'fp16'.*'half'"),
+    ('train.amp', True, r'train\.amp .*True'),
+    ('train.accumulate', 0, r'train\.accumulate .*1 or more.*0'),
+    ('train.channels_last', 1, r'train\.channels_last must be true or false, but is 1'),
+    ('train.compile', 'yes', r"train\.compile must be true or false, but is 'yes'"),
+    ('train.checkpoint_blocks', 'no', r"train\.checkpoint_blocks must be true or false, but is 'no'"),
     ('train.sigma', 'uniform', r"train\.sigma .*'uniform'"),
     ('train.sigma.strategy', 'gauss', r"train\.sigma.*strategy.*'gauss'"),
     ('train.sigma.values', [2], r'train\.sigma.*2'),

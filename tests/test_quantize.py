@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from irnsigma_plugin.archs.quantize import quantize
@@ -19,3 +20,12 @@ def test_gradient_passes_unchanged_even_where_clamped():
     weight = torch.tensor([2., -3., 5.])
     (quantize(image) * weight).sum().backward()
     assert torch.equal(image.grad, weight)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_short_types_are_rounded_in_full_precision(dtype):
+    image = torch.tensor([0.3, 0.71], dtype=dtype, requires_grad=True)
+    rounded = quantize(image)
+    assert torch.equal(rounded, (image.float() * 255).round() / 255)
+    rounded.sum().backward()
+    assert torch.equal(image.grad, torch.ones(2, dtype=dtype))

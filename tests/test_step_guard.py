@@ -1,4 +1,6 @@
+import logging
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,14 +12,14 @@ from irnsigma_plugin.models.step_guard import StepGuard
 class Trainee:
     """Two weights 3 and 4 under momentum SGD, whose gradients are set by hand."""
 
-    def __init__(self):
+    def __init__(self, fused=False):
         self.weights = [nn.Parameter(torch.tensor([3.])), nn.Parameter(torch.tensor([4.]))]
-        self.optimizer = torch.optim.SGD(self.weights, lr=1., momentum=0.9)
+        self.optimizer = torch.optim.SGD(self.weights, lr=1., momentum=0.9, fused=fused)
 
     def step(self, guard, gradients, what='generator', **arguments):
         for weight, gradient in zip(self.weights, gradients):
             weight.grad = torch.tensor([float(gradient)])
-        return guard.step(self.optimizer, self.weights, what, **arguments)
+        guard.step(self.optimizer, self.weights, what, **arguments)
 
     def values(self):
         return [weight.item() for weight in self.weights]
@@ -31,23 +33,25 @@ class Trainee:
     (10, [0., 0.]),  # the norm is 5
     (2.5, [1.5, 2.]),  # half of the gradient
 ])
-def test_clips_and_steps(max_norm, expected):
-    trainee, guard = Trainee(), StepGuard()
-    assert trainee.step(guard, [3, 4], max_norm=max_norm) is True
+@pytest.mark.parametrize('fused', [False, True])
+def test_clips_and_steps(fused, max_norm, expected):
+    trainee, guard = Trainee(fused), StepGuard()
+    trainee.step(guard, [3, 4], max_norm=max_norm)
     assert trainee.values() == pytest.approx(expected, abs=1e-5)
     assert guard.skipped == 0
 
 
 @pytest.mark.parametrize('max_norm', [None, 10])
 @pytest.mark.parametrize('fault', [math.nan, math.inf, -math.inf])
-def test_a_non_finite_gradient_changes_neither_weights_nor_optimiser(fault, max_norm):
-    trainee, guard = Trainee(), StepGuard()
+@pytest.mark.parametrize('fused', [False, True])
+def test_a_non_finite_gradient_changes_neither_weights_nor_optimiser(fused, fault, max_norm):
+    trainee, guard = Trainee(fused), StepGuard()
     trainee.step(guard, [1, 1])
     values, momentum = trainee.values(), trainee.momentum()
-    assert trainee.step(guard, [1, fault], max_norm=max_norm) is False
+    trainee.step(guard, [1, fault], max_norm=max_norm)
     assert (trainee.values(), trainee.momentum()) == (values, momentum)
     assert guard.skipped == 1
-    assert trainee.step(guard, [1, 1]) is True
+    trainee.step(guard, [1, 1])
     assert trainee.momentum() == pytest.approx([1.9, 1.9])
 
 
@@ -85,5 +89,58 @@ def test_both_failing_now_and_then_is_no_divergence():
 def test_parameters_without_gradient_do_not_count():
     trainee = Trainee()
     trainee.weights[0].grad = torch.tensor([1.])
-    assert StepGuard().step(trainee.optimizer, trainee.weights, 'generator')
+    StepGuard().step(trainee.optimizer, trainee.weights, 'generator')
     assert trainee.values() == [2., 4.]
+
+
+def test_fused_adam_counts_only_steps_taken():
+    """Its bias correction depends on the number of steps."""
+    weight = nn.Parameter(torch.tensor([1.]))
+    optimizer, guard = torch.optim.Adam([weight], lr=0.1, fused=True), StepGuard()
+    for gradient in (math.nan, 2., math.nan):
+        weight.grad = torch.tensor([gradient])
+        guard.step(optimizer, [weight], 'generator')
+    assert weight.item() == pytest.approx(0.9)
+    assert optimizer.state[weight]['step'].item() == 1
+
+
+def test_an_optimiser_resumed_as_not_fused_is_guarded_all_the_same():
+    saved, trainee = Trainee(), Trainee(fused=True)
+    trainee.optimizer.load_state_dict(saved.optimizer.state_dict())
+    trainee.step(StepGuard(), [1, math.nan])
+    assert trainee.values() == [3., 4.]
+
+
+class LateGuard(StepGuard):
+    """Reads its counts as on a GPU: when asked to."""
+
+    def step(self, *arguments, **options):
+        self.check, check = (lambda: None), self.check
+        super().step(*arguments, **options)
+        self.check = check
+
+
+@pytest.mark.parametrize(('gradients', 'stops'), [
+    ([math.nan, math.nan, 1, math.nan], False),
+    ([1, math.nan, math.nan, math.nan, 1], True),  # the good step afterwards does not hide them
+])
+def test_counts_that_are_read_late(gradients, stops, caplog):
+    logging.getLogger('basicsr').propagate = True
+    trainee, guard = Trainee(fused=True), LateGuard(max_skipped=3)
+    for gradient in gradients:
+        trainee.step(guard, [gradient, 1])
+    assert guard.skipped == 0
+    with pytest.raises(FloatingPointError, match='3 steps in a row') if stops else nullcontext():
+        guard.check()
+    assert guard.skipped == 3
+    assert 'Skipped 3 steps of the generator' in caplog.text
+
+
+def test_rows_go_on_from_one_check_to_the_next():
+    trainee, guard = Trainee(fused=True), LateGuard(max_skipped=3)
+    for gradient in (math.nan, math.nan):
+        trainee.step(guard, [gradient, 1])
+    guard.check()
+    trainee.step(guard, [math.nan, 1])
+    with pytest.raises(FloatingPointError, match='3 steps in a row'):
+        guard.check()

@@ -32,11 +32,13 @@ class LearnableDownsampling(InvertibleModule):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = F.pixel_unshuffle(x, self.scale).unflatten(1, (-1, self.scale**2))
-        return torch.einsum('bp,ncphw->nbchw', self.conv_weights, pixels).flatten(1, 2)
+        with torch.autocast(x.device.type, enabled=False):  # what lower precision loses here, no inverse brings back
+            return torch.einsum('bp,ncphw->nbchw', self.conv_weights, pixels).flatten(1, 2)
 
     def inverse(self, y: Tensor) -> Tensor:
         bands = y.unflatten(1, (self.scale**2, -1))
-        pixels = torch.einsum('pb,nbchw->ncphw', self.inverse_matrix(), bands)
+        with torch.autocast(y.device.type, enabled=False):
+            pixels = torch.einsum('pb,nbchw->ncphw', self.inverse_matrix(), bands)
         return F.pixel_shuffle(pixels.flatten(1, 2), self.scale)
 
     def inverse_matrix(self) -> Tensor:

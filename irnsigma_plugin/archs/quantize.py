@@ -26,6 +26,6 @@ def quantize(image: Tensor) -> Tensor:
         image: Tensor of any shape, nominally in [0, 1].
 
     Returns:
-        Tensor of the same shape, with values k/255, k = 0..255.
+        Tensor of the same shape, with values k/255, k = 0..255, in float32 at least: shorter types cannot hold them.
     """
-    return _StraightThroughQuantize.apply(image)
+    return _StraightThroughQuantize.apply(image.to(torch.promote_types(image.dtype, torch.float32)))

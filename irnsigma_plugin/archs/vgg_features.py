@@ -79,5 +79,5 @@ class VGGFeatures(nn.Module):
         for name, layer in zip(self.names, self.net):
             x = layer(x)
             if name in self.layers:
-                features[name] = x
+                features[name] = x.to(image.dtype)  # autocast computes them in lower precision
         return features

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Callable
 
 import torch
+from basicsr.losses.gan_loss import GANLoss, MultiScaleGANLoss
 from torch import Tensor
+
+# Losses that are known to be pure functions of tensors, which `torch.vmap` asks for.
+VECTORISED = (GANLoss, MultiScaleGANLoss)
 
 
 def per_sample_gan_loss(criterion: Callable[..., Tensor], prediction: Tensor | list, target_is_real: bool,
@@ -13,7 +17,8 @@ def per_sample_gan_loss(criterion: Callable[..., Tensor], prediction: Tensor | l
     """Apply a GAN loss of BasicSR to each sample alone, so that samples can be weighted by their sigma.
 
     BasicSR's losses average over the batch; applied to one sample they give that sample's term of the
-    average. So every `gan_type` works, with the formula of BasicSR.
+    average. So every `gan_type` works, with the formula of BasicSR. BasicSR's own losses are computed for all
+    samples at once, any other for one after the other.
 
     Args:
         criterion: BasicSR's `GANLoss`, `MultiScaleGANLoss` or a loss called in the same way.
@@ -24,6 +29,8 @@ def per_sample_gan_loss(criterion: Callable[..., Tensor], prediction: Tensor | l
     Returns:
         (N,) tensor.
     """
+    if type(criterion) in VECTORISED:
+        return torch.vmap(lambda sample: criterion(sample, target_is_real, is_disc=is_disc))(prediction)
     return torch.stack([criterion(sample, target_is_real, is_disc=is_disc) for sample in _samples(prediction)])
 
 

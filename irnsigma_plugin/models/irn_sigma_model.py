@@ -16,6 +16,15 @@ from torch.nn.parallel import DistributedDataParallel
 from irnsigma_plugin.archs.rescaling_net import RescaleResult, RescalingNet
 from irnsigma_plugin.checkpoint import NETWORK_ENTRY, atomic_saves, check_clamp, check_fits, read_checkpoint, saves_with
 from irnsigma_plugin.losses.adversarial import per_sample_gan_loss
+from irnsigma_plugin.models.acceleration import (
+    AMP_DTYPES,
+    SCALER_HALVINGS,
+    MicroBatch,
+    averaged_at,
+    explained_compile_errors,
+    full_precision,
+    split_batch,
+)
 from irnsigma_plugin.models.step_guard import StepGuard
 from irnsigma_plugin.options import OptionError, read_train_options, read_val_options
 from irnsigma_plugin.validation.validator import Validator
@@ -29,11 +38,15 @@ class IRNSigmaModel(SRGANModel):
     :class:`~irnsigma_plugin.archs.rescaling_net.RescalingNet`. With `network_d` the training is adversarial;
     without it (and without `perceptual_opt`) it is plain IRN.
 
-    The way of a batch: hr -> `net_g(hr, sigma)` -> `MixtureLoss` -> step of G -> step of D.
+    The way of a batch: hr -> `net_g(hr, sigma)` -> `MixtureLoss` -> step of G -> step of D. An iteration is one step
+    of each, whatever the number of parts (`train.accumulate`) that its batch is split into.
 
     Args:
         opt: BasicSR's options; the plugin's keys are described in
             :class:`~irnsigma_plugin.options.TrainOptions` and :class:`~irnsigma_plugin.options.ValOptions`.
+
+    Attributes:
+        scaler: Scales the loss for `amp: fp16`, otherwise does nothing; belongs to the training state.
 
     Raises:
         OptionError: A key or value in `train` or `val` is wrong.
@@ -56,14 +69,25 @@ class IRNSigmaModel(SRGANModel):
                               'every sample. Use type: PerSamplePerceptualLoss.')
         # The loss takes the place of BasicSR's pixel loss, so that BasicSR builds it as `self.cri_pix`.
         train_opt['pixel_opt'] = train_opt['mixture_opt']
+        options = self.train_options
+        if options.checkpoint_blocks:
+            net_g = self.get_bare_model(self.net_g)
+            if not hasattr(net_g, 'checkpoint_blocks'):
+                raise OptionError(f'train.checkpoint_blocks: {type(net_g).__name__} cannot recompute its blocks. '
+                                  'Leave the key out, or save memory with train.accumulate.')
+            net_g.checkpoint_blocks = True
         self.net_d = None
         self.net_d_iters, self.net_d_init_iters = 1, 0
         if self.opt.get('network_d'):
             super().init_training_settings()
         else:
             SRModel.init_training_settings(self)
-        self.sigma_sampler = self.train_options.sigma_sampler()
-        self.step_guard = StepGuard(self.train_options.max_skipped_steps)
+        if self.cri_perceptual is not None:
+            self.cri_perceptual.to(memory_format=self.memory_format)
+        self.sigma_sampler = options.sigma_sampler()
+        scaled = options.amp == 'fp16'
+        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**SCALER_HALVINGS, enabled=scaled)
+        self.step_guard = StepGuard(options.max_skipped_steps + SCALER_HALVINGS * scaled)
 
     def setup_optimizers(self) -> None:
         """See BasicSR."""
@@ -73,7 +97,14 @@ class IRNSigmaModel(SRGANModel):
             SRModel.setup_optimizers(self)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
-        """As BasicSR's, which always names a GPU to DistributedDataParallel, but on a CPU as well."""
+        """As BasicSR's, which always names a GPU to DistributedDataParallel, but on a CPU as well.
+
+        The generator is laid out and compiled as `train` says, in place: the keys of its state dict stay.
+        """
+        if self.is_train and isinstance(net, RescalingNet):
+            net.to(memory_format=self.memory_format)
+            if self.train_options.compile:
+                net.compile()
         if not any(parameter.requires_grad for parameter in net.parameters()):
             return net.to(self.device)  # DistributedDataParallel refuses what has nothing to train
         if self.opt['dist'] and self.device.type == 'cpu':
@@ -99,52 +130,102 @@ class IRNSigmaModel(SRGANModel):
 
     # ----------------------------------------------------------------------------------------- training
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Layout of training images and of the weights of G and VGG."""
+        return torch.channels_last if self.train_options.channels_last else torch.preserve_format
+
+    def feed_data(self, data: dict) -> None:
+        """As BasicSR's, without waiting for the GPU where the data set's `pin_memory` is true."""
+        self.gt, self.lq = (data[key].to(self.device, non_blocking=True, memory_format=self.memory_format)
+                            for key in ('gt', 'lq'))
+
     def optimize_parameters(self, current_iter: int) -> None:
         """One step of G, after `net_d_init_iters` and every `net_d_iters` iterations, and one of D."""
         train_g = current_iter > self.net_d_init_iters and current_iter % self.net_d_iters == 0
-        log = OrderedDict()
+        self.log_dict = OrderedDict()
         sigma = self.sigma_sampler(len(self.gt), self.device)
-        with torch.set_grad_enabled(train_g):
-            result = self.net_g(self.gt, sigma)
-        if train_g:
-            self._optimize_generator(result, sigma, log)
+        batches = split_batch(self.gt, self.lq, sigma, self.train_options.accumulate)
+        restored = self._optimize_generator(batches, train_g)
         if self.net_d is not None:
-            self._optimize_discriminator(result.hr.detach(), sigma, log)
-        self.log_dict = self.reduce_loss_dict(log)
-        self.log_dict['skipped_steps'] = self.step_guard.skipped
+            self._optimize_discriminator(batches, restored)
+        self.scaler.update()
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
 
-    def _optimize_generator(self, result: RescaleResult, sigma: Tensor, log: OrderedDict) -> None:
+    def get_current_log(self) -> dict[str, float]:
+        """See BasicSR, which asks every process at the log interval: the only time to wait for a GPU."""
+        self.step_guard.check()
+        return {**self.reduce_loss_dict(self.log_dict), 'skipped_steps': self.step_guard.skipped}
+
+    def _optimize_generator(self, batches: list[MicroBatch], train_g: bool) -> list[Tensor]:
+        """Restore the images of each part and, where G is to be trained, take a step."""
+        restored = []
+        self.optimizer_g.zero_grad()
+        for batch in batches:
+            with torch.set_grad_enabled(train_g), averaged_at(batch.is_last, self.net_g):
+                with self._autocast(), explained_compile_errors():
+                    result = self.net_g(batch.hr, batch.sigma)
+                if train_g:
+                    self._backward_generator(result, batch)
+            restored.append(result.hr.detach())
+        if train_g:
+            self._step(self.optimizer_g, self.net_g, 'generator', self.train_options.grad_clip)
+        return restored
+
+    def _backward_generator(self, result: RescaleResult, batch: MicroBatch) -> None:
         adversarial = perceptual = None
         if self.net_d is not None:
             # The bare network: only D's own step is to be synchronised between processes.
             net_d = self.get_bare_model(self.net_d).requires_grad_(False)
-            adversarial = per_sample_gan_loss(self.cri_gan, net_d(result.hr), True, is_disc=False)
+            adversarial = per_sample_gan_loss(self.cri_gan, self._judge(net_d, result.hr), True, is_disc=False)
         if self.cri_perceptual is not None:
-            perceptual = self.cri_perceptual(result.hr, self.gt)
-        loss, terms = self.cri_pix(result, self.gt, self.lq, sigma, adversarial, perceptual)
-        self.optimizer_g.zero_grad()
-        loss.backward()
-        self.step_guard.step(self.optimizer_g, self._parameters(self.net_g), 'generator',
-                             self.train_options.grad_clip)
-        log['l_g_total'] = loss.detach()
-        log.update((f'l_{name}', term.detach()) for name, term in terms._asdict().items())
+            with self._autocast():
+                perceptual = self.cri_perceptual(result.hr, batch.hr)
+        loss, terms = self.cri_pix(result, batch.hr, batch.lr_ref, batch.sigma, adversarial, perceptual)
+        self._backward(loss, batch)
+        self._log('l_g_total', loss, batch)
+        for name, term in terms._asdict().items():
+            self._log(f'l_{name}', term, batch)
 
-    def _optimize_discriminator(self, restored: Tensor, sigma: Tensor, log: OrderedDict) -> None:
+    def _optimize_discriminator(self, batches: list[MicroBatch], restored: list[Tensor]) -> None:
         self.net_d.requires_grad_(True)
         self.optimizer_d.zero_grad()
-        # Real and restored images in batches of their own, so that batch normalisation does not mix them.
-        loss_real = self.cri_gan(self.net_d(self.gt), True, is_disc=True)
-        loss_real.backward()
-        loss_fake = per_sample_gan_loss(self.cri_gan, self.net_d(restored), False, is_disc=True)
-        if self.train_options.fake_weighting == 'sigma':
-            loss_fake = loss_fake * sigma
-        loss_fake = loss_fake.mean()
-        loss_fake.backward()
-        self.step_guard.step(self.optimizer_d, self._parameters(self.net_d), 'discriminator')
-        log['l_d_real'] = loss_real.detach()
-        log['l_d_fake'] = loss_fake.detach()
+        for batch, fakes in zip(batches, restored):
+            # Real and restored images in batches of their own, so that batch normalisation does not mix them.
+            with averaged_at(False, self.net_d):
+                loss_real = self.cri_gan(self._judge(self.net_d, batch.hr), True, is_disc=True)
+                self._backward(loss_real, batch)
+            with averaged_at(batch.is_last, self.net_d):
+                loss_fake = per_sample_gan_loss(self.cri_gan, self._judge(self.net_d, fakes), False, is_disc=True)
+                if self.train_options.fake_weighting == 'sigma':
+                    loss_fake = loss_fake * batch.sigma
+                loss_fake = loss_fake.mean()
+                self._backward(loss_fake, batch)
+            self._log('l_d_real', loss_real, batch)
+            self._log('l_d_fake', loss_fake, batch)
+        self._step(self.optimizer_d, self.net_d, 'discriminator')
+
+    def _autocast(self) -> torch.autocast:
+        dtype = AMP_DTYPES[self.train_options.amp]
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
+
+    def _judge(self, net_d: nn.Module, images: Tensor) -> Tensor | list:
+        """The discriminator's output in float32."""
+        with self._autocast():
+            # BasicSR's discriminators flatten by `view`, which other layouts do not allow.
+            return full_precision(net_d(images.contiguous()))
+
+    def _backward(self, loss: Tensor, batch: MicroBatch) -> None:
+        self.scaler.scale(batch.share * loss).backward()
+
+    def _step(self, optimizer: torch.optim.Optimizer, net: nn.Module, what: str, max_norm: float | None = None,
+              ) -> None:
+        self.scaler.unscale_(optimizer)
+        self.step_guard.step(optimizer, self._parameters(net), what, max_norm)
+
+    def _log(self, name: str, value: Tensor, batch: MicroBatch) -> None:
+        self.log_dict[name] = self.log_dict.get(name, 0) + batch.share * value.detach()
 
     @staticmethod
     def _parameters(net: nn.Module) -> list[nn.Parameter]:

@@ -1,0 +1,179 @@
+"""The faster and smaller ways of a training step compute what the plain one does."""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from test_irn_sigma_model import make_model, set_option  # noqa: F401
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.models.acceleration import SCALER_HALVINGS, explained_compile_errors, split_batch
+from irnsigma_plugin.options import OptionError
+
+
+@pytest.fixture(autouse=True)
+def same_noise(monkeypatch):
+    """The same noise for every sample, whatever the layout and the number of samples."""
+
+    def noise(tensor):
+        sample = tensor[0].numel()
+        return torch.linspace(-1, 1, sample).reshape(tensor.shape[1:]).expand(tensor.shape)
+
+    monkeypatch.setattr(torch, 'randn_like', noise)
+
+
+class SmallDiscriminator(nn.Sequential):
+    """Without the memory of BasicSR's, whose normalisations change with every forward pass."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 4, 3, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 3, 2, 1))
+
+
+def one_step(model):
+    """Gradients that the step of G and the step of D use, and the log."""
+    torch.manual_seed(2)
+    hr = torch.rand(3, 3, 32, 32)
+    model.feed_data({'gt': hr, 'lq': nn.functional.avg_pool2d(hr, 4)})
+    for parameter in model.net_g.parameters():  # the layout changes the order in which values are drawn in place
+        if parameter.requires_grad:
+            parameter.data.copy_(torch.randn(parameter.shape) * 0.05)
+    model.net_d = SmallDiscriminator()
+    model.optimizer_d = torch.optim.Adam(model.net_d.parameters(), lr=1e-4)
+    model.optimize_parameters(1)
+    gradients = [parameter.grad.clone() for net in (model.net_g, model.net_d) for parameter in net.parameters()
+                 if parameter.requires_grad]
+    return gradients, model.get_current_log()
+
+
+def difference(gradients, expected):
+    """Largest difference, in parts of the largest gradient of the same parameter."""
+    return max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(gradients, expected))
+
+
+@pytest.mark.parametrize(('option', 'value', 'tolerance'), [
+    ('accumulate', 2, 1e-5),  # parts of 2 and 1 samples
+    ('accumulate', 3, 1e-5),
+    ('channels_last', True, 1e-5),
+    ('amp', 'bf16', 0.1),
+    ('amp', 'fp16', 0.05),
+])
+def test_gradients_and_losses_are_those_of_the_plain_step(make_model, option, value, tolerance):  # noqa: F811
+    expected, expected_log = one_step(make_model())
+    model = make_model(change=set_option('train', option, value))
+    if value == 'fp16':  # a scale without overflow, which training finds in its first steps
+        model.scaler.load_state_dict({**model.scaler.state_dict(), 'scale': 64.})
+    gradients, log = one_step(model)
+    assert log == pytest.approx(expected_log, rel=tolerance / 10)
+    assert difference(gradients, expected) < tolerance
+
+
+def test_compiled_generator_computes_the_same_and_keeps_its_keys(make_model, monkeypatch):  # noqa: F811
+    """Traced and differentiated by torch.compile, but run by torch itself: the compiler would take a minute."""
+    compiled = functools.partialmethod(nn.Module.compile, backend='aot_eager')
+    monkeypatch.setattr(nn.Module, 'compile', compiled)
+    expected, expected_log = one_step(make_model())
+    model = make_model(change=set_option('train', 'compile', True))
+    keys = list(InvRescaleNet(4, [1, 1], 4).state_dict())
+    gradients, log = one_step(model)
+    assert model.net_g._compiled_call_impl is not None
+    assert log == pytest.approx(expected_log, rel=1e-5)
+    assert difference(gradients, expected) < 1e-5
+    assert list(model.net_g.state_dict()) == keys
+
+
+@pytest.mark.parametrize('option', ['channels_last', 'compile'])
+def test_a_saved_generator_is_an_ordinary_one(make_model, option):  # noqa: F811
+    model = make_model(change=set_option('train', option, True))
+    model.save(0, 1)
+    saved = torch.load(Path(model.opt['path']['models'], 'net_g_1.pth'))['params']
+    net = InvRescaleNet(4, [1, 1], 4)
+    net.load_state_dict(saved)
+    torch.testing.assert_close(dict(net.state_dict()), dict(model.net_g.state_dict()), rtol=0, atol=0)
+
+
+def test_a_failing_compiler_is_one_clear_error(make_model, monkeypatch):  # noqa: F811
+    def no_compiler(*_):
+        raise OSError('no compiler found')
+
+    compiled = functools.partialmethod(nn.Module.compile, backend=no_compiler)
+    monkeypatch.setattr(nn.Module, 'compile', compiled)
+    model = make_model(change=set_option('train', 'compile', True))
+    with pytest.raises(RuntimeError, match=r'train\.compile needs a C\+\+ compiler.*no compiler found'):
+        model.optimize_parameters(1)
+
+
+def test_other_errors_pass_the_explanation():
+    with pytest.raises(RuntimeError, match='^out of memory$'), explained_compile_errors():
+        raise RuntimeError('out of memory')
+
+
+def test_fused_optimiser_takes_the_same_step(make_model):  # noqa: F811
+    def weights_after_two_steps(fused):
+        model = make_model(change=set_option('train', 'optim_g', {'type': 'Adam', 'lr': 1e-3, 'fused': fused}))
+        assert all(bool(group['fused']) == fused for group in model.optimizer_g.param_groups)
+        for step in (1, 2):
+            torch.manual_seed(step)
+            model.optimize_parameters(step)
+        return dict(model.net_g.state_dict())
+
+    torch.testing.assert_close(weights_after_two_steps(True), weights_after_two_steps(False), rtol=0, atol=1e-6)
+
+
+def test_overflows_at_first_are_no_divergence_in_fp16(make_model):  # noqa: F811
+    def change(options):
+        options['train'].update(amp='fp16', max_skipped_steps=2)
+
+    model = make_model(adversarial=False, change=change)
+    model.gt[0, 0, 0, 0] = math.nan
+    for step in range(1, 2 + SCALER_HALVINGS):
+        model.optimize_parameters(step)
+    assert model.scaler.get_scale() == 0.5  # halved 17 times from 2**16
+    with pytest.raises(FloatingPointError, match='18 steps in a row of the generator'):
+        model.optimize_parameters(2 + SCALER_HALVINGS)
+
+
+def test_gradients_are_averaged_once_per_step(make_model, tmp_path):  # noqa: F811
+    """Whatever the number of parts, processes exchange the gradients of each network once."""
+    distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    try:
+        model = make_model(change=set_option('train', 'accumulate', 3))
+        exchanged = []
+
+        def count(what, bucket):
+            exchanged.append(what)
+            future = torch.futures.Future()
+            future.set_result(bucket.buffer())
+            return future
+
+        for name in ('net_g', 'net_d'):
+            net = DistributedDataParallel(getattr(model, name))
+            net.register_comm_hook(name, count)
+            setattr(model, name, net)
+        model.optimize_parameters(1)
+        assert exchanged == ['net_g', 'net_d']
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_parts_of_a_batch():
+    hr = torch.arange(5.)
+    parts = split_batch(hr, -hr, hr / 5, 2)
+    assert [part.hr.tolist() for part in parts] == [[0, 1, 2], [3, 4]]
+    assert [part.lr_ref.tolist() for part in parts] == [[-0, -1, -2], [-3, -4]]
+    assert [(part.share, part.is_last) for part in parts] == [(0.6, False), (0.4, True)]
+    assert len(split_batch(hr, hr, hr, 9)) == 5
+
+
+def test_recomputed_blocks_are_the_networks_own_matter(make_model, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(InvRescaleNet, 'checkpoint_blocks', False, raising=False)
+    change = set_option('train', 'checkpoint_blocks', True)
+    assert make_model(change=change).net_g.checkpoint_blocks is True
+    monkeypatch.delattr(InvRescaleNet, 'checkpoint_blocks')
+    with pytest.raises(OptionError, match=r'train\.checkpoint_blocks: InvRescaleNet cannot recompute'):
+        make_model(change=change)
