@@ -81,6 +81,29 @@ def test_tensor_batches_are_measured_per_sample(alex):
     torch.testing.assert_close(distances, torch.cat(singles))
 
 
+@pytest.mark.parametrize('net', list(BACKBONES))
+def test_equals_the_packages_forward_pass(net):
+    need(net)
+    model = lpips_metric._load_lpips(net, torch.device('cpu'))
+    first, second = torch.rand(2, 2, 3, 40, 48, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(first, second, normalize=True).flatten()
+    torch.testing.assert_close(lpips_distance(first, second, net), expected, rtol=1e-6, atol=0)
+
+
+def test_many_images_of_one_reference(alex):
+    image, reference = pair()
+    images = [image, reference, reference // 2]
+    options = {'net': 'alex', 'crop_border': 4, 'better': 'lower'}
+    expected = [calculate_lpips(each, reference, **options) for each in images]
+    seen = []
+    backbone = lpips_metric._load_lpips('alex', torch.device('cpu')).net
+    handle = backbone.register_forward_hook(lambda *_: seen.append(1))
+    assert calculate_lpips.many(images, reference, **options) == expected
+    handle.remove()
+    assert len(seen) == 4
+
+
 def test_loading_is_silent_happens_once_and_draws_no_random_numbers(alex, capfd):
     image, reference = pair()
     lpips_metric._load_lpips.cache_clear()

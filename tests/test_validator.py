@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 from basicsr.data import build_dataloader, build_dataset
+from basicsr.metrics import calculate_psnr
 from basicsr.utils import tensor2img
 from experiment import METRICS, write_photographs
 
@@ -68,6 +69,20 @@ def test_a_restored_image_depends_on_name_and_seed_only(tmp_path, net, loader):
     other_seed = validator(tmp_path, sigmas=(0, 0.5), seed=1).rescale(net, second, CPU)
     assert (other_seed.restored[0] == image.restored[0]).all()
     assert (other_seed.restored[0.5] != image.restored[0.5]).any()
+
+
+def test_a_metric_may_measure_all_sigmas_at_once(tmp_path, net, loader, monkeypatch):
+    calls = []
+
+    def many(images, reference, crop_border):
+        calls.append((len(images), reference.shape, crop_border))
+        return range(len(images))
+
+    monkeypatch.setattr(calculate_psnr, 'many', many, raising=False)
+    measured = validator(tmp_path, metrics={'p': {'type': 'calculate_psnr', 'crop_border': 4}}, sigmas=(0, 0.5, 1))
+    measured.run(net, loader(), CPU, 'tiny', None, save_img=False)
+    assert calls == [(3, (64, 96, 3), 4)] * 3
+    assert [measured._tested[0].hr_means(sigma) for sigma in (0, 0.5, 1)] == [{'p': 0}, {'p': 1}, {'p': 2}]
 
 
 def test_images_are_those_of_the_rescaler(tmp_path, net, loader):

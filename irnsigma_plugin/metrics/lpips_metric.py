@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -36,13 +37,31 @@ def calculate_lpips(
         ValueError: Images of different or unsuitable shape or type; unknown `net`; `better` is not `lower`.
         WeightsError: The ImageNet weights are missing or damaged.
     """
+    return lpips_of_many([img], img2, net, crop_border, better)[0]
+
+
+def lpips_of_many(
+    images: Sequence[np.ndarray], reference: np.ndarray, net: str = 'alex', crop_border: int = 0, better: str = 'lower'
+) -> list[float]:
+    """LPIPS of several images and one reference, whose features are computed once.
+
+    Arguments, errors and numbers are those of :func:`calculate_lpips` for each image alone.
+    """
     if better != 'lower':
         raise ValueError(f'calculate_lpips: better is {better!r}: expected lower, as LPIPS is a distance')
-    if img.shape != img2.shape:
-        raise ValueError(f'calculate_lpips: expected images of one shape, got {img.shape} and {img2.shape}')
+    for image in images:
+        if image.shape != reference.shape:
+            raise ValueError(f'calculate_lpips: expected images of one shape, got {image.shape} and {reference.shape}')
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    first, second = (_to_tensor(image, crop_border).to(device) for image in (img, img2))
-    return lpips_distance(first, second, net).item()
+    with torch.no_grad():
+        target = _features(_to_tensor(reference, crop_border).to(device), net)
+        # One after the other: memory for two images is all it takes.
+        return [_distance(_features(_to_tensor(image, crop_border).to(device), net), target, net).item()
+                for image in images]
+
+
+#: The optional interface to the validator, for metrics that can save work on images of one reference.
+calculate_lpips.many = lpips_of_many
 
 
 def lpips_distance(image: Tensor, reference: Tensor, net: str = 'alex') -> Tensor:
@@ -60,19 +79,34 @@ def lpips_distance(image: Tensor, reference: Tensor, net: str = 'alex') -> Tenso
         ValueError: Unknown `net`, different shapes, or images too small for the network.
         WeightsError: The ImageNet weights are missing or damaged.
     """
-    if net not in BACKBONES:
-        raise ValueError(f'LPIPS net is {net!r}: expected one of {", ".join(BACKBONES)}')
     if image.shape != reference.shape:
         raise ValueError(
             f'LPIPS: images of the same shape expected, got {tuple(image.shape)} and {tuple(reference.shape)}'
         )
+    with torch.no_grad():
+        return _distance(_features(image, net), _features(reference, net), net)
+
+
+def _features(image: Tensor, net: str) -> list[Tensor]:
+    """Outputs of the backbone's layers, each pixel's channels scaled to length 1."""
+    if net not in BACKBONES:
+        raise ValueError(f'LPIPS net is {net!r}: expected one of {", ".join(BACKBONES)}')
     min_size = BACKBONES[net][1]
     if image.dim() != 4 or image.size(1) != 3 or min(image.shape[-2:]) < min_size:
         raise ValueError(
             f'LPIPS with {net} needs images (N, 3, H, W) with H, W >= {min_size}, got {tuple(image.shape)}'
         )
-    with torch.no_grad():
-        return _load_lpips(net, image.device)(image, reference, normalize=True).flatten()
+    model = _load_lpips(net, image.device)
+    from lpips import normalize_tensor
+
+    return [normalize_tensor(layer) for layer in model.net(model.scaling_layer(2 * image - 1))]
+
+
+def _distance(features: list[Tensor], target: list[Tensor], net: str) -> Tensor:
+    """Squared differences, weighted by channel, averaged over the pixels, added over the layers: (N,)."""
+    weightings = _load_lpips(net, features[0].device).lins
+    return sum(weighting((ours - theirs).square()).mean((1, 2, 3))
+               for weighting, ours, theirs in zip(weightings, features, target))
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import torch
 from basicsr.metrics import calculate_metric
 from basicsr.utils import get_root_logger, imwrite, tensor2img
 from basicsr.utils.dist_util import get_dist_info
+from basicsr.utils.registry import METRIC_REGISTRY
 from tqdm import tqdm
 
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
@@ -161,9 +162,9 @@ class Validator:
             imwrite(restored, f'{stem}_sigma{sigma:g}.png')
 
     def _score(self, image: RescaledImage, original: np.ndarray, lr_ref: np.ndarray) -> list[ImageScore]:
-        lr = _measure(self.options.lr_metrics, image.lr, lr_ref)
-        return [ImageScore(image.name, sigma, _measure(self.metrics, restored, original), lr)
-                for sigma, restored in image.restored.items()]
+        lr, = _measure(self.options.lr_metrics, [image.lr], lr_ref)
+        hr = _measure(self.metrics, list(image.restored.values()), original)
+        return [ImageScore(image.name, sigma, values, lr) for sigma, values in zip(image.restored, hr)]
 
     def _compare(self, image: RescaledImage, original: np.ndarray, scores: list[ImageScore]) -> bytes:
         """Draw original, low-resolution, bicubically enlarged and restored image side by side."""
@@ -226,6 +227,15 @@ class Validator:
         return f'Validation {scores.dataset}, {scores.image_count} images\n{"".join(lines)}'
 
 
-def _measure(metrics: MetricOptions, image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    return {name: float(calculate_metric({'img': image, 'img2': reference}, metric))
-            for name, metric in metrics.items()}
+def _measure(metrics: MetricOptions, images: list[np.ndarray], reference: np.ndarray) -> list[dict[str, float]]:
+    """Metrics of each image against one reference, by a metric's own `many(images, reference)` where it has one."""
+    measured = [{} for _ in images]
+    for name, metric in metrics.items():
+        many = getattr(METRIC_REGISTRY.get(metric['type']), 'many', None)
+        if many:
+            values = many(images, reference, **{key: value for key, value in metric.items() if key != 'type'})
+        else:
+            values = [calculate_metric({'img': image, 'img2': reference}, metric) for image in images]
+        for each, value in zip(measured, values):
+            each[name] = float(value)
+    return measured
