@@ -13,7 +13,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.models.acceleration import SCALER_HALVINGS, explained_compile_errors, split_batch
+from irnsigma_plugin.models.acceleration import SCALER_HALVINGS, explained_compile_errors, full_precision, split_batch
 from irnsigma_plugin.options import OptionError
 
 
@@ -168,6 +168,12 @@ def test_parts_of_a_batch():
     assert [part.lr_ref.tolist() for part in parts] == [[-0, -1, -2], [-3, -4]]
     assert [(part.share, part.is_last) for part in parts] == [(0.6, False), (0.4, True)]
     assert len(split_batch(hr, hr, hr, 9)) == 5
+
+
+def test_full_precision_of_nested_predictions():
+    short, double = torch.ones(1, dtype=torch.bfloat16), torch.ones(1, dtype=torch.float64)
+    result = full_precision([[short], double])
+    assert (result[0][0].dtype, result[1].dtype) == (torch.float32, torch.float64)
 
 
 def test_recomputed_blocks_are_the_networks_own_matter(make_model, monkeypatch):  # noqa: F811

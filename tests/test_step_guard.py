@@ -144,3 +144,13 @@ def test_rows_go_on_from_one_check_to_the_next():
     trainee.step(guard, [math.nan, 1])
     with pytest.raises(FloatingPointError, match='3 steps in a row'):
         guard.check()
+
+
+def test_rows_go_on_after_resuming():
+    trainee, guard, resumed = Trainee(), StepGuard(max_skipped=3), StepGuard(max_skipped=3)
+    for gradient in (math.nan, 1, math.nan, math.nan):
+        trainee.step(guard, [gradient, 1])
+    resumed.load_state_dict(guard.state_dict())
+    assert resumed.skipped == 3
+    with pytest.raises(FloatingPointError, match='3 steps in a row'):
+        trainee.step(resumed, [math.nan, 1])

@@ -48,9 +48,9 @@ def averaged_at(is_last: bool, net: nn.Module) -> AbstractContextManager[None]:
 
 
 def full_precision(prediction: Tensor | list) -> Tensor | list:
-    """float32 of a discriminator's output (nested lists of tensors, too), which autocast makes shorter."""
+    """A discriminator's output (nested lists of tensors, too) in float32 at least, which autocast makes shorter."""
     if isinstance(prediction, Tensor):
-        return prediction.float()
+        return prediction.to(torch.promote_types(prediction.dtype, torch.float32))
     return [full_precision(each) for each in prediction]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from basicsr.utils import get_root_logger
@@ -79,6 +80,16 @@ class StepGuard:
                     f'{most_in_a_row} steps in a row of the {what} had non-finite gradients, so training has '
                     'diverged and stops. The saved checkpoints are untouched: lower the learning rate or '
                     'train.grad_clip, check the training images, and resume with --auto_resume.')
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts, for a training state."""
+        self.check()
+        return {'skipped': self.skipped, 'in_a_row': {what: int(counts[1]) for what, counts in self._counts.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the counts of :meth:`state_dict`."""
+        self.skipped = state['skipped']
+        self._counts = {what: torch.tensor([0, count, count]) for what, count in state['in_a_row'].items()}
 
     def _count(self, what: str, skip: Tensor) -> None:
         if what not in self._counts:
