@@ -11,9 +11,11 @@ import torch
 from test_irn_sigma_model import make_model, set_option  # noqa: F401
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.models.acceleration import SCALER_HALVINGS, explained_compile_errors, full_precision, split_batch
+from irnsigma_plugin.models.step_guard import StepGuard
 from irnsigma_plugin.options import OptionError
 
 
@@ -123,6 +125,33 @@ def test_fused_optimiser_takes_the_same_step(make_model):  # noqa: F811
         return dict(model.net_g.state_dict())
 
     torch.testing.assert_close(weights_after_two_steps(True), weights_after_two_steps(False), rtol=0, atol=1e-6)
+
+
+class ValuesRead(TorchDispatchMode):
+    """Lists the operations that hand a tensor's value to Python, which on a GPU waits for everything before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            self.found.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(('amp', 'fused'), [('off', True), ('fp16', True), ('off', False)])
+def test_only_steps_that_are_not_fused_wait_for_values(make_model, monkeypatch, amp, fused):  # noqa: F811
+    def change(options):
+        options['train']['amp'] = amp
+        for name in ('optim_g', 'optim_d'):
+            options['train'][name]['fused'] = fused
+
+    monkeypatch.setattr(StepGuard, 'check', lambda _: None)  # done at every step on a CPU only
+    model = make_model(change=change)
+    with ValuesRead() as values:
+        model.optimize_parameters(1)
+    assert bool(values.found) == (not fused)
 
 
 def test_overflows_at_first_are_no_divergence_in_fp16(make_model):  # noqa: F811

@@ -146,8 +146,9 @@ def test_rows_go_on_from_one_check_to_the_next():
         guard.check()
 
 
-def test_rows_go_on_after_resuming():
-    trainee, guard, resumed = Trainee(), StepGuard(max_skipped=3), StepGuard(max_skipped=3)
+@pytest.mark.parametrize('kind', [StepGuard, LateGuard])
+def test_rows_go_on_after_resuming(kind):
+    trainee, guard, resumed = Trainee(), kind(max_skipped=3), StepGuard(max_skipped=3)
     for gradient in (math.nan, 1, math.nan, math.nan):
         trainee.step(guard, [gradient, 1])
     resumed.load_state_dict(guard.state_dict())

@@ -83,8 +83,9 @@ class StepGuard:
 
     def state_dict(self) -> dict[str, Any]:
         """The counts, for a training state."""
-        self.check()
-        return {'skipped': self.skipped, 'in_a_row': {what: int(counts[1]) for what, counts in self._counts.items()}}
+        counts = {what: each.tolist() for what, each in self._counts.items()}
+        return {'skipped': self.skipped + sum(skipped for skipped, _, _ in counts.values()),
+                'in_a_row': {what: in_a_row for what, (_, in_a_row, _) in counts.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the counts of :meth:`state_dict`."""
