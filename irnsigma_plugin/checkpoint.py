@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, NamedTuple
 
@@ -174,20 +175,37 @@ def check_clamp(checkpoint: Checkpoint, network: Mapping[str, Any]) -> None:
                               f'clamp: {wanted}. Set network_g.clamp: {saved} in the option file.')
 
 
+class SaveError(RuntimeError):
+    """A checkpoint or training state could not be saved."""
+
+
 @contextlib.contextmanager
 def atomic_saves() -> Iterator[None]:
-    """Make `torch.save` to a path atomic within the block.
+    """Make `torch.save` to a path atomic within the block, and a failure of it the block's failure.
 
     BasicSR saves straight to the final name, so a kill in the middle leaves a truncated file that
-    resuming would pick.
+    resuming would pick. It tries three times to save a file and then goes on without it.
+
+    Raises:
+        SaveError: At the end of the block: a file could not be saved. From then on nothing else was.
     """
     original = torch.save
+    failed: dict[str, SaveError] = {}
 
     def save(obj, f, *args, **kwargs):
         if not isinstance(f, (str, os.PathLike)):
             return original(obj, f, *args, **kwargs)
-        with atomic_path(f) as temporary:
-            return original(obj, temporary, *args, **kwargs)
+        path = os.fspath(f)
+        if failed.keys() - {path}:
+            raise next(iter(failed.values()))
+        try:
+            # To a file object, for torch's own writer does not say what the system's error was.
+            with atomic_path(path) as temporary, open(temporary, 'wb') as file:
+                original(obj, file, *args, **kwargs)
+        except Exception as error:
+            failed[path] = SaveError(_explain_failed_save(path, error))
+            raise failed[path] from error
+        failed.pop(path, None)
 
     with _torch_save_replaced(save):
         yield
@@ -213,3 +231,17 @@ def _torch_save_replaced(save: Callable) -> Iterator[None]:
         yield
     finally:
         torch.save = original
+    if failed:
+        raise next(iter(failed.values()))
+
+
+def _explain_failed_save(path: str, error: BaseException) -> str:
+    cause = error
+    while not isinstance(cause, OSError) and cause.__context__ is not None:
+        cause = cause.__context__
+    reason = cause.strerror if isinstance(cause, OSError) else ' '.join(str(error).split())
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
+        reason = f'{reason}; {free / 2**20:,.0f} MiB are free there'
+    return (f'Cannot save {path} ({reason}), so the training stops. Make room or mend access, and resume with '
+            '--auto_resume: what was saved before is whole.')

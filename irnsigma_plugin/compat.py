@@ -8,13 +8,10 @@ served.
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import os.path as osp
-import re
 import subprocess
 import sys
-import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from types import ModuleType
@@ -79,6 +76,7 @@ def keep_outputs_in_current_directory() -> None:
             opt = _rerooted(opt, root_path, os.getcwd())
         if plugin_opt or not _has_cuda():
             _replace_load_resume_state(sys._getframe(1).f_globals)
+        _replace_data_builders(sys._getframe(1).f_globals, opt)
         return opt, args
 
     for name in ('basicsr.utils.options', 'basicsr.train', 'basicsr.test', '__main__'):
@@ -150,9 +148,34 @@ def _rerooted(opt: dict[str, Any], old_root: str, new_root: str) -> _RootedOptio
 
 def _replace_load_resume_state(caller: dict[str, Any]) -> None:
     """Give a running `basicsr/train.py` (imported, or the copy executed as `__main__`) our function."""
-    train = sys.modules['basicsr.train']
-    if osp.realpath(caller.get('__file__', '')) == osp.realpath(train.__file__):
+    if _is_copy_of(caller, 'train'):
         caller['load_resume_state'] = load_resume_state
+
+
+def _replace_data_builders(caller: dict[str, Any], opt: dict[str, Any]) -> None:
+    """Let a model of the plugin get its data from :class:`DataSupply`, any other model from BasicSR.
+
+    BasicSR starts an interrupted epoch anew, and an unreadable image ends in an error that does not name it.
+    """
+    from basicsr import data
+    from basicsr.data.data_sampler import EnlargedSampler
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    from irnsigma_plugin.data.supply import DataSupply
+
+    builders = {'build_dataset': data.build_dataset, 'build_dataloader': data.build_dataloader,
+                'EnlargedSampler': EnlargedSampler}
+    if opt['model_type'] in MODEL_REGISTRY and _is_of_plugin(MODEL_REGISTRY.get(opt['model_type'])):
+        supply = DataSupply(opt)
+        builders = {'build_dataset': supply.build_dataset, 'build_dataloader': supply.build_dataloader,
+                    'EnlargedSampler': supply.build_sampler}
+    if _is_copy_of(caller, 'train') or _is_copy_of(caller, 'test'):
+        caller.update((name, builder) for name, builder in builders.items() if name in caller)
+
+
+def _is_copy_of(caller: dict[str, Any], name: str) -> bool:
+    module = sys.modules.get(f'basicsr.{name}')
+    return module is not None and osp.realpath(caller.get('__file__', '')) == osp.realpath(module.__file__)
 
 
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
@@ -163,7 +186,8 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     it incomplete. The state is read to the CPU: optimizers move their tensors to the parameters' device.
 
     Args:
-        opt: Parsed options. `path.resume_state` is set to the file that `--auto_resume` chooses.
+        opt: Parsed options. `path.resume_state` is set to the file that `--auto_resume` chooses, `resume_at` to the
+            place in the data.
 
     Returns:
         The training state, or None to start from the beginning.
@@ -173,54 +197,32 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     """
     from basicsr.utils import check_resume
 
+    from irnsigma_plugin.training_states import first_line, newest_whole_state, read_state, remove_leftovers
+
+    if uses_plugin(opt):
+        folder = opt['path']['training_states']
+        if opt['rank'] == 0:
+            remove_leftovers((folder, opt['path']['models']))
+    else:
+        folder = osp.join('experiments', opt['name'], 'training_states')  # where BasicSR looks
     state = None
     if opt['auto_resume']:
-        path, state = _newest_whole_state(opt)
+        path, state = newest_whole_state(opt, folder)
         if state is not None:
             opt['path']['resume_state'] = path
     elif opt['path'].get('resume_state'):
         path = opt['path']['resume_state']
         try:
-            state = _read_state(path)
+            state = read_state(path)
         except Exception as error:
             raise RuntimeError(
-                f'cannot read the training state {path} (path.resume_state): {_first_line(error)}. Name '
+                f'cannot read the training state {path} (path.resume_state): {first_line(error)}. Name '
                 'a whole one, or use --auto_resume, which finds the newest whole one itself.') from error
     if state is not None:
         check_resume(opt, state['iter'])
+        if 'seen' in state:
+            opt['resume_at'] = {'epoch': state['epoch'], 'seen': state['seen']}  # for the order of images
     return state
-
-
-def _newest_whole_state(opt: dict[str, Any]) -> tuple[str | None, dict[str, Any] | None]:
-    """The newest readable training state whose network was saved too; those passed over are named."""
-    if uses_plugin(opt):
-        folder = opt['path']['training_states']
-    else:
-        folder = osp.join('experiments', opt['name'], 'training_states')  # where BasicSR looks
-    names = os.listdir(folder) if osp.isdir(folder) else []
-    iterations = [int(name[:-len('.state')]) for name in names if re.fullmatch(r'\d+\.state', name)]
-    for iteration in sorted(iterations, reverse=True):
-        path = osp.join(folder, f'{iteration}.state')
-        network = osp.join(opt['path']['models'], f'net_g_{iteration}.pth')
-        try:
-            state = _read_state(path)
-            if not zipfile.is_zipfile(network):  # what torch.save writes is a zip archive
-                raise FileNotFoundError(f'{network} is missing or incomplete')
-            return path, state
-        except Exception as error:
-            if opt['rank'] == 0:
-                logging.getLogger(_PACKAGE).warning('Skip training state %s: %s', path, _first_line(error))
-    return None, None
-
-
-def _read_state(path: str) -> dict[str, Any]:
-    import torch
-
-    return torch.load(path, map_location='cpu', weights_only=True)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def launch_without_gpu() -> None:

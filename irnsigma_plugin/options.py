@@ -143,6 +143,17 @@ def read_val_options(opt: Mapping[str, Any]) -> ValOptions:
     return _read(ValOptions, opt.get('val') or {}, 'val', BASICSR_VAL_KEYS)
 
 
+def read_keep_last(opt: Mapping[str, Any]) -> int | None:
+    """Read and check `logger.keep_last`: how many of the newest training states stay; none for all."""
+    value = opt['logger'].get('keep_last')
+    if value is None:
+        return None
+    try:
+        return whole_number('logger.keep_last', value)
+    except ValueError as error:
+        raise OptionError(str(error)) from None
+
+
 def check_keys(block: Mapping[str, Any], name: str, known: tuple[str, ...]) -> None:
     """Refuse keys that nothing reads.
 

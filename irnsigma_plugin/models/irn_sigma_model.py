@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from collections import OrderedDict
+from pathlib import Path
+from typing import Any
 
 import torch
 from basicsr.losses.basic_loss import PerceptualLoss
@@ -14,7 +17,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from irnsigma_plugin.archs.rescaling_net import RescaleResult, RescalingNet
-from irnsigma_plugin.checkpoint import NETWORK_ENTRY, atomic_saves, check_clamp, check_fits, read_checkpoint, saves_with
+from irnsigma_plugin.checkpoint import (
+    NETWORK_ENTRY,
+    SaveError,
+    atomic_saves,
+    check_clamp,
+    check_fits,
+    read_checkpoint,
+    saves_with,
+)
 from irnsigma_plugin.losses.adversarial import per_sample_gan_loss
 from irnsigma_plugin.models.acceleration import (
     AMP_DTYPES,
@@ -25,8 +36,12 @@ from irnsigma_plugin.models.acceleration import (
     full_precision,
     split_batch,
 )
+from irnsigma_plugin.models.out_of_memory import explained_lack_of_memory
+from irnsigma_plugin.models.random_state import random_state, set_random_state
 from irnsigma_plugin.models.step_guard import StepGuard
-from irnsigma_plugin.options import OptionError, read_train_options, read_val_options
+from irnsigma_plugin.models.stop_request import StopRequest
+from irnsigma_plugin.options import OptionError, read_keep_last, read_train_options, read_val_options
+from irnsigma_plugin.training_states import prune
 from irnsigma_plugin.validation.validator import Validator
 
 
@@ -57,7 +72,11 @@ class IRNSigmaModel(SRGANModel):
         self.validator = Validator(opt, read_val_options(opt))
         if opt['is_train']:
             self.train_options = read_train_options(opt)
+            self.keep_last = read_keep_last(opt)
+            self.reached: dict[str, Any] = {}  # place in the data of the last batch
+            self.state: dict[str, Any] = {}  # as saved last
         super().__init__(opt)
+        self.stop_request = StopRequest(self.device)
 
     # ------------------------------------------------------------------------------------------- set-up
 
@@ -115,6 +134,11 @@ class IRNSigmaModel(SRGANModel):
                 net, find_unused_parameters=self.opt.get('find_unused_parameters', False))
         return super().model_to_device(net)
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Layout of training images and of the weights of G and VGG."""
+        return torch.channels_last if self.train_options.channels_last else torch.preserve_format
+
     def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params',
                      ) -> None:
         """As BasicSR's, but bare state dicts load for EMA, too, and a foreign checkpoint is one clear error."""
@@ -130,16 +154,22 @@ class IRNSigmaModel(SRGANModel):
 
     # ----------------------------------------------------------------------------------------- training
 
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """Layout of training images and of the weights of G and VGG."""
-        return torch.channels_last if self.train_options.channels_last else torch.preserve_format
+    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
+        """As BasicSR's, which calls it at the start of an iteration; a stop that was asked for happens there."""
+        self.stop_request.listen()
+        number = self.stop_request.arrived(current_iter)
+        if number:
+            self._stop(number, current_iter - 1)
+        super().update_learning_rate(current_iter, warmup_iter)
 
     def feed_data(self, data: dict) -> None:
         """As BasicSR's, without waiting for the GPU where the data set's `pin_memory` is true."""
+        if 'seen' in data:
+            self.reached = {key: data[key][-1] for key in ('epoch', 'seen')}
         self.gt, self.lq = (data[key].to(self.device, non_blocking=True, memory_format=self.memory_format)
                             for key in ('gt', 'lq'))
 
+    @explained_lack_of_memory()
     def optimize_parameters(self, current_iter: int) -> None:
         """One step of G, after `net_d_init_iters` and every `net_d_iters` iterations, and one of D."""
         train_g = current_iter > self.net_d_init_iters and current_iter % self.net_d_iters == 0
@@ -231,13 +261,83 @@ class IRNSigmaModel(SRGANModel):
     def _parameters(net: nn.Module) -> list[nn.Parameter]:
         return [parameter for parameter in net.parameters() if parameter.requires_grad]
 
+    # ------------------------------------------------------------------------------ saving and resuming
+
     def save(self, epoch: int, current_iter: int) -> None:
-        """As BasicSR's; every file is written completely or not at all, the training state last."""
-        with atomic_saves():
-            if self.net_d is not None:
-                super().save(epoch, current_iter)
-            else:
-                SRModel.save(self, epoch, current_iter)
+        """As BasicSR's; every file is written completely or not at all, the training state last.
+
+        Raises:
+            SaveError: In all processes, if a file cannot be saved.
+        """
+        failure = None
+        try:
+            with atomic_saves():
+                if self.net_d is not None:
+                    super().save(epoch, current_iter)
+                else:
+                    SRModel.save(self, epoch, current_iter)
+        except SaveError as error:
+            failure = str(error)
+        failures = self._of_all_processes(failure)
+        if any(failures):
+            raise SaveError(next(filter(None, failures))) from None
+        if self.keep_last and self.opt['rank'] == 0:
+            prune(self.opt, self.keep_last)
+        if current_iter == -1:  # the end of the training
+            number = self.stop_request.arrived(0)
+            self.stop_request.close()
+            if number:
+                raise SystemExit(128 + number)
+
+    def save_training_state(self, epoch: int, current_iter: int) -> None:
+        """As BasicSR's, with everything else that the next iterations depend on."""
+        if current_iter == -1:
+            return
+        self.state = {
+            'epoch': epoch, 'iter': current_iter, **{key: int(value) for key, value in self.reached.items()},
+            'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
+            'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
+            'random': self._of_all_processes(random_state()), 'step_guard': self.step_guard.state_dict(),
+            'scaler': self.scaler.state_dict(),
+            'model_type': self.opt['model_type'], 'networks': [key for key in self.opt if key.startswith('network_')],
+        }
+        self._write_state()
+
+    def _write_state(self) -> None:
+        if self.opt['rank'] == 0:
+            self.state['best'] = self.validator.best
+            torch.save(self.state, Path(self.opt['path']['training_states'], f'{self.state["iter"]}.state'))
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        """As BasicSR's, with what :meth:`save_training_state` adds. States that BasicSR saved have less."""
+        super().resume_training(resume_state)
+        self.validator.best = resume_state.get('best', {})
+        if 'step_guard' in resume_state:
+            self.step_guard.load_state_dict(resume_state['step_guard'])
+        if resume_state.get('scaler'):  # empty but for fp16
+            self.scaler.load_state_dict(resume_state['scaler'])
+        random_states = resume_state.get('random', ())
+        if len(random_states) == self.opt['world_size']:
+            set_random_state(random_states[self.opt['rank']])
+        else:
+            get_root_logger().warning(f'The training state is of {len(random_states)} processes, not of '
+                                      f'{self.opt["world_size"]}: random numbers start anew.')
+
+    def _stop(self, number: int, last_iter: int) -> None:
+        """Save what was reached, unless that is done, and end the process."""
+        self.stop_request.close()
+        if self.reached and self.state.get('iter') != last_iter:
+            self.save(int(self.reached['epoch']), last_iter)
+        saved = f'Saved iteration {last_iter}, resume with --auto_resume.' if self.reached else 'Nothing new to save.'
+        get_root_logger().info(f'Stopped by {signal.Signals(number).name}. {saved}')
+        raise SystemExit(128 + number)
+
+    def _of_all_processes(self, value: Any) -> list[Any]:
+        if not self.opt['dist']:
+            return [value]
+        values = [None] * self.opt['world_size']
+        torch.distributed.all_gather_object(values, value)
+        return values
 
     def save_network(self, net: nn.Module | list[nn.Module], net_label: str, current_iter: int,
                      param_key: str | list[str] = 'params') -> None:
@@ -261,6 +361,11 @@ class IRNSigmaModel(SRGANModel):
         was_training = net.training
         net.eval()
         try:
-            self.validator.run(net, dataloader, self.device, current_iter, tb_logger, save_img)
+            # Metrics may draw random numbers, as the first weights of a network; the training draws its own.
+            with torch.random.fork_rng():
+                self.validator.run(net, dataloader, self.device, current_iter, tb_logger, save_img)
         finally:
             net.train(was_training)
+        if self.is_train and self.state.get('iter') == current_iter:  # saved just before, without these results
+            with atomic_saves():
+                self._write_state()

@@ -1,0 +1,30 @@
+"""Explains a lack of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+# What torch's allocator for the CPU raises is a mere RuntimeError.
+_HOST_ALLOCATOR = "can't allocate memory"
+
+
+@contextmanager
+def explained_lack_of_memory() -> Iterator[None]:
+    """Turn a lack of memory, of a GPU or of the machine, into one line with the remedy.
+
+    Raises:
+        MemoryError: In the place of torch's errors.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        gpu = isinstance(error, torch.OutOfMemoryError)
+        if not gpu and not isinstance(error, MemoryError) and _HOST_ALLOCATOR not in str(error):
+            raise
+        raise MemoryError(
+            f'The training needs more memory than the {"GPU" if gpu else "machine"} has left: lower batch_size_per_gpu '
+            'or gt_size of datasets.train, or end what else uses it. What was saved is untouched: resume with '
+            '--auto_resume.') from None

@@ -1,0 +1,131 @@
+"""The training states of an experiment: which one to resume from, which may go."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import os.path as osp
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+_ENTRIES = {'epoch', 'iter', 'optimizers', 'schedulers'}  # of every state that BasicSR resumes from
+_logger = logging.getLogger(__package__)
+
+
+def newest_whole_state(opt: Mapping[str, Any], folder: str) -> tuple[str | None, dict[str, Any] | None]:
+    """Find the newest training state that is complete, with all networks; those passed over are named.
+
+    Args:
+        opt: Parsed options.
+        folder: Where the states are.
+
+    Returns:
+        Path and content of the state; two times None where there is none.
+    """
+    for iteration in _iterations(folder):
+        path = osp.join(folder, f'{iteration}.state')
+        try:
+            for network in _network_files(opt, iteration):
+                _check_whole(network)
+            _check_whole(path)
+            state = read_state(path)
+            _check_content(opt, state, iteration)
+            return path, state
+        except Exception as error:
+            if opt['rank'] == 0:
+                _logger.warning('Skip training state %s: %s', path, first_line(error))
+    return None, None
+
+
+def read_state(path: str) -> dict[str, Any]:
+    """Read a training state to the CPU, weights-only: nothing in it can run code."""
+    import torch
+
+    return torch.load(path, map_location='cpu', weights_only=True)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def prune(opt: Mapping[str, Any], keep_last: int) -> None:
+    """Remove what is older than the newest `keep_last` whole states, and the networks saved with it.
+
+    Only numbered files are removed, never `net_g_latest.pth`.
+    """
+    folder = opt['path']['training_states']
+    whole = 0
+    for iteration in _iterations(folder):
+        # The state is the last to go: it leads the next call to the networks, should this one be killed.
+        files = [*_network_files(opt, iteration), osp.join(folder, f'{iteration}.state')]
+        if whole >= keep_last:
+            for path in files:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+        else:
+            whole += all(zipfile.is_zipfile(path) for path in files)
+
+
+def remove_leftovers(folders: Iterable[str]) -> None:
+    """Remove the temporary files of :func:`~irnsigma_plugin.atomic.atomic_path` that killed processes left.
+
+    Call it before this process writes: a file of its own number is then one of a predecessor, as in containers.
+    """
+    for folder in folders:
+        for entry in os.scandir(folder) if osp.isdir(folder) else ():
+            match = re.match(r'\.(\d+)\..', entry.name)
+            if match and entry.is_file() and not _is_running(int(match[1])):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def _is_running(process: int) -> bool:
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # somebody else's
+    return True
+
+
+def _iterations(folder: str) -> list[int]:
+    """Iterations of the training states in a folder, newest first."""
+    names = os.listdir(folder) if osp.isdir(folder) else []
+    return sorted((int(name[:-len('.state')]) for name in names if re.fullmatch(r'\d+\.state', name)), reverse=True)
+
+
+def _network_files(opt: Mapping[str, Any], iteration: int) -> Iterator[str]:
+    """The networks that are resumed together with a state."""
+    ignored = opt['path'].get('ignore_resume_networks') or ()
+    for key in opt:
+        if key.startswith('network_') and key not in ignored:
+            yield osp.join(opt['path']['models'], f'net_{key[len("network_"):]}_{iteration}.pth')
+
+
+def _check_whole(path: str) -> None:
+    """Check the archive that torch.save writes, with its checksums."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f'{path} is missing or incomplete')
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f'{path} is damaged')
+
+
+def _check_content(opt: Mapping[str, Any], state: Any, iteration: int) -> None:
+    if not isinstance(state, dict) or not state.keys() >= _ENTRIES:
+        raise ValueError('it is no training state')
+    if state['iter'] != iteration:
+        raise ValueError(f'it is of iteration {state["iter"]}')
+    if state.get('model_type', opt['model_type']) != opt['model_type']:
+        raise ValueError(f'it is of {state["model_type"]}, not of {opt["model_type"]}')
+    trained = [network for network in state.get('networks', ()) if network not in opt]
+    if trained:
+        raise ValueError(f'it is of a training with {trained[0]}')

@@ -1,0 +1,178 @@
+"""A training that was interrupted and resumed is the training that was not, bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from basicsr.train import train_pipeline
+from experiment import METRICS, options_to_train, write_photographs, write_yaml
+
+from irnsigma_plugin.checkpoint import SaveError
+from irnsigma_plugin.models.irn_sigma_model import IRNSigmaModel
+
+ITERATIONS = 8
+PER_EPOCH = 3
+
+
+@contextlib.contextmanager
+def at_iteration(iteration: int, act):
+    """Call `act()` in the midst of an iteration."""
+    original = IRNSigmaModel.optimize_parameters
+
+    def optimize_parameters(self, current_iter):
+        if current_iter == iteration:
+            act()
+        original(self, current_iter)
+
+    IRNSigmaModel.optimize_parameters = optimize_parameters
+    try:
+        yield
+    finally:
+        IRNSigmaModel.optimize_parameters = original
+
+
+class Experiment:
+    """A training in a folder of its own."""
+
+    def __init__(self, folder: Path, photographs: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.root = folder / 'experiments' / 'tiny'
+        self.options = options_to_train(photographs)
+        self.options['datasets']['train']['dataset_enlarge_ratio'] = PER_EPOCH  # of 3 images in batches of 3
+        self.options['train'].update(ema_decay=0.9, total_iter=ITERATIONS, sigma={'strategy': 'uniform'},
+                                     scheduler={'type': 'MultiStepLR', 'milestones': [5], 'gamma': 0.5})
+        self.options['val'].update(metrics={'psnr_y': METRICS['psnr_y']}, lr_metrics={}, val_freq=4)
+        self.options['logger']['save_checkpoint_freq'] = ITERATIONS
+
+    def train(self, *args: str) -> None:
+        """`python -m basicsr.train -opt ... <args>` in the folder."""
+        file = write_yaml(self.options, self.folder / 'train.yml')
+        with _chdir(self.folder):
+            argv, sys.argv = sys.argv, ['train.py', '-opt', str(file), *args]
+            try:
+                train_pipeline(str(self.folder))
+            finally:
+                sys.argv = argv
+
+    def read(self, name: str) -> dict:
+        return torch.load(self.root / name, weights_only=True)
+
+    def result(self) -> dict:
+        return {name: self.read(name) for name in (f'models/net_g_{ITERATIONS}.pth', f'models/net_d_{ITERATIONS}.pth',
+                                                   f'training_states/{ITERATIONS}.state')}
+
+
+@contextlib.contextmanager
+def _chdir(folder: Path):
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture(scope='module')
+def photographs(tmp_path_factory):
+    return write_photographs(tmp_path_factory.mktemp('photographs'))
+
+
+@pytest.fixture
+def experiment(tmp_path, photographs):
+    return Experiment(tmp_path / 'job', photographs)
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory, photographs):
+    experiment = Experiment(tmp_path_factory.mktemp('uninterrupted') / 'job', photographs)
+    experiment.train()
+    return experiment.result()
+
+
+def differences(a, b, name: str = '') -> list[str]:
+    """Names of all leaves that differ in at least one bit."""
+    if isinstance(a, Mapping) and not isinstance(a, Counter):
+        if a.keys() != b.keys():
+            return [f'{name}: {sorted(map(str, a.keys() ^ b.keys()))}']
+        return [each for key in a for each in differences(a[key], b[key], f'{name}.{key}')]
+    if isinstance(a, (list, tuple)):
+        return [] if len(a) == len(b) and not any(differences(x, y) for x, y in zip(a, b)) else [name]
+    if isinstance(a, torch.Tensor):
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [name]
+    return [] if a == b else [name]
+
+
+@pytest.mark.parametrize(('stop_at', 'number', 'workers'), [
+    (2, signal.SIGINT, 0),  # within an epoch
+    (PER_EPOCH, signal.SIGTERM, 0),  # at its end
+    (4, signal.SIGTERM, 1),  # before a validation; sample by sample the same from a worker
+])
+def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(experiment, uninterrupted, stop_at, number, workers):
+    handler = signal.getsignal(number)
+    experiment.options['datasets']['train']['num_worker_per_gpu'] = workers
+    with at_iteration(stop_at, lambda: signal.raise_signal(number)), pytest.raises(SystemExit) as stopped:
+        experiment.train()
+    assert stopped.value.code == 128 + number
+    assert signal.getsignal(number) is handler
+    assert os.listdir(experiment.root / 'training_states') == [f'{stop_at}.state']
+    state = experiment.read(f'training_states/{stop_at}.state')
+    assert (state['epoch'], state['seen']) == ((stop_at - 1) // PER_EPOCH, 3 * ((stop_at - 1) % PER_EPOCH + 1))
+
+    experiment.train('--auto_resume')
+    assert differences(experiment.result(), uninterrupted) == []
+
+
+def test_the_comparison_sees_a_difference(uninterrupted):
+    other = deepcopy(uninterrupted)
+    next(iter(other[f'models/net_g_{ITERATIONS}.pth']['params_ema'].values()))[:1] += 1e-7
+    other[f'training_states/{ITERATIONS}.state']['random'][0]['python'][1] = ()
+    assert len(differences(uninterrupted, other)) == 2
+
+
+def test_old_states_go_once_the_new_one_is_saved(experiment):
+    experiment.options['logger'].update(keep_last=2, save_checkpoint_freq=2)
+    experiment.train()
+    assert sorted(os.listdir(experiment.root / 'training_states')) == ['6.state', '8.state']
+    assert sorted(os.listdir(experiment.root / 'models')) == [
+        f'net_{net}_{iteration}.pth' for net in 'dg' for iteration in ('6', '8', 'latest')]
+
+
+def test_a_full_disk_stops_the_training_and_leaves_what_was_saved(experiment, monkeypatch):
+    from irnsigma_plugin import atomic
+
+    experiment.options['logger'].update(keep_last=1, save_checkpoint_freq=2)
+    monkeypatch.setattr('basicsr.models.base_model.time.sleep', lambda seconds: None)
+
+    def fill_disk():
+        def full(path):
+            raise OSError(28, 'No space left on device', path)
+        monkeypatch.setattr(atomic, '_flush', full)
+
+    with at_iteration(3, fill_disk), pytest.raises(SaveError, match=r'net_g_4\.pth \(No space left on device; [\d,]+ '
+                                                                    r'MiB are free there\).*--auto_resume'):
+        experiment.train()
+    files = [path.name for folder in ('models', 'training_states') for path in (experiment.root / folder).iterdir()]
+    assert sorted(files) == ['2.state', 'net_d_2.pth', 'net_g_2.pth']
+
+
+def test_lack_of_memory_is_explained(experiment):
+    def exhaust():
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB.')
+
+    original = IRNSigmaModel._optimize_discriminator
+    IRNSigmaModel._optimize_discriminator = lambda *args: exhaust()
+    try:
+        with pytest.raises(MemoryError, match='than the GPU has left: lower batch_size_per_gpu.*--auto_resume'):
+            experiment.train()
+    finally:
+        IRNSigmaModel._optimize_discriminator = original
