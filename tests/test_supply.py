@@ -1,0 +1,122 @@
+"""The order of training samples, and images that cannot be read."""
+
+from __future__ import annotations
+
+import random
+
+import lmdb
+import numpy as np
+import pytest
+import torch
+from experiment import write_photographs
+
+from irnsigma_plugin.data.image_io import ImageReadError
+from irnsigma_plugin.data.supply import DataSupply, NamingDataset, Place, PlaceSampler, TrainingDataset
+
+
+def paired_options(folder, **changes) -> dict:
+    write_photographs(folder / 'hr', count=4)
+    write_photographs(folder / 'lr', count=4, height=16, width=24)
+    return {'name': 'photos', 'type': 'PairedImageDataset', 'dataroot_gt': str(folder / 'hr'),
+            'dataroot_lq': str(folder / 'lr'), 'io_backend': {'type': 'disk'}, 'gt_size': 32, 'scale': 4,
+            'use_hflip': True, 'use_rot': True, 'phase': 'train', **changes}
+
+
+def build(options: dict):
+    return DataSupply({'manual_seed': 5}).build_dataset(options)
+
+
+def place(index: int, epoch: int = 0, number: int = 0) -> Place:
+    return Place(epoch, seen=number + 1, number=number, index=index)
+
+
+@pytest.mark.parametrize(('processes', 'rank'), [(1, 0), (2, 1)])
+def test_a_resumed_order_is_the_rest_of_the_epoch(processes, rank):
+    images = range(5)
+    whole = PlaceSampler(images, processes, rank, ratio=4)
+    resumed = PlaceSampler(images, processes, rank, ratio=4, resume_at={'epoch': 2, 'seen': 6})
+    for epoch in (2, 3):
+        for sampler in (whole, resumed):
+            sampler.set_epoch(epoch)
+        assert list(resumed) == list(whole)[6 // processes if epoch == 2 else 0:]
+
+
+def test_all_processes_together_take_every_place_once():
+    parts = [list(PlaceSampler(range(4), 2, rank)) for rank in (0, 1)]
+    assert [[place.number for place in part] for part in parts] == [[0, 2], [1, 3]]
+    assert [[place.seen for place in part] for part in parts] == [[2, 4], [2, 4]]
+    assert sorted(place.index for part in parts for place in part) == [0, 1, 2, 3]
+
+
+def test_a_sample_depends_on_its_place_alone(tmp_path):
+    dataset = build(paired_options(tmp_path))
+    first = dataset[place(1, number=7)]
+    random.seed(3)
+    np.random.seed(3)
+    expected = random.random(), np.random.rand()
+    random.seed(3)
+    np.random.seed(3)
+    again = dataset[place(1, number=7)]
+    assert (random.random(), np.random.rand()) == expected
+    assert torch.equal(first['gt'], again['gt'])
+    assert (again['epoch'], again['seen']) == (0, 8)
+    others = [dataset[place(1, number=number)]['gt'] for number in range(3)]
+    assert not any(torch.equal(first['gt'], other) for other in others)
+
+
+@pytest.mark.parametrize('content', [b'', b'not an image', None])
+def test_unreadable_images_are_named_and_replaced_up_to_a_number(tmp_path, caplog, content):
+    options = paired_options(tmp_path, max_corrupt=1)
+    dataset = build(options)
+    bad = [dataset.dataset.paths[index]['lq_path'] for index in (1, 2)]
+    whole = dataset[place(3)]
+    for path in bad:
+        (tmp_path / path).unlink() if content is None else (tmp_path / path).write_bytes(content)
+    dataset = build(options) if content is not None else dataset
+    assert dataset[place(0)]['lq_path'] != bad[0]
+    with caplog.at_level('WARNING'), pytest.raises(ImageReadError) as stop:
+        dataset[place(1)]
+    assert bad[1] in str(stop.value)
+    assert 'More than 1 images (datasets.train.max_corrupt) of photos' in str(stop.value)
+
+    tolerant = build({**options, 'max_corrupt': 2}) if content is not None else TrainingDataset(dataset.dataset, 5, 2)
+    for _ in range(2):  # each image counts once
+        replaced = tolerant[place(1)]
+    assert replaced['gt_path'] == whole['gt_path']
+
+
+def test_an_image_for_validation_is_not_replaced(tmp_path):
+    dataset = build(paired_options(tmp_path, phase='val'))
+    path = dataset.dataset.paths[2]['gt_path']
+    (tmp_path / path).write_bytes(b'damaged')
+    assert set(dataset[0]) == {'lq', 'gt', 'lq_path', 'gt_path'}
+    with pytest.raises(ImageReadError, match=path):
+        dataset[2]
+
+
+def test_an_image_of_an_lmdb_is_named_by_its_key(tmp_path):
+    options = paired_options(tmp_path, io_backend={'type': 'lmdb'})
+    for key in ('dataroot_gt', 'dataroot_lq'):
+        options[key] = str(tmp_path / f'{key}.lmdb')
+        with lmdb.open(options[key], map_size=2**20) as env, env.begin(write=True) as transaction:
+            transaction.put(b'0001_s001', b'damaged')
+        (tmp_path / f'{key}.lmdb' / 'meta_info.txt').write_text('0001_s001.png (64,96,3) 1\n')
+    with pytest.raises(ImageReadError, match=r'image 0001_s001 of .*dataroot_gt\.lmdb or .*dataroot_lq\.lmdb'):
+        build({**options, 'max_corrupt': 0})[place(0)]
+
+
+def test_lack_of_memory_is_no_corrupt_image(tmp_path):
+    class Huge(torch.utils.data.Dataset):
+        opt = {'name': 'huge', 'io_backend': {'type': 'disk'}}
+        paths = ['huge.png']
+
+        def __getitem__(self, index):
+            raise MemoryError
+
+    with pytest.raises(MemoryError, match=r'read huge\.png: lower num_worker_per_gpu'):
+        NamingDataset(Huge())[0]
+
+
+def test_wrong_max_corrupt_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r'datasets\.train\.max_corrupt must be a whole number, 0 or more'):
+        build(paired_options(tmp_path, max_corrupt=-1))
