@@ -325,11 +325,11 @@ class IRNSigmaModel(SRGANModel):
 
     def _stop(self, number: int, last_iter: int) -> None:
         """Save what was reached, unless that is done, and end the process."""
-        self.stop_request.close()
         if self.reached and self.state.get('iter') != last_iter:
             self.save(int(self.reached['epoch']), last_iter)
         saved = f'Saved iteration {last_iter}, resume with --auto_resume.' if self.reached else 'Nothing new to save.'
         get_root_logger().info(f'Stopped by {signal.Signals(number).name}. {saved}')
+        self.stop_request.close()
         raise SystemExit(128 + number)
 
     def _of_all_processes(self, value: Any) -> list[Any]:
