@@ -209,6 +209,8 @@ def atomic_saves() -> Iterator[None]:
 
     with _torch_save_replaced(save):
         yield
+    if failed:
+        raise next(iter(failed.values()))
 
 
 @contextlib.contextmanager
@@ -231,8 +233,6 @@ def _torch_save_replaced(save: Callable) -> Iterator[None]:
         yield
     finally:
         torch.save = original
-    if failed:
-        raise next(iter(failed.values()))
 
 
 def _explain_failed_save(path: str, error: BaseException) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import os.path as osp
+import re
 import subprocess
 import sys
 from collections import OrderedDict
@@ -268,6 +269,8 @@ def _require_launcher(launcher: str, variable: str, command: str) -> None:
 
 def _describe_slurm_to_torch(port: int | str | None) -> None:
     """Set the environment variables of torch's rendezvous from Slurm's; the first node leads."""
+    from irnsigma_plugin.training_states import first_line
+
     nodes = os.environ['SLURM_NODELIST']
     try:
         hosts = subprocess.run(['scontrol', 'show', 'hostname', nodes], check=True, text=True,
@@ -275,7 +278,7 @@ def _describe_slurm_to_torch(port: int | str | None) -> None:
         address = hosts[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         raise RuntimeError(f'--launcher slurm cannot learn the first of the nodes {nodes}: `scontrol show hostname` '
-                           f'failed ({_first_line(error)}). Put scontrol on PATH, or use --launcher pytorch with '
+                           f'failed ({first_line(error)}). Put scontrol on PATH, or use --launcher pytorch with '
                            'torchrun.') from error
     os.environ.update(MASTER_ADDR=address, WORLD_SIZE=os.environ['SLURM_NTASKS'], RANK=os.environ['SLURM_PROCID'])
     os.environ['MASTER_PORT'] = str(port or os.environ.get('MASTER_PORT', _DEFAULT_PORT))

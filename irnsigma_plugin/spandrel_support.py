@@ -15,8 +15,8 @@ from irnsigma_plugin.archs.irn_arch import IMAGE_CHANNELS, InvRescaleNet
 from irnsigma_plugin.archs.rescaling_net import scale_noise
 from irnsigma_plugin.checkpoint import DEFAULT_CLAMP, Checkpoint
 from irnsigma_plugin.checks import number
-from irnsigma_plugin.sigma import check_sigma
 from irnsigma_plugin.noise import draw_epsilon
+from irnsigma_plugin.sigma import check_sigma
 
 ARCHITECTURE_ID = 'IRNsigma'
 
