@@ -205,10 +205,13 @@ def test_full_precision_of_nested_predictions():
     assert (result[0][0].dtype, result[1].dtype) == (torch.float32, torch.float64)
 
 
-def test_recomputed_blocks_are_the_networks_own_matter(make_model, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(InvRescaleNet, 'checkpoint_blocks', False, raising=False)
+def test_recomputed_blocks_are_the_networks_own_matter(make_model):  # noqa: F811
     change = set_option('train', 'checkpoint_blocks', True)
     assert make_model(change=change).net_g.checkpoint_blocks is True
-    monkeypatch.delattr(InvRescaleNet, 'checkpoint_blocks')
-    with pytest.raises(OptionError, match=r'train\.checkpoint_blocks: InvRescaleNet cannot recompute'):
-        make_model(change=change)
+
+    def without_blocks(options):
+        change(options)
+        options['network_g'] = {'type': 'BicubicRescaleNet', 'scale': 4}
+
+    with pytest.raises(OptionError, match=r'train\.checkpoint_blocks: BicubicRescaleNet cannot recompute'):
+        make_model(change=without_blocks)
