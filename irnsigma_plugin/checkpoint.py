@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from irnsigma_plugin.atomic import atomic_path
 from irnsigma_plugin.checks import number
+from irnsigma_plugin.checkpoint_shapes import CheckpointError, Shapes, differences, not_of
 
 StateDict = Mapping[str, Tensor]
 
@@ -21,10 +22,6 @@ StateDict = Mapping[str, Tensor]
 NETWORK_ENTRY = 'network_g'
 #: Bound of the log-scale where nothing says otherwise: that of the paper and of the original IRN.
 DEFAULT_CLAMP = 1.0
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be read, or is of another network."""
 
 
 class Checkpoint(NamedTuple):
@@ -132,33 +129,20 @@ def model_hash(state_dict: StateDict) -> str:
     return digest.hexdigest()[:16]
 
 
+def shapes_of(state_dict: StateDict) -> Shapes:
+    """Names and shapes of weights."""
+    return {key: tuple(value.shape) for key, value in state_dict.items()}
+
+
 def check_fits(net: nn.Module, state_dict: StateDict, path: str | os.PathLike) -> None:
     """Check that a state dict has just the keys and shapes of a network.
 
     Raises:
         CheckpointError: It has others; the message names the first of each kind.
     """
-    faults = differences(net, state_dict)
+    faults = differences(shapes_of(net.state_dict()), shapes_of(state_dict))
     if faults:
-        raise CheckpointError(f'The checkpoint {path} is not of this {type(net).__name__}: {faults}. '
-                              'Make the network block of the option file that of the checkpoint.')
-
-
-def differences(net: nn.Module, state_dict: StateDict) -> str:
-    """What keeps a state dict from fitting a network: the first key of each kind of fault; empty where it fits."""
-    own = net.state_dict()
-    faults = []
-    missing = [key for key in own if key not in state_dict]
-    unknown = [key for key in state_dict if key not in own]
-    if missing:
-        faults.append(f'{len(missing)} keys are missing (first: {missing[0]})')
-    if unknown:
-        faults.append(f'{len(unknown)} keys are unknown (first: {unknown[0]})')
-    for key in own:
-        if key in state_dict and own[key].shape != state_dict[key].shape:
-            faults.append(f'{key} has shape {tuple(state_dict[key].shape)} instead of {tuple(own[key].shape)}')
-            break
-    return '; '.join(faults)
+        raise CheckpointError(not_of(type(net).__name__, path, faults))
 
 
 def check_clamp(checkpoint: Checkpoint, network: Mapping[str, Any]) -> None:

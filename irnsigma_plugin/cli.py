@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Callable, NoReturn
 
-from irnsigma_plugin.commands import export, info
+from irnsigma_plugin.commands import check, export, info
 from irnsigma_plugin.weights import FETCHABLE
 
 
@@ -107,4 +107,5 @@ COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
     _add_fetch_weights,
     info.add_command,
     export.add_command,
+    check.add_command,
 )

@@ -7,6 +7,7 @@ served.
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import os.path as osp
@@ -69,12 +70,18 @@ def keep_outputs_in_current_directory() -> None:
 
     def parse_options(root_path, is_train=True):
         _accept_dashed_local_rank()
-        opt, args = original(root_path, is_train=is_train)
+        try:
+            opt, args = original(root_path, is_train=is_train)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            _explain(is_train)
+            raise
         plugin_opt = uses_plugin(opt)
         if plugin_opt and not opt['dist']:
             _refuse_processes_unaware_of_each_other()
         if plugin_opt and osp.realpath(root_path) == osp.realpath(site_root):
             opt = _rerooted(opt, root_path, os.getcwd())
+        if plugin_opt:
+            _check(opt, is_train, args.opt)
         if plugin_opt or not _has_cuda():
             _replace_load_resume_state(sys._getframe(1).f_globals)
         _replace_data_builders(sys._getframe(1).f_globals, opt)
@@ -128,6 +135,33 @@ def _type_names(opt: Any) -> Iterator[str]:
 
 def _is_of_plugin(obj: type | Any) -> bool:
     return any(base.__module__.partition('.')[0] == _PACKAGE for base in getattr(obj, '__mro__', (obj,)))
+
+
+def _check(opt: dict[str, Any], is_train: bool, option_file: str) -> None:
+    """Refuse an option file with faults before anything is built or written."""
+    from irnsigma_plugin.option_check import option_faults, outside_faults
+    from irnsigma_plugin.options import refuse
+
+    states = opt['path'].get('training_states', '')
+    resumes = opt['auto_resume'] and osp.isdir(states) and any(name.endswith('.state') for name in os.listdir(states))
+    refuse(option_faults(opt, is_train) + outside_faults(opt, resumes), option_file)
+
+
+def _explain(is_train: bool) -> None:
+    """List the faults of an option file that BasicSR could not even read to the end."""
+    from irnsigma_plugin.option_check import option_faults
+    from irnsigma_plugin.option_file import read_option_file
+    from irnsigma_plugin.options import OptionError, refuse
+
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument('-opt')
+    option_file = parser.parse_known_args()[0].opt
+    try:
+        opt = read_option_file(option_file)
+    except OptionError:  # then BasicSR's own error says more
+        return
+    if uses_plugin(opt):
+        refuse(option_faults(opt, is_train), option_file)
 
 
 class _RootedOptions(OrderedDict):

@@ -1,30 +1,72 @@
-"""Typed view of the plugin's keys in an option file.
+"""Typed view of the plugin's keys in `train` and `val` of an option file.
 
-An option file's blocks mix keys of BasicSR with keys of the plugin. Whatever belongs to neither is a typing
-error and is refused, for BasicSR would pass over it in silence.
+These blocks mix keys of BasicSR with keys of the plugin. Whatever belongs to neither is a typing error and is
+refused, for BasicSR would pass over it in silence.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from irnsigma_plugin.checks import number, whole_number
-from irnsigma_plugin.sigma import SigmaSampler, check_sigma
+from irnsigma_plugin.option_blocks import (
+    GAN_OPT,
+    METRICS,
+    MIXTURE_OPT,
+    OPTIMIZER,
+    PERCEPTUAL_OPT,
+    SCHEDULER,
+    SIGMA,
+    patch_size,
+    sigma,
+)
+from irnsigma_plugin.option_rules import (
+    Rule,
+    arguments,
+    block,
+    either,
+    flag,
+    integer,
+    iterations,
+    list_of,
+    number,
+    one_of,
+    satisfying,
+    text,
+    whole,
+)
+from irnsigma_plugin.sigma import SigmaSampler
 
-BASICSR_TRAIN_KEYS = ('total_iter', 'warmup_iter', 'ema_decay', 'optim_g', 'optim_d', 'scheduler', 'net_d_iters',
-                      'net_d_init_iters', 'perceptual_opt', 'gan_opt')
-BASICSR_VAL_KEYS = ('val_freq', 'save_img', 'suffix', 'metrics', 'pbar')
 FAKE_WEIGHTINGS = ('sigma', 'all')
 AMP_MODES = ('off', 'bf16', 'fp16')
 
-Block = TypeVar('Block')
+Options = TypeVar('Options')
 
 
 class OptionError(ValueError):
-    """A key or value of the option file is wrong."""
+    """Keys or values of an option file are wrong; the message lists all of them."""
+
+
+def refuse(faults: Iterable[str], source: str = 'The option file') -> None:
+    """Do nothing where there are no faults.
+
+    Raises:
+        OptionError: The only fault, or all of them below each other.
+    """
+    faults = list(faults)
+    if len(faults) > 1:
+        raise OptionError(f'{source} has {len(faults)} faults:' + ''.join(f'\n  {fault}' for fault in faults))
+    if faults:
+        raise OptionError(faults[0])
+
+
+def _key(rule: Rule, default: Any = dataclasses.MISSING) -> Any:
+    """Field of an option key: what its value may be, and its default. A default block is an empty one."""
+    metadata = {'rule': rule}
+    if default == {}:
+        return dataclasses.field(default_factory=dict, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,46 +87,24 @@ class TrainOptions:
         checkpoint_blocks: Whether the generator recomputes its blocks in the backward pass instead of keeping them.
     """
 
-    mixture_opt: Mapping[str, Any]
-    sigma: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    fake_weighting: str = 'sigma'
-    grad_clip: float | None = None
-    max_skipped_steps: int = 10
-    amp: str = 'off'
-    accumulate: int = 1
-    channels_last: bool = False
-    compile: bool = False
-    checkpoint_blocks: bool = False
+    mixture_opt: Mapping[str, Any] = _key(MIXTURE_OPT)
+    sigma: Mapping[str, Any] = _key(arguments(SIGMA), {})
+    fake_weighting: str = _key(one_of(*FAKE_WEIGHTINGS), 'sigma')
+    grad_clip: float | None = _key(number(above=0), None)
+    max_skipped_steps: int = _key(whole(), 10)
+    amp: str = _key(either(one_of(False), one_of(*AMP_MODES)), 'off')
+    accumulate: int = _key(whole(), 1)
+    channels_last: bool = _key(flag, False)
+    compile: bool = _key(flag, False)
+    checkpoint_blocks: bool = _key(flag, False)
 
     def __post_init__(self) -> None:
         if self.amp is False:  # how YAML reads a plain `off`
             object.__setattr__(self, 'amp', 'off')
-        if self.amp not in AMP_MODES:
-            raise OptionError(f'train.amp must be one of {list(AMP_MODES)}, but is {self.amp!r}.')
-        for name in ('channels_last', 'compile', 'checkpoint_blocks'):
-            if not isinstance(getattr(self, name), bool):
-                raise OptionError(f'train.{name} must be true or false, but is {getattr(self, name)!r}.')
-        if self.fake_weighting not in FAKE_WEIGHTINGS:
-            raise OptionError(f'train.fake_weighting must be one of {list(FAKE_WEIGHTINGS)}, '
-                              f'but is {self.fake_weighting!r}.')
-        try:
-            if self.grad_clip is not None:
-                number('train.grad_clip', self.grad_clip, above=0)
-            whole_number('train.max_skipped_steps', self.max_skipped_steps)
-            whole_number('train.accumulate', self.accumulate)
-        except ValueError as error:
-            raise OptionError(str(error)) from None
 
     def sigma_sampler(self) -> SigmaSampler:
         """The sampler that `train.sigma` describes."""
-        if not isinstance(self.sigma, Mapping):
-            raise OptionError('train.sigma must be a block such as {strategy: points, values: [0, 0.5, 1]}, but is '
-                              f'{self.sigma!r}.')
-        check_keys(self.sigma, 'train.sigma', ('strategy', 'values', 'per'))
-        try:
-            return SigmaSampler(**self.sigma)
-        except ValueError as error:
-            raise OptionError(f'train.{error}') from error
+        return SigmaSampler(**self.sigma)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,21 +117,39 @@ class ValOptions:
         lr_metrics: Metrics of the low-resolution image against bicubic, described as BasicSR's `metrics`.
     """
 
-    sigmas: tuple[float, ...] = (0.0, 0.5, 1.0)
-    seed: int = 0
-    lr_metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    sigmas: tuple[float, ...] = _key(list_of(sigma, '[0, 0.5, 1]'), (0.0, 0.5, 1.0))
+    seed: int = _key(integer, 0)
+    lr_metrics: Mapping[str, Any] = _key(METRICS, {})
 
     def __post_init__(self) -> None:
-        if isinstance(self.sigmas, (str, int, float)) or not self.sigmas:
-            raise OptionError(f'val.sigmas must be a list such as [0, 0.5, 1], but is {self.sigmas!r}.')
-        try:
-            object.__setattr__(self, 'sigmas', tuple(check_sigma(sigma) for sigma in self.sigmas))
-        except ValueError as error:
-            raise OptionError(f'val.sigmas: {error}') from error
-        if len(set(self.sigmas)) < len(self.sigmas):
-            raise OptionError(f'val.sigmas must differ from each other, but are {list(self.sigmas)}.')
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise OptionError(f'val.seed must be an integer, but is {self.seed!r}.')
+        object.__setattr__(self, 'sigmas', tuple(float(sigma) for sigma in self.sigmas))
+
+
+def _rules(cls: type) -> dict[str, Rule]:
+    return {field.name: field.metadata['rule'] for field in dataclasses.fields(cls)}
+
+
+BASICSR_TRAIN_KEYS = {
+    'total_iter': iterations(),
+    'warmup_iter': iterations(-1),
+    'ema_decay': number(smallest=0, largest=1),
+    'optim_g': OPTIMIZER,
+    'optim_d': OPTIMIZER,
+    'scheduler': SCHEDULER,
+    'net_d_iters': whole(),
+    'net_d_init_iters': iterations(0),
+    'perceptual_opt': PERCEPTUAL_OPT,
+    'gan_opt': GAN_OPT,
+}
+BASICSR_VAL_KEYS = {
+    'val_freq': iterations(),
+    'save_img': flag,
+    'suffix': text,
+    'metrics': METRICS,
+    'pbar': flag,
+}
+_TRAIN = block({**_rules(TrainOptions), **BASICSR_TRAIN_KEYS}, {'pixel_opt': 'its place is taken by mixture_opt'})
+_VAL = block({**_rules(ValOptions), **BASICSR_VAL_KEYS})
 
 
 def read_train_options(opt: Mapping[str, Any]) -> TrainOptions:
@@ -121,66 +159,93 @@ def read_train_options(opt: Mapping[str, Any]) -> TrainOptions:
         opt: The whole option file.
 
     Raises:
-        OptionError: A key is unknown or missing, or a value is wrong.
+        OptionError: Keys are unknown or missing, or values are wrong.
     """
-    train = opt['train']
-    if not train.get('mixture_opt'):
-        raise OptionError('train.mixture_opt is missing: it names the loss, for example {type: MixtureLoss}.')
-    options = _read(TrainOptions, train, 'train', BASICSR_TRAIN_KEYS)
-    adversarial = options.mixture_opt.get('distribution', 'adversarial') == 'adversarial'
-    needs = {'network_d': bool(opt.get('network_d')), 'train.gan_opt': bool(train.get('gan_opt')),
-             'train.optim_d': bool(train.get('optim_d')), 'distribution: adversarial': adversarial}
-    if len(set(needs.values())) > 1:
-        absent = [name for name, present in needs.items() if not present]
-        raise OptionError(f'An adversarial loss needs {", ".join(needs)}; missing: {", ".join(absent)}. Without a '
-                          'discriminator leave out all of them and set train.mixture_opt.distribution: latent.')
-    _check_patch_size(opt)
-    return options
+    refuse(train_faults(opt))
+    return _read(TrainOptions, opt['train'])
 
 
 def read_val_options(opt: Mapping[str, Any]) -> ValOptions:
     """Read and check `val`. Errors as in :func:`read_train_options`."""
-    return _read(ValOptions, opt.get('val') or {}, 'val', BASICSR_VAL_KEYS)
+    refuse(val_faults(opt))
+    return _read(ValOptions, opt.get('val') or {})
 
 
 def read_keep_last(opt: Mapping[str, Any]) -> int | None:
     """Read and check `logger.keep_last`: how many of the newest training states stay; none for all."""
-    value = opt['logger'].get('keep_last')
-    if value is None:
-        return None
-    try:
-        return whole_number('logger.keep_last', value)
-    except ValueError as error:
-        raise OptionError(str(error)) from None
+    value = value_at(opt, 'logger.keep_last')
+    if value is not None:
+        refuse(whole()('logger.keep_last', value))
+    return value
 
 
-def check_keys(block: Mapping[str, Any], name: str, known: tuple[str, ...]) -> None:
-    """Refuse keys that nothing reads.
-
-    Raises:
-        OptionError: Names the first such key, and the nearest known one.
-    """
-    for key in block:
-        if key not in known:
-            nearest = difflib.get_close_matches(str(key), known, n=1)
-            hint = f'Did you mean {nearest[0]}? ' if nearest else ''
-            raise OptionError(f'Unknown key {name}.{key}. {hint}Known keys: {", ".join(sorted(known))}.')
-
-
-def _read(cls: type[Block], block: Mapping[str, Any], name: str, basicsr_keys: tuple[str, ...]) -> Block:
-    own = tuple(field.name for field in dataclasses.fields(cls))
-    check_keys(block, name, own + basicsr_keys)
+def _read(cls: type[Options], values: Mapping[str, Any]) -> Options:
     # A key that is left empty (`~`) takes its default.
-    return cls(**{key: block[key] for key in own if block.get(key) is not None})
+    return cls(**{key: values[key] for key in _rules(cls) if values.get(key) is not None})
 
 
-def _check_patch_size(opt: Mapping[str, Any]) -> None:
-    size = opt.get('datasets', {}).get('train', {}).get('gt_size')
-    if size is None:
+def train_faults(opt: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with `train`, in itself and beside `network_d` and the training set."""
+    train = opt['train']
+    yield from _TRAIN('train', train)
+    if isinstance(train, Mapping):
+        if not train.get('mixture_opt'):
+            yield 'train.mixture_opt is missing: it names the loss, for example {type: MixtureLoss}.'
+        yield from _sigma_faults(train.get('sigma') or {})
+        yield from _adversarial_faults(opt, train)
+        yield from _schedule_faults(train)
+    yield from _patch_faults(opt)
+
+
+def val_faults(opt: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with `val`."""
+    val = opt.get('val') or {}
+    yield from _VAL('val', val)
+    sigmas = value_at(val, 'sigmas')
+    if isinstance(sigmas, (list, tuple)) and any(sigmas.count(value) > 1 for value in sigmas):
+        yield f'val.sigmas must differ from each other, but are {list(sigmas)}.'
+
+
+def value_at(opt: Any, key: str) -> Any:
+    """The value of a dotted key; None where it is absent, or where something on the way is no block."""
+    for part in key.split('.'):
+        opt = opt.get(part) if isinstance(opt, Mapping) else None
+    return opt
+
+
+def _sigma_faults(values: Any) -> Iterator[str]:
+    if not any(arguments(SIGMA)('train.sigma', values)):
+        yield from satisfying(lambda name, arguments: SigmaSampler(**arguments))('train.sigma', values)
+
+
+def _adversarial_faults(opt: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[str]:
+    mixture = train.get('mixture_opt')
+    needs = {'network_d': bool(opt.get('network_d')), 'train.gan_opt': bool(train.get('gan_opt')),
+             'train.optim_d': bool(train.get('optim_d'))}
+    if value_at(mixture, 'type') == 'MixtureLoss':
+        needs['distribution: adversarial'] = mixture.get('distribution', 'adversarial') == 'adversarial'
+    if len(set(needs.values())) > 1:
+        absent = [name for name, present in needs.items() if not present]
+        yield (f'An adversarial loss needs {", ".join(needs)}; missing: {", ".join(absent)}. Without a '
+               'discriminator leave out all of them and set train.mixture_opt.distribution: latent.')
+
+
+def _schedule_faults(train: Mapping[str, Any]) -> Iterator[str]:
+    scheduler, total = train.get('scheduler'), train.get('total_iter')
+    if any(SCHEDULER('', scheduler)) or any(iterations()('', total)):
         return
-    scale = opt.get('scale', 1)
-    if not isinstance(size, int) or size % scale:
-        raise OptionError(f'datasets.train.gt_size must be a multiple of the scale, {scale}, but is {size!r}.')
-    expected = (opt.get('network_d') or {}).get('input_size', size)
-    if size != expected:
-        raise OptionError(f'datasets.train.gt_size is {size}, but network_d.input_size is {expected}: make them equal.')
+    cosine = scheduler['type'] == 'CosineAnnealingRestartLR'
+    parts, weights = ('periods', 'restart_weights') if cosine else ('restarts', 'restart_weights')
+    if len(scheduler.get(parts, (0, ))) != len(scheduler.get(weights, (1, ))):
+        yield f'train.scheduler: {parts} and {weights} must be of the same length.'
+    if cosine and sum(scheduler['periods']) < total - 1:
+        yield (f'train.scheduler.periods add up to {sum(scheduler["periods"])} iterations, but train.total_iter is '
+               f'{total}: make them last to the end.')
+
+
+def _patch_faults(opt: Mapping[str, Any]) -> Iterator[str]:
+    size = value_at(opt, 'datasets.train.gt_size')
+    yield from patch_size('datasets.train', size, opt.get('scale'))
+    expected = value_at(opt, 'network_d.input_size')
+    if size is not None and expected is not None and size != expected:
+        yield f'datasets.train.gt_size is {size}, but network_d.input_size is {expected}: make them equal.'

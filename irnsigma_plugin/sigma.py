@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from irnsigma_plugin.checks import number
+
+if TYPE_CHECKING:  # option files are checked without torch
+    import torch
+    from torch import Tensor
 
 THREE_POINTS = (0.0, 0.5, 1.0)
 STRATEGIES = ('points', 'uniform', 'fixed')
@@ -57,6 +59,8 @@ class SigmaSampler:
         Returns:
             (batch_size,) tensor on `device`.
         """
+        import torch
+
         count = batch_size if self.per == 'sample' else 1
         if self.strategy == 'uniform':
             sigma = torch.rand(count)

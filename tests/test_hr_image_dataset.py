@@ -160,19 +160,19 @@ def test_workers_draw_from_basicsrs_seed(folder):
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
-    ({'gt_sise': 16}, "no option 'gt_sise'; it has dataroot_gt"),
-    ({'mean': [0, 0, 0]}, 'does not support mean'),
-    ({'color': 'y'}, 'does not support color.*takes RGB'),
-    ({'dataroot_lq': 'x'}, 'does not support dataroot_lq.*PairedImageDataset'),
-    ({'gt_size': None}, 'needs the option gt_size'),
-    ({'gt_size': 18}, 'gt_size must be a multiple of the scale 4, got 18'),
+    ({'gt_sise': 16}, r'gt_sise\. Did you mean gt_size'),
+    ({'mean': [0, 0, 0]}, 'mean: the network takes images in'),
+    ({'color': 'y'}, 'color: the network takes RGB'),
+    ({'dataroot_lq': 'x'}, 'dataroot_lq: .*PairedImageDataset'),
+    ({'gt_size': None}, 'gt_size is missing'),
+    ({'gt_size': 18}, 'gt_size must be a multiple of the scale, 4, but is 18'),
     ({'gt_size': '16'}, "gt_size must be a whole number, 1 or more, but got '16'"),
     ({'gt_size': 28}, r'smaller than gt_size 28.*: b.png \(24x24\), c.png \(50x27\); remove them or lower'),
     ({'phase': 'val', 'scale': 25}, r'smaller than the scale 25.*b.png \(24x24\); remove them\.'),
-    ({'scale': None}, 'needs the option scale'),
-    ({'phase': 'training'}, 'phase must be one of train, val, test'),
-    ({'use_rot': 1}, 'use_rot must be true or false, got 1'),
-    ({'io_backend': {'type': 'memcached'}}, 'io_backend must be .*memcached'),
+    ({'scale': None}, 'scale is missing'),
+    ({'phase': 'training'}, 'phase must be one of .*train.*val.*test.*training'),
+    ({'use_rot': 1}, 'use_rot must be true or false, but is 1'),
+    ({'io_backend': {'type': 'memcached'}}, r'io_backend\.type must be one of .*disk.*lmdb.*memcached'),
     ({'io_backend': {'type': 'lmdb'}}, "must end with '.lmdb'"),
 ])
 def test_wrong_options_are_named(folder, changes, message):

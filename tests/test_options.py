@@ -17,8 +17,8 @@ IRN_SIGMA = {
         'max_skipped_steps': 5,
         'total_iter': 400000,
         'ema_decay': 0.999,
-        'optim_g': {'type': 'Adam'},
-        'optim_d': {'type': 'Adam'},
+        'optim_g': {'type': 'Adam', 'lr': 1e-4},
+        'optim_d': {'type': 'Adam', 'lr': 1e-4},
         'gan_opt': {'type': 'GANLoss', 'gan_type': 'vanilla'},
         'perceptual_opt': {'type': 'PerSamplePerceptualLoss'},
         'net_d_init_iters': 5000,
@@ -26,10 +26,10 @@ IRN_SIGMA = {
     'val': {
         'sigmas': [0, 0.25, 1],
         'seed': 7,
-        'lr_metrics': {'psnr': {'type': 'calculate_psnr'}},
+        'lr_metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}},
         'val_freq': 5000,
         'save_img': False,
-        'metrics': {'psnr': {'type': 'calculate_psnr'}},
+        'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}},
     },
 }
 IRN = {'train': {'mixture_opt': {'type': 'MixtureLoss', 'distribution': 'latent'}}}
@@ -61,7 +61,7 @@ def test_values_are_read():
     sampler = train.sigma_sampler()
     assert (sampler.strategy, sampler.values, sampler.per) == ('points', (0, 1), 'batch')
     assert (val.sigmas, val.seed) == ((0, 0.25, 1), 7)
-    assert val.lr_metrics == {'psnr': {'type': 'calculate_psnr'}}
+    assert val.lr_metrics == {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}
 
 
 @pytest.mark.parametrize('opt', [
@@ -90,7 +90,7 @@ def test_empty_blocks_mean_no_discriminator():
     ('train.grad_clipp', 1, r'train\.grad_clipp\. Did you mean grad_clip\?'),
     ('train.fake_weigthing', 'all', r'train\.fake_weigthing\. Did you mean fake_weighting\?'),
     ('train.net_d_init_iter', 1, r'train\.net_d_init_iter\. Did you mean net_d_init_iters\?'),
-    ('train.pixel_opt', {}, r'train\.pixel_opt\.'),
+    ('train.pixel_opt', {}, r'train\.pixel_opt: its place is taken by mixture_opt'),
     ('train.zzz', 1, r'train\.zzz\. Known keys: accumulate, .*ema_decay, .*mixture_opt'),
     ('train.sigma.value', [1], r'train\.sigma\.value\. Did you mean values\?'),
     ('val.sigma', [0], r'val\.sigma\. Did you mean sigmas\?'),
@@ -118,8 +118,8 @@ def test_empty_blocks_mean_no_discriminator():
     ('val.sigmas', 0.5, r'val\.sigmas .*list.*0\.5'),
     ('val.sigmas', [], r'val\.sigmas .*list.*\[\]'),
     ('val.sigmas', '0 1', r"val\.sigmas .*list.*'0 1'"),
-    ('val.sigmas', [0, 1.2], r'val\.sigmas: .*1\.2'),
-    ('val.sigmas', [0, 'a'], r"val\.sigmas: .*'a'"),
+    ('val.sigmas', [0, 1.2], r'val\.sigmas\[1\]: .*1\.2'),
+    ('val.sigmas', [0, 'a'], r"val\.sigmas\[1\]: .*'a'"),
     ('val.sigmas', [0, 1, 0], r'val\.sigmas .*differ.*0'),
     ('val.seed', 1.5, r'val\.seed .*integer.*1\.5'),
     ('val.seed', True, r'val\.seed .*integer.*True'),
@@ -133,12 +133,14 @@ def test_empty_blocks_mean_no_discriminator():
     ('datasets.train.gt_size', 128, r'datasets\.train\.gt_size is 128.*network_d\.input_size is 144'),
 ])
 def test_wrong_options_are_named(path, value, message):
-    def read_all():
-        train, _ = read(changed(IRN_SIGMA, path, value))
-        train.sigma_sampler()
-
     with pytest.raises(OptionError, match=message):
-        read_all()
+        read(changed(IRN_SIGMA, path, value))
+
+
+def test_all_faults_of_a_block_are_in_one_message():
+    opt = changed(changed(IRN_SIGMA, 'train.grad_clip', 0), 'train.sigma.per', 'image')
+    with pytest.raises(OptionError, match=r'has 2 faults:\n  train\.sigma\.per .*\n  train\.grad_clip '):
+        read_train_options(opt)
 
 
 def test_an_adversarial_loss_without_discriminator_says_what_to_do():

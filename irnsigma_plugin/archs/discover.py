@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-from irnsigma_plugin.archs.irn_arch import LEVELS, InvRescaleNet
-from irnsigma_plugin.checkpoint import DEFAULT_CLAMP, Checkpoint, CheckpointError, StateDict, differences
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.checkpoint import DEFAULT_CLAMP, Checkpoint, CheckpointError, StateDict, shapes_of
+from irnsigma_plugin.checkpoint_shapes import differences
+from irnsigma_plugin.network_shapes import LEVELS
 
 FACTORS = {'haar_weights': 2, 'conv_weights': 3}
 EXPECTED = ('expected those of InvRescaleNet: operations.0.haar_weights (operations.0.conv_weights at scale 3), then '
@@ -40,7 +42,7 @@ def discover_network(state_dict: StateDict, path: str | os.PathLike = 'the check
                 'growth_channels': 0 if first_conv is None else first_conv.numel()}
     try:
         with torch.device('meta'):  # names and shapes only: neither memory nor time
-            faults = differences(InvRescaleNet(**settings), state_dict)
+            faults = differences(shapes_of(InvRescaleNet(**settings).state_dict()), shapes_of(state_dict))
     except ValueError as error:
         faults = str(error)
     if faults:

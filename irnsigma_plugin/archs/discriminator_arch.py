@@ -5,8 +5,7 @@ from __future__ import annotations
 from basicsr.archs.discriminator_arch import VGGStyleDiscriminator
 from basicsr.utils.registry import ARCH_REGISTRY
 
-# Five halvings, each rounding down, end at 4 x 4 pixels for these sides.
-SMALLEST_SIZE, LARGEST_SIZE = 128, 159
+from irnsigma_plugin.option_blocks import LARGEST_PATCH, SMALLEST_PATCH
 
 
 @ARCH_REGISTRY.register()
@@ -29,9 +28,9 @@ class IRNDiscriminator(VGGStyleDiscriminator):
     """
 
     def __init__(self, num_in_ch: int = 3, num_feat: int = 64, input_size: int = 144) -> None:
-        if not isinstance(input_size, int) or not SMALLEST_SIZE <= input_size <= LARGEST_SIZE:
+        if not isinstance(input_size, int) or not SMALLEST_PATCH <= input_size <= LARGEST_PATCH:
             raise ValueError(
-                f'IRNDiscriminator: input_size must be {SMALLEST_SIZE} to {LARGEST_SIZE} (gt_size of the training '
+                f'IRNDiscriminator: input_size must be {SMALLEST_PATCH} to {LARGEST_PATCH} (gt_size of the training '
                 f'set), but got {input_size!r}. For 256 use VGGStyleDiscriminator, for others UNetDiscriminatorSN.')
-        super().__init__(num_in_ch, num_feat, input_size=SMALLEST_SIZE)
+        super().__init__(num_in_ch, num_feat, input_size=SMALLEST_PATCH)
         self.input_size = input_size

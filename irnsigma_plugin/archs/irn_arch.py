@@ -17,11 +17,9 @@ from irnsigma_plugin.archs.haar import HaarDownsampling
 from irnsigma_plugin.archs.learnable_downsampling import LearnableDownsampling
 from irnsigma_plugin.archs.rescaling_net import RescalingNet, reflection_pad
 from irnsigma_plugin.checks import number, whole_number
+from irnsigma_plugin.network_shapes import DEFAULT_BLOCK_NUM, LEVELS
 
 IMAGE_CHANNELS = 3
-# Factor of each downsampling layer, and the number of coupling blocks after it in the paper.
-LEVELS = {2: (2, ), 3: (3, ), 4: (2, 2), 8: (2, 2, 2)}
-DEFAULT_BLOCK_NUM = {2: (8, ), 3: (12, ), 4: (8, 8), 8: (8, 8, 8)}
 
 
 @ARCH_REGISTRY.register()

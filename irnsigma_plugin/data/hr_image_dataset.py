@@ -18,24 +18,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from irnsigma_plugin.bicubic import bicubic_downscale, bicubic_downscale_crop
-from irnsigma_plugin.checks import whole_number
 from irnsigma_plugin.data.image_io import IMAGE_EXTENSIONS, ImageReadError, decode_rgb_image, is_image_name
-
-OWN_OPTIONS = ('dataroot_gt', 'io_backend', 'meta_info_file', 'gt_size', 'use_hflip', 'use_rot', 'scale',
-               'phase')
-# Read by BasicSR around the dataset: building, sampling, loading.
-BASICSR_OPTIONS = ('type', 'name', 'use_shuffle', 'num_worker_per_gpu', 'batch_size_per_gpu',
-                   'dataset_enlarge_ratio', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory',
-                   'persistent_workers')
-UNSUPPORTED_OPTIONS = {
-    'mean': 'the network takes images in [0, 1]',
-    'std': 'the network takes images in [0, 1]',
-    'color': 'the network takes RGB',
-    'dataroot_lq': 'the lr is made from the hr image; for a stored lr use PairedImageDataset',
-    'filename_tmpl': 'there are no lr files',
-}
-PHASES = ('train', 'val', 'test')
-BACKENDS = ('disk', 'lmdb')
+from irnsigma_plugin.option_blocks import data_set
+from irnsigma_plugin.options import refuse
 
 # A process may open an LMDB only once, so datasets that read the same one share it.
 _open_lmdbs: weakref.WeakValueDictionary[str, FileClient] = weakref.WeakValueDictionary()
@@ -76,7 +61,7 @@ class HRImageDataset(Dataset):
     """
 
     def __init__(self, opt: Mapping):
-        _check_options(opt)
+        refuse(data_set('HRImageDataset', {**opt, 'type': 'HRImageDataset'}))
         self.opt = opt
         self.scale = opt['scale']
         self.is_training = opt['phase'] == 'train'
@@ -213,31 +198,3 @@ def _open_lmdb(path: str) -> FileClient:
     if client is None:
         client = _open_lmdbs[path] = FileClient('lmdb', db_paths=path, client_keys='gt')
     return client
-
-
-def _check_options(opt: Mapping) -> None:
-    for name in opt:
-        if name in UNSUPPORTED_OPTIONS:
-            raise ValueError(f'HRImageDataset does not support {name}: {UNSUPPORTED_OPTIONS[name]}; '
-                             'remove it.')
-        if name not in OWN_OPTIONS + BASICSR_OPTIONS:
-            raise ValueError(f'HRImageDataset has no option {name!r}; it has {", ".join(OWN_OPTIONS)} and '
-                             f"BasicSR's {', '.join(BASICSR_OPTIONS)}.")
-    for name in ('dataroot_gt', 'io_backend', 'scale', 'phase'):
-        if opt.get(name) is None:
-            raise ValueError(f'HRImageDataset needs the option {name}.')
-    whole_number('scale', opt['scale'])
-    if opt['phase'] not in PHASES:
-        raise ValueError(f'phase must be one of {", ".join(PHASES)}, got {opt["phase"]!r}.')
-    if not isinstance(opt['io_backend'], Mapping) or set(opt['io_backend']) != {'type'} \
-            or opt['io_backend']['type'] not in BACKENDS:
-        raise ValueError(f'io_backend must be {{type: disk}} or {{type: lmdb}}, got {opt["io_backend"]!r}.')
-    for name in ('use_hflip', 'use_rot'):
-        if not isinstance(opt.get(name, True), bool):
-            raise ValueError(f'{name} must be true or false, got {opt[name]!r}.')
-    if opt['phase'] == 'train':
-        if opt.get('gt_size') is None:
-            raise ValueError('HRImageDataset needs the option gt_size for training.')
-        whole_number('gt_size', opt['gt_size'])
-        if opt['gt_size'] % opt['scale']:
-            raise ValueError(f'gt_size must be a multiple of the scale {opt["scale"]}, got {opt["gt_size"]}.')

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from irnsigma_plugin.archs.rescaling_net import RescaleResult
 from irnsigma_plugin.checks import number
 from irnsigma_plugin.losses.terms import charbonnier, latent_energy, squared_error
-
-WEIGHTINGS = ('sigma', 'equal')
-DISTRIBUTIONS = ('adversarial', 'latent')
+from irnsigma_plugin.option_blocks import DISTRIBUTIONS, WEIGHTINGS
 
 
 class MixtureTerms(NamedTuple):

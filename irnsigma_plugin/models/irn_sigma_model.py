@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.losses.basic_loss import PerceptualLoss
 from basicsr.models.sr_model import SRModel
 from basicsr.models.srgan_model import SRGANModel
 from basicsr.utils import get_root_logger
@@ -83,9 +82,6 @@ class IRNSigmaModel(SRGANModel):
     def init_training_settings(self) -> None:
         """See BasicSR; a discriminator is built where there is a `network_d`."""
         train_opt = self.opt['train']
-        if (train_opt.get('perceptual_opt') or {}).get('type') == PerceptualLoss.__name__:
-            raise OptionError('train.perceptual_opt.type: PerceptualLoss averages over the batch, but sigma weights '
-                              'every sample. Use type: PerSamplePerceptualLoss.')
         # The loss takes the place of BasicSR's pixel loss, so that BasicSR builds it as `self.cri_pix`.
         train_opt['pixel_opt'] = train_opt['mixture_opt']
         options = self.train_options

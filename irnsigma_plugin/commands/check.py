@@ -1,0 +1,69 @@
+"""`irnsigma check`: say what is wrong with option files, without training and without torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+
+def add_command(subparsers: argparse._SubParsersAction) -> None:
+    """Add `check` to the command line."""
+    parser = subparsers.add_parser(
+        'check',
+        help='check option files before a training or test',
+        description='Check option files: every key, every value, what must agree with each other, and the images and\n'
+        'checkpoints that they name. All faults are listed at once. The files are read safely: nothing that\n'
+        'is written into them is run. The exit status is 0 if all are good, 1 otherwise.',
+        epilog='examples:\n  irnsigma check options/train_IRNsigma_x4.yml\n  irnsigma check --no-data options/*.yml',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('options', nargs='+', metavar='OPT', help='option file')
+    parser.add_argument('--no-data', action='store_true',
+                        help='leave out the images, checkpoints and training states, which may be on another machine')
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    refused = [path for path in args.options if not _check(path, with_data=not args.no_data)]
+    if refused:
+        raise ValueError(f'{len(refused)} of {len(args.options)} option file(s) with faults: {", ".join(refused)}')
+
+
+def _check(path: str, with_data: bool) -> bool:
+    from irnsigma_plugin.option_check import is_training, option_faults, outside_faults
+    from irnsigma_plugin.option_file import read_option_file
+    from irnsigma_plugin.options import OptionError
+
+    try:
+        opt = read_option_file(path)
+    except OptionError as error:
+        print(error)
+        return False
+    faults = option_faults(opt, isinstance(opt, Mapping) and is_training(opt))
+    if isinstance(opt, Mapping) and isinstance(opt.get('model_type'), str):
+        print(f'{path}: {_looked_at(opt, with_data)}')
+        if with_data:
+            faults += outside_faults(opt)
+    else:
+        print(path)
+    for fault in faults:
+        print(f'  {fault}')
+    print(f'  {len(faults)} fault(s)' if faults else '  OK')
+    return not faults
+
+
+def _looked_at(opt: Mapping[str, Any], with_data: bool) -> str:
+    from irnsigma_plugin.option_check import data_sets, is_training, unjudged
+
+    names = ', '.join(name for name, _ in data_sets(opt))
+    outside = f'with the images of {names}, and checkpoints' if with_data else 'without images and checkpoints'
+    foreign = unjudged(opt)
+    return (f'{"training" if is_training(opt) else "test"} of {opt["model_type"]}, {_count_keys(opt)} keys, {outside}'
+            + (f"; left to BasicSR or an extension: {', '.join(foreign)}" if foreign else ''))
+
+
+def _count_keys(block: Any) -> int:
+    if not isinstance(block, Mapping):
+        return 0
+    return len(block) + sum(map(_count_keys, block.values()))

@@ -1,0 +1,55 @@
+"""Reading an option file without running anything that is written into it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+from irnsigma_plugin.options import OptionError
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, in the order of the file, and every key once."""
+
+    def construct_block(self, node: yaml.MappingNode) -> dict[Any, Any]:
+        """As BasicSR does, that is without `<<`."""
+        pairs = self.construct_pairs(node)
+        values: dict[Any, Any] = {}
+        for (key, value), (key_node, _) in zip(pairs, node.value):
+            if not isinstance(key, Hashable) or key in values:
+                raise yaml.constructor.ConstructorError(None, None, f'the key {key!r} stands there twice, or is none',
+                                                        key_node.start_mark)
+            values[key] = value
+        return values
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _Loader.construct_block)
+
+
+def read_option_file(path: str | os.PathLike) -> Any:
+    """Read an option file as BasicSR reads it, but safely: `!!float` and the like, no tag that makes Python objects.
+
+    Raises:
+        OptionError: It cannot be read, is no YAML, holds a tag that could run code, or has a key twice in one block.
+    """
+    try:
+        with open(path, 'rb') as file:
+            return yaml.load(file, Loader=_Loader)
+    except OSError as error:
+        raise OptionError(f'{path} cannot be read ({error.strerror}).') from None
+    except yaml.constructor.ConstructorError as error:
+        if 'python/' in str(error.problem):
+            raise OptionError(f'{path}{_place(error)}: {error.problem}. Such a tag can run code when BasicSR reads the '
+                              'file: do not use it.') from None
+        raise OptionError(f'{path}{_place(error)}: {error.problem}.') from None
+    except (yaml.YAMLError, ValueError) as error:
+        problem = getattr(error, 'problem', None) or ' '.join(str(error).split())
+        raise OptionError(f'{path}{_place(error)} is no YAML: {problem}.') from None
+
+
+def _place(error: Exception) -> str:
+    mark = getattr(error, 'problem_mark', None)
+    return f', line {mark.line + 1}' if mark else ''
