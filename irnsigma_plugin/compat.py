@@ -8,6 +8,7 @@ served.
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib.util
 import os
 import os.path as osp
@@ -144,7 +145,23 @@ def _check(opt: dict[str, Any], is_train: bool, option_file: str) -> None:
 
     states = opt['path'].get('training_states', '')
     resumes = opt['auto_resume'] and osp.isdir(states) and any(name.endswith('.state') for name in os.listdir(states))
-    refuse(option_faults(opt, is_train) + outside_faults(opt, resumes), option_file)
+    refuse([*option_faults(opt, is_train), *_unknown_types(opt), *outside_faults(opt, resumes)], option_file)
+
+
+def _unknown_types(opt: dict[str, Any]) -> Iterator[str]:
+    """Types that neither BasicSR nor this plugin nor an extension has registered."""
+    from basicsr.utils import registry
+
+    from irnsigma_plugin.option_check import block_types
+
+    registries = {'network': registry.ARCH_REGISTRY, 'datasets': registry.DATASET_REGISTRY,
+                  'train': registry.LOSS_REGISTRY, 'val': registry.METRIC_REGISTRY}
+    for name, kind in block_types(opt).items():
+        known = registries[re.match('[a-z]+', name)[0]]
+        if kind not in known and f'{kind}_basicsr' not in known:
+            nearest = difflib.get_close_matches(kind, known.keys(), n=1)
+            yield (f'{name}.type: there is no {kind}. '
+                   + (f'Did you mean {nearest[0]}?' if nearest else 'An extension has to be imported first.'))
 
 
 def _explain(is_train: bool) -> None:

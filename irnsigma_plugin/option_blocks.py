@@ -25,13 +25,15 @@ from irnsigma_plugin.option_rules import (
     one_of,
     text,
     typed,
+    value_at,
     whole,
 )
 from irnsigma_plugin.sigma import GRANULARITIES, STRATEGIES, check_sigma
 
 # ------------------------------------------------------------------------------------------------------ networks
 
-SMALLEST_PATCH, LARGEST_PATCH = 128, 159  # five halvings, each rounding down, end at 4 x 4
+# Sides of IRNDiscriminator's images: five halvings, each rounding down, end at 4 x 4 pixels.
+SMALLEST_PATCH, DEFAULT_PATCH, LARGEST_PATCH = 128, 144, 159
 
 INV_RESCALE_NET = {
     'scale': one_of(*LEVELS),
@@ -212,6 +214,8 @@ def data_set(name: str, value: Any) -> Iterator[str]:
         yield f'{name}.type: SingleImageDataset has no originals to train on. Use HRImageDataset or PairedImageDataset.'
     if training:
         yield from patch_size(name, value.get('gt_size'), value.get('scale'))
+    if value.get('meta_info_file') is not None and value_at(value, 'io_backend.type') == 'lmdb':
+        yield f'{name}.meta_info_file is for io_backend type disk; remove it: an LMDB has its own meta_info.txt.'
     if value.get('prefetch_mode') == 'cuda' and value.get('pin_memory') is not True:
         yield f'{name}.prefetch_mode: cuda needs pin_memory: true beside it.'
 

@@ -25,8 +25,8 @@ from irnsigma_plugin.option_blocks import (
     data_set,
     is_whole,
 )
-from irnsigma_plugin.option_rules import anything, block, each
-from irnsigma_plugin.options import train_faults, val_faults, value_at
+from irnsigma_plugin.option_rules import anything, block, each, value_at
+from irnsigma_plugin.options import train_faults, val_faults
 
 MODEL = 'IRNSigmaModel'
 
@@ -72,8 +72,8 @@ def option_faults(opt: Any, is_train: bool) -> list[str]:
     """
     if not isinstance(opt, Mapping):
         return ['An option file is a block of keys; this one is not.']
-    if opt.get('model_type') is None:
-        return [f'model_type is missing: {MODEL}, or a model of BasicSR or of an extension.']
+    if not isinstance(opt.get('model_type'), str):
+        return [f'model_type is missing or no text: {MODEL}, or a model of BasicSR or of an extension.']
     faults = _file_faults(opt, is_train) if opt['model_type'] == MODEL else _own_block_faults(opt)
     return list(dict.fromkeys(faults))
 
@@ -104,6 +104,11 @@ def outside_faults(opt: Mapping[str, Any], resumes: bool = False) -> list[str]:
 
 def unjudged(opt: Mapping[str, Any]) -> list[str]:
     """Names and types of the blocks that are left to BasicSR or to an extension."""
+    return [f'{name} ({kind})' for name, kind in block_types(opt).items() if not _is_judged(opt, kind)]
+
+
+def block_types(opt: Mapping[str, Any]) -> dict[str, str]:
+    """The type of every network, data set, loss and metric, by the name of its block."""
     blocks = {name: value_at(opt, name) for name in ('network_g', 'network_d', 'train.mixture_opt',
                                                      'train.perceptual_opt', 'train.gan_opt')}
     for parent in ('datasets', 'val.metrics', 'val.lr_metrics'):
@@ -111,7 +116,7 @@ def unjudged(opt: Mapping[str, Any]) -> list[str]:
         if isinstance(children, Mapping):
             blocks.update((f'{parent}.{key}', value) for key, value in children.items())
     types = {name: value_at(value, 'type') for name, value in blocks.items()}
-    return [f'{name} ({kind})' for name, kind in types.items() if isinstance(kind, str) and not _is_judged(opt, kind)]
+    return {name: kind for name, kind in types.items() if isinstance(kind, str)}
 
 
 def _is_judged(opt: Mapping[str, Any], kind: Any) -> bool:

@@ -16,14 +16,18 @@ class _Loader(yaml.SafeLoader):
 
     def construct_block(self, node: yaml.MappingNode) -> dict[Any, Any]:
         """As BasicSR does, that is without `<<`."""
-        pairs = self.construct_pairs(node)
         values: dict[Any, Any] = {}
-        for (key, value), (key_node, _) in zip(pairs, node.value):
-            if not isinstance(key, Hashable) or key in values:
-                raise yaml.constructor.ConstructorError(None, None, f'the key {key!r} stands there twice, or is none',
-                                                        key_node.start_mark)
+        for (key, value), (key_node, _) in zip(self.construct_pairs(node), node.value):
+            if not isinstance(key, Hashable):
+                raise _fault('a list or block cannot be a key', key_node)
+            if key in values:
+                raise _fault(f'the key {key!r} stands there twice', key_node)
             values[key] = value
         return values
+
+
+def _fault(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _Loader.construct_block)

@@ -178,6 +178,13 @@ def typed(types: Mapping[str, Rule], refused: Mapping[str, str] | None = None, c
     return rule
 
 
+def value_at(opt: Any, key: str) -> Any:
+    """The value of a dotted key; None where it is absent, or where something on the way is no block."""
+    for part in key.split('.'):
+        opt = opt.get(part) if isinstance(opt, Mapping) else None
+    return opt
+
+
 def unknown_key(name: str, key: Any, known: Iterable[str], hints: Mapping[str, str]) -> str:
     """Say that nothing reads a key, and name the nearest one that something does."""
     if key in hints:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from irnsigma_plugin.option_blocks import (
+    DEFAULT_PATCH,
     GAN_OPT,
     METRICS,
     MIXTURE_OPT,
@@ -32,8 +33,8 @@ from irnsigma_plugin.option_rules import (
     list_of,
     number,
     one_of,
-    satisfying,
     text,
+    value_at,
     whole,
 )
 from irnsigma_plugin.sigma import SigmaSampler
@@ -206,16 +207,12 @@ def val_faults(opt: Mapping[str, Any]) -> Iterator[str]:
         yield f'val.sigmas must differ from each other, but are {list(sigmas)}.'
 
 
-def value_at(opt: Any, key: str) -> Any:
-    """The value of a dotted key; None where it is absent, or where something on the way is no block."""
-    for part in key.split('.'):
-        opt = opt.get(part) if isinstance(opt, Mapping) else None
-    return opt
-
-
 def _sigma_faults(values: Any) -> Iterator[str]:
     if not any(arguments(SIGMA)('train.sigma', values)):
-        yield from satisfying(lambda name, arguments: SigmaSampler(**arguments))('train.sigma', values)
+        try:
+            SigmaSampler(**values)
+        except ValueError as error:
+            yield f'train.{error}'
 
 
 def _adversarial_faults(opt: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[str]:
@@ -246,6 +243,7 @@ def _schedule_faults(train: Mapping[str, Any]) -> Iterator[str]:
 def _patch_faults(opt: Mapping[str, Any]) -> Iterator[str]:
     size = value_at(opt, 'datasets.train.gt_size')
     yield from patch_size('datasets.train', size, opt.get('scale'))
-    expected = value_at(opt, 'network_d.input_size')
+    default = DEFAULT_PATCH if value_at(opt, 'network_d.type') == 'IRNDiscriminator' else None
+    expected = value_at(opt, 'network_d.input_size') or default
     if size is not None and expected is not None and size != expected:
         yield f'datasets.train.gt_size is {size}, but network_d.input_size is {expected}: make them equal.'

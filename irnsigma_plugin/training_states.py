@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import os.path as osp
+import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -44,7 +45,11 @@ def read_state(path: str) -> dict[str, Any]:
     """Read a training state to the CPU, weights-only: nothing in it can run code."""
     import torch
 
-    return torch.load(path, map_location='cpu', weights_only=True)
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError:
+        # The cause stays out of the message: torch advises to load the file in a way that runs code in it.
+        raise RuntimeError('it is damaged, or holds more than plain values, which could run code') from None
 
 
 def first_line(error: Exception) -> str:

@@ -17,9 +17,12 @@ import yaml
 from basicsr.utils import dist_util
 from basicsr.utils import options as basicsr_options
 from basicsr.utils.registry import ARCH_REGISTRY
+from experiment import options_to_train, write_photographs, write_yaml
 
 from irnsigma_plugin import compat
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.cli import main
+from irnsigma_plugin.options import OptionError
 
 SITE_ROOT = Path(basicsr.__file__).resolve().parents[1]
 PLUGIN_METRIC = {'lpips': {'type': 'calculate_lpips'}}
@@ -46,6 +49,16 @@ def write_options(folder: Path, metrics: dict | None = None) -> Path:
     path = folder / 'options.yml'
     path.write_text(yaml.safe_dump(opt))
     return path
+
+
+class Payload:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, victim: Path) -> None:
+        self.victim = str(victim)
+
+    def __reduce__(self):
+        return os.mkdir, (self.victim, )
 
 
 @pytest.fixture
@@ -177,6 +190,104 @@ class TestLoadResumeState:
         opt['path']['resume_state'] = str(path)
         with pytest.raises(RuntimeError, match=r'cannot read .*some\.state.*--auto_resume'):
             compat.load_resume_state(opt)
+
+    @pytest.mark.parametrize('auto_resume', [False, True])
+    def test_code_in_a_training_state_does_not_run(self, opt, tmp_path, caplog, auto_resume):
+        path = self.save(opt, 2)
+        torch.save({'iter': 2, 'optimizers': [Payload(tmp_path / 'victim')]}, path)
+        opt.update(auto_resume=auto_resume)
+        if auto_resume:
+            assert compat.load_resume_state(opt) is None
+            message = caplog.records[0].getMessage()
+        else:
+            opt['path']['resume_state'] = str(path)
+            with pytest.raises(RuntimeError) as info:
+                compat.load_resume_state(opt)
+            message = str(info.value)
+        assert f'{path}' in message
+        assert 'could run code' in message
+        assert 'weights_only' not in message, 'nobody should be told to load an unknown file unsafely'
+        assert not (tmp_path / 'victim').exists()
+
+
+class TestWrongOptionFiles:
+    """An option file of the plugin is checked as soon as it is read, in the words of `irnsigma check`."""
+
+    @pytest.fixture
+    def opt(self, tmp_path):
+        return options_to_train(write_photographs(tmp_path / 'photographs'))
+
+    @pytest.fixture
+    def refused(self, parse, tmp_path):
+        def refused(opt, *args: str, is_train: bool = True) -> str:
+            before = set(os.listdir(tmp_path))
+            with pytest.raises(OptionError) as info:
+                parse(write_yaml(opt, tmp_path / 'options.yml'), *args, is_train=is_train)
+            assert set(os.listdir(tmp_path)) - before <= {'options.yml'}
+            return str(info.value)
+
+        return refused
+
+    def test_all_faults_in_one_message(self, opt, refused, tmp_path, capsys):
+        opt['train']['grad_clipp'] = 1
+        opt['datasets']['val']['dataroot_gt'] = str(tmp_path / 'nowhere')
+        message = refused(opt)
+        assert message.splitlines()[0] == f'{tmp_path}/options.yml has 2 faults:'
+        capsys.readouterr()
+        assert main(['check', f'{tmp_path}/options.yml']) == 1
+        assert message.splitlines()[1:] == capsys.readouterr().out.splitlines()[1:3]
+
+    def test_what_basicsr_itself_stumbles_over(self, opt, refused):
+        del opt['num_gpu'], opt['train']['total_iter']
+        message = refused(opt)
+        assert '\n  num_gpu is missing: auto, or 0 for the CPU.' in message
+        assert '\n  train.total_iter is missing' in message
+
+    def test_the_command_line_counts(self, opt, refused, parse, tmp_path):
+        file = write_yaml(opt, tmp_path / 'options.yml')
+        assert 'train.grad_clip must be a number, more than 0' in refused(opt, '--force_yml', 'train:grad_clip=0')
+        opt['train']['grad_clip'] = 0
+        write_yaml(opt, file)
+        assert parse(file, '--force_yml', 'train:grad_clip=5')['train']['grad_clip'] == 5
+
+    def test_types_that_nobody_has_registered(self, opt, refused):
+        opt['network_g']['type'] = 'InvRescaleNett'
+        opt['val']['metrics'] = {'psnr_y': {'type': 'psnr'}}
+        message = refused(opt)
+        assert 'network_g.type: there is no InvRescaleNett. Did you mean InvRescaleNet?' in message
+        assert 'val.metrics.psnr_y.type: there is no psnr. ' in message
+
+    def test_a_training_file_is_no_test_file(self, opt, refused):
+        assert 'datasets.train: a test takes data sets named test and val' in refused(opt, is_train=False)
+
+    def test_code_in_a_checkpoint_does_not_run(self, opt, refused, tmp_path):
+        torch.save({'params': {}, 'extra': Payload(tmp_path / 'victim')}, tmp_path / 'net_g.pth')
+        opt['path']['pretrain_network_g'] = str(tmp_path / 'net_g.pth')
+        message = refused(opt)
+        assert message.startswith(f'path.pretrain_network_g: {tmp_path}/net_g.pth is refused: it asks for ')
+        assert not (tmp_path / 'victim').exists()
+
+    def test_a_training_that_goes_on_needs_no_start(self, opt, parse, refused, tmp_path):
+        opt['path']['pretrain_network_g'] = str(tmp_path / 'gone.pth')
+        assert 'There is no checkpoint at' in refused(opt, '--auto_resume')
+        states = tmp_path / 'experiments/tiny/training_states'
+        states.mkdir(parents=True)
+        (states / '2.state').touch()
+        assert parse(tmp_path / 'options.yml', '--auto_resume')['auto_resume']
+
+    def test_as_a_user_runs_it(self, opt, run_cli, tmp_path):
+        opt['val']['sigmas'] = [0, 2]
+        opt['network_g']['growth_channel'] = 4
+        file = write_yaml(opt, tmp_path / 'options.yml')
+        job = tmp_path / 'job'
+        job.mkdir()
+        done = run_cli('-m', 'basicsr.train', '-opt', file, cwd=job, check=False)
+        assert done.returncode == 1
+        last = done.stdout.splitlines()[-3:]
+        assert last[0].endswith(f'OptionError: {file} has 2 faults:')
+        assert last[1] == '  Unknown key network_g.growth_channel. Did you mean growth_channels?'
+        assert last[2] == '  val.sigmas[1]: sigma must be a number from 0 (faithful) to 1 (sharp), but got 2.'
+        assert os.listdir(job) == []
 
 
 def test_functional_tensor_is_an_alias_only_where_it_is_missing(monkeypatch):

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
-from basicsr.data.data_util import paths_from_lmdb
 from basicsr.data.transforms import augment
 from basicsr.utils import FileClient, img2tensor
 from basicsr.utils.registry import DATASET_REGISTRY
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from irnsigma_plugin.bicubic import bicubic_downscale, bicubic_downscale_crop
-from irnsigma_plugin.data.image_io import IMAGE_EXTENSIONS, ImageReadError, decode_rgb_image, is_image_name
+from irnsigma_plugin.data.image_io import ImageReadError, decode_rgb_image
+from irnsigma_plugin.data.stored_images import StoreError, open_store, size_faults
 from irnsigma_plugin.option_blocks import data_set
 from irnsigma_plugin.options import refuse
 
@@ -55,8 +53,8 @@ class HRImageDataset(Dataset):
         in [0, 1]; 'lq_path' and 'gt_path', both the path of the hr image (or its key in the LMDB).
 
     Raises:
-        ValueError: An option is unknown or has a wrong value, there are no images, or one is too small.
-        FileNotFoundError: The folder, the LMDB or the list does not exist.
+        OptionError: An option is unknown or missing, or has a wrong value.
+        StoreError: The folder, the LMDB or the list does not exist, there are no images, or one is too small.
         ImageReadError: (when reading) An image is damaged or of an unsupported kind.
     """
 
@@ -71,10 +69,11 @@ class HRImageDataset(Dataset):
         self._client: FileClient | None = None
         if self.is_training:
             self.patch_size = opt['gt_size']
-        self.paths = self._find_images()
-        if not self.paths:
-            raise ValueError(self._explain_no_images())
-        self._check_image_sizes()
+        store = open_store(self.root, opt)
+        faults = list(size_faults(store, store.names, opt))  # now rather than somewhere in the first epoch
+        if faults:
+            raise StoreError(f'{self.root}: {" ".join(faults)}')
+        self.paths = sorted(store.names) if self.is_lmdb else [os.path.join(self.root, name) for name in store.names]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -84,7 +83,8 @@ class HRImageDataset(Dataset):
         hr = decode_rgb_image(self._read(path), self._name(path))
         height, width = (side // self.scale * self.scale for side in hr.shape[:2])
         if min(height, width) < self._smallest_side:
-            raise ValueError(self._explain_too_small([(path, hr.shape[:2])]))
+            raise ImageReadError(f'{self._name(path)}: smaller than {self._smallest_side} in height or width '
+                                 f'({height}x{width}); remove it.')
         hr = hr[:height, :width]
         if self.is_training:
             hr, lr = self._random_patch(hr)
@@ -120,76 +120,9 @@ class HRImageDataset(Dataset):
     def _name(self, path: str) -> str:
         return f'{self.root}: image {path}' if self.is_lmdb else path
 
-    def _find_images(self) -> list[str]:
-        listing = self.opt.get('meta_info_file')
-        if self.is_lmdb:
-            if not self.root.endswith('.lmdb'):
-                raise ValueError(f"dataroot_gt {self.root} must end with '.lmdb' for io_backend type lmdb; "
-                                 'use type disk for a folder of images.')
-            if listing is not None:
-                raise ValueError('meta_info_file is for io_backend type disk; remove it: an LMDB has its own '
-                                 'meta_info.txt.')
-            if not os.path.isfile(os.path.join(self.root, 'meta_info.txt')):
-                raise FileNotFoundError(f'dataroot_gt: {self.root} has no meta_info.txt; give an LMDB made '
-                                        'by scripts/prepare_data.py, or use io_backend type disk.')
-            return sorted(paths_from_lmdb(self.root))
-        if not os.path.isdir(self.root):
-            raise FileNotFoundError(f'dataroot_gt: the folder {self.root} does not exist (relative paths '
-                                    f'start at {os.getcwd()}).')
-        if listing is None:
-            names = sorted(entry.name for entry in os.scandir(self.root)
-                           if entry.is_file() and is_image_name(entry.name))
-        else:
-            listing = os.path.expanduser(listing)
-            if not os.path.isfile(listing):
-                raise FileNotFoundError(f'meta_info_file: {listing} does not exist; correct the path or '
-                                        'leave the option out to use all images of the folder.')
-            with open(listing, encoding='utf-8') as file:
-                names = [re.sub(r' \(.*', '', line).strip() for line in file if line.strip()]
-        return [os.path.join(self.root, name) for name in names]
-
-    def _explain_no_images(self) -> str:
-        if self.opt.get('meta_info_file') is not None:
-            return f'meta_info_file {self.opt["meta_info_file"]} lists no images.'
-        if self.is_lmdb:
-            return f'dataroot_gt: the LMDB {self.root} lists no images; prepare it again.'
-        inside = sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir())
-        hint = f' Its subfolders are not searched: {", ".join(inside[:5])}.' if inside else ''
-        return f'dataroot_gt: no images in the folder {self.root} ({", ".join(IMAGE_EXTENSIONS)}).{hint}'
-
-    def _check_image_sizes(self) -> None:
-        """Find too small images now rather than somewhere in the first epoch."""
-        too_small = [(path, size) for path, size in self._sizes() if min(size) < self._smallest_side]
-        if too_small:
-            raise ValueError(self._explain_too_small(too_small))
-
     @property
     def _smallest_side(self) -> int:
         return self.patch_size if self.is_training else self.scale
-
-    def _explain_too_small(self, images: list[tuple[str, tuple[int, int]]]) -> str:
-        named = ', '.join(f'{os.path.basename(path)} ({height}x{width})'
-                          for path, (height, width) in images[:3])
-        more = f' and {len(images) - 3} more' if len(images) > 3 else ''
-        what = 'gt_size' if self.is_training else 'the scale'
-        remedy = f'remove them or lower {what}' if self.is_training else 'remove them'
-        return (f'{self.root}: images smaller than {what} {self._smallest_side} in height or width: '
-                f'{named}{more}; {remedy}.')
-
-    def _sizes(self) -> Iterator[tuple[str, tuple[int, int]]]:
-        """Paths with heights and widths, from the files' headers or the LMDB's meta_info.txt."""
-        if self.is_lmdb:
-            with open(os.path.join(self.root, 'meta_info.txt'), encoding='utf-8') as file:
-                for line in file:
-                    if match := re.match(r'([^.]*)\..* \((\d+),(\d+),', line):
-                        yield match[1], (int(match[2]), int(match[3]))
-            return
-        for path in self.paths:
-            try:
-                with Image.open(path) as image:
-                    yield path, (image.height, image.width)
-            except OSError as error:
-                raise ImageReadError(f'{path}: missing or not an image ({error}); remove it.') from error
 
 
 def _open_lmdb(path: str) -> FileClient:

@@ -48,17 +48,28 @@ def stored_faults(name: str, options: Mapping[str, Any]) -> Iterator[str]:
         if options.get(key) is not None:
             listed = key == 'dataroot_gt' or 'dataroot_gt' not in options
             try:
-                stores[key] = _open(os.path.expanduser(options[key]), options, listed)
+                stores[key] = open_store(options[key], options, listed)
             except StoreError as error:
                 yield f'{name}.{key}: {error}'
     hr, lr = stores.get('dataroot_gt'), stores.get('dataroot_lq')
     if hr is not None:
-        yield from _size_faults(name, hr, options)
+        yield from (f'{name}.dataroot_gt: {fault}' for fault in size_faults(hr, hr.sample, options))
     if hr is not None and lr is not None:
         yield from _pair_faults(name, hr, lr, options)
 
 
-def _open(root: str, options: Mapping[str, Any], listed: bool) -> Store:
+def open_store(root: str, options: Mapping[str, Any], listed: bool = True) -> Store:
+    """Find the images of a folder or LMDB.
+
+    Args:
+        root: Of the images.
+        options: The data set's block, with valid values.
+        listed: Whether `meta_info_file`, if there is one, is the list of these images.
+
+    Raises:
+        StoreError: There are none.
+    """
+    root = os.path.expanduser(root)
     if options['io_backend']['type'] == 'lmdb':
         return _open_lmdb(root)
     return _open_folder(root, options.get('meta_info_file') if listed else None,
@@ -116,25 +127,31 @@ def _read_size(path: str) -> Size:
         with Image.open(path) as image:
             return image.height, image.width
     except OSError:
-        raise StoreError(f'{path} is missing or not an image; copy it again or remove it.') from None
+        raise StoreError(f'{path}: missing or not an image; copy it again or remove it.') from None
 
 
-def _size_faults(name: str, hr: Store, options: Mapping[str, Any]) -> Iterator[str]:
-    """Unreadable images, and those smaller than a patch, or than one pixel of the lr."""
+def size_faults(hr: Store, images: Sequence[str], options: Mapping[str, Any]) -> Iterator[str]:
+    """Find images that cannot be read, and those smaller than a patch, or than one pixel of the lr.
+
+    Args:
+        hr: Store of the original images.
+        images: Those to look at.
+        options: The data set's block, with valid values, and with `scale` and `phase`.
+    """
     training = options['phase'] == 'train'
     smallest, what = (options['gt_size'], 'gt_size') if training else (options['scale'], 'the scale')
     too_small, unreadable = [], []
-    for image in hr.sample:
+    for image in images:
         try:
             height, width = hr.size(image)
             if min(height, width) < smallest:
                 too_small.append(f'{image} ({height}x{width})')
         except StoreError as error:
             unreadable.append(str(error))
-    yield from (f'{name}.dataroot_gt: {fault}' for fault in unreadable[:NAMED])
+    yield from unreadable[:NAMED]
     if too_small:
         remedy = 'remove them or lower gt_size' if training else 'remove them'
-        yield f'{name}.dataroot_gt: images smaller than {what} {smallest}: {_name_some(too_small)}; {remedy}.'
+        yield f'images smaller than {what} {smallest}: {_name_some(too_small)}; {remedy}.'
 
 
 def _pair_faults(name: str, hr: Store, lr: Store, options: Mapping[str, Any]) -> Iterator[str]:

@@ -1,0 +1,105 @@
+"""Shapes of a checkpoint are read without torch, and without running what a pickle asks for."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from irnsigma_plugin.checkpoint import read_state_dict
+from irnsigma_plugin.checkpoint_shapes import CheckpointError, differences, read_shapes
+
+WEIGHTS = {'conv.weight': torch.zeros(2, 3), 'conv.bias': torch.zeros(2), 'scalar': torch.tensor(1.)}
+SHAPES = {'conv.weight': (2, 3), 'conv.bias': (2, ), 'scalar': ()}
+
+
+class Payload:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, victim):
+        self.victim = str(victim)
+
+    def __reduce__(self):
+        return os.mkdir, (self.victim, )
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / 'net_g.pth'
+
+
+@pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
+@pytest.mark.parametrize(('content', 'param_key', 'expected'), [
+    ({'params': WEIGHTS, 'params_ema': {'a': torch.zeros(7)}}, 'params', SHAPES),
+    ({'params': WEIGHTS, 'params_ema': {'a': torch.zeros(7)}}, 'params_ema', {'a': (7, )}),
+    ({'params': WEIGHTS, 'iter': 3, 'dtype': torch.float32, 'network_g': {'type': 'InvRescaleNet'}}, None, SHAPES),
+    (WEIGHTS, 'params', SHAPES),
+    (collections.OrderedDict(WEIGHTS), None, SHAPES),
+    ({f'module.{key}': value for key, value in WEIGHTS.items()}, None, SHAPES),
+    ({key: nn.Parameter(value) for key, value in WEIGHTS.items()}, None, SHAPES),
+    ({key: value.bfloat16() for key, value in WEIGHTS.items()}, None, SHAPES),
+])
+def test_shapes_are_those_that_torch_loads(path, content, param_key, expected, zipped):
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    assert read_shapes(path, param_key) == expected
+    assert {key: tuple(value.shape) for key, value in read_state_dict(path, param_key).items()} == expected
+
+
+def test_safetensors(tmp_path):
+    header = json.dumps({'__metadata__': {'clamp': '1.0'},
+                         'a': {'dtype': 'F32', 'shape': [2, 3], 'data_offsets': [0, 24]}}).encode()
+    path = tmp_path / 'net_g.safetensors'
+    path.write_bytes(len(header).to_bytes(8, 'little') + header + bytes(24))
+    assert read_shapes(path) == {'a': (2, 3)}
+
+
+@pytest.mark.parametrize('save', [
+    lambda content, path: torch.save(content, path),
+    lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False),
+    lambda content, path: path.write_bytes(pickle.dumps(content)),
+], ids=['zip', 'legacy', 'pickle'])
+def test_code_in_a_file_does_not_run(path, tmp_path, save):
+    victim = tmp_path / 'victim'
+    save({'params': WEIGHTS, 'extra': Payload(victim)}, path)
+    with pytest.raises(CheckpointError, match=r'net_g\.pth is refused: it asks for posix\.mkdir.*could run code'):
+        read_shapes(path)
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
+def test_truncated_files_are_one_clear_error(path, zipped):
+    torch.save(WEIGHTS, path, _use_new_zipfile_serialization=zipped)
+    content = path.read_bytes()
+    for length in range(0, 400 if not zipped else len(content) - 1, 40):
+        path.write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match='no readable PyTorch checkpoint'):
+            read_shapes(path)
+
+
+@pytest.mark.parametrize('content', [{}, [1, 2], torch.zeros(3), {'params': {}}, {'iter': 7}, {'params': {'a': 1}}],
+                         ids=str)
+def test_files_without_weights(path, content):
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="holds no network weights: .*'params'"):
+        read_shapes(path)
+
+
+def test_missing_file(path):
+    with pytest.raises(CheckpointError, match=r'no checkpoint at .*net_g\.pth'):
+        read_shapes(path)
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ({}, ''),
+    ({'scalar': None}, '1 keys are missing (first: scalar)'),
+    ({'extra': (1, )}, '1 keys are unknown (first: extra)'),
+    ({'conv.bias': (3, )}, 'conv.bias has shape (3,) instead of (2,)'),
+])
+def test_differences(change, message):
+    found = {key: shape for key, shape in {**SHAPES, **change}.items() if shape is not None}
+    assert differences(SHAPES, found) == message

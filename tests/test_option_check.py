@@ -1,0 +1,328 @@
+"""Wrong option files: each is a released one with a single key changed, and is refused by name."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from basicsr.archs.vgg_arch import NAMES
+from basicsr.losses.gan_loss import GANLoss
+from experiment import write_photographs
+
+from irnsigma_plugin import option_blocks
+from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
+from irnsigma_plugin.archs.discriminator_arch import IRNDiscriminator
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.losses.mixture_loss import MixtureLoss
+from irnsigma_plugin.losses.perceptual_loss import PerSamplePerceptualLoss
+from irnsigma_plugin.metrics.lpips_metric import BACKBONES
+from irnsigma_plugin.option_check import is_training, option_faults, outside_faults, unjudged
+from irnsigma_plugin.option_file import read_option_file
+from irnsigma_plugin.sigma import SigmaSampler
+
+OPTION_FILES = sorted((Path(__file__).resolve().parents[1] / 'options').glob('*.yml'))
+IRN_SIGMA = read_option_file(next(file for file in OPTION_FILES if file.name == 'train_IRNsigma_x4.yml'))
+TEST = read_option_file(next(file for file in OPTION_FILES if file.name == 'test_IRNsigma_x4.yml'))
+MISSING = object()
+PSNR = {'type': 'calculate_psnr', 'crop_border': 4}
+COSINE = {'type': 'CosineAnnealingRestartLR', 'periods': [400000], 'restart_weights': [1]}
+
+#: Dotted key, its wrong value, and words that the message must contain beside the key.
+WRONG_TRAINING_FILES = [
+    # Keys that nothing reads.
+    ('scael', 4, 'Did you mean scale?'),
+    ('netwrok_g', {}, 'Did you mean network_g?'),
+    ('<<', {}, 'Unknown key <<'),
+    ('datasets.train.gt_sise', 144, 'Did you mean gt_size?'),
+    ('datasets.train.use_flip', True, 'Did you mean use_hflip?'),
+    ('datasets.train.color', 'y', 'the network takes RGB'),
+    ('datasets.val.dataroot_lq', 'x', 'use type: PairedImageDataset'),
+    ('network_g.growth_channel', 32, 'Did you mean growth_channels?'),
+    ('network_g.zzz', 1, 'Known keys: block_num, clamp, growth_channels, scale.'),
+    ('network_d.num_feats', 64, 'Did you mean num_feat?'),
+    ('path.pretrained_network_g', 'x', 'Did you mean pretrain_network_g?'),
+    ('path.strict_load', True, 'Did you mean strict_load_'),
+    ('train.grad_clipp', 10, 'Did you mean grad_clip?'),
+    ('train.pixel_opt', {'type': 'L1Loss'}, 'mixture_opt'),
+    ('train.sigma.value', [1], 'Did you mean values?'),
+    ('train.mixture_opt.lambda_reconstuction', 1, 'Did you mean lambda_reconstruction?'),
+    ('train.perceptual_opt.layer_weight', {}, 'Did you mean layer_weights?'),
+    ('train.gan_opt.gan_typ', 'vanilla', 'Did you mean gan_type?'),
+    ('train.optim_g.beta', [0.9, 0.999], 'Did you mean betas?'),
+    ('train.scheduler.milestone', [1], 'Did you mean milestones?'),
+    ('val.sigma', [0], 'Did you mean sigmas?'),
+    ('val.metrics.lpips.nett', 'alex', 'Did you mean net?'),
+    ('val.metrics.psnr.crop_boarder', 4, 'Did you mean crop_border?'),
+    ('logger.save_freq', 5000, 'Did you mean '),
+    ('dist_params.backand', 'nccl', 'Did you mean backend?'),
+    # Keys without which BasicSR stumbles.
+    ('name', MISSING, 'is missing'),
+    ('model_type', MISSING, 'is missing or no text: IRNSigmaModel'),
+    ('model_type', ['IRNSigmaModel'], 'is missing or no text'),
+    ('num_gpu', MISSING, 'is missing: auto'),
+    ('scale', None, 'is missing'),
+    ('path', None, 'is missing'),
+    ('datasets', MISSING, 'is missing'),
+    ('datasets.train', MISSING, 'is missing'),
+    ('datasets.train.type', MISSING, 'is missing'),
+    ('datasets.train.name', MISSING, 'is missing'),
+    ('datasets.train.dataroot_lq', None, 'PairedImageDataset needs it'),
+    ('datasets.train.io_backend', MISSING, 'is missing'),
+    ('datasets.train.batch_size_per_gpu', MISSING, 'is missing'),
+    ('datasets.train.gt_size', MISSING, 'is missing'),
+    ('network_g', MISSING, 'is missing: for example {type: InvRescaleNet'),
+    ('train.mixture_opt', None, 'is missing: it names the loss'),
+    ('train.optim_g', MISSING, 'is missing'),
+    ('train.optim_g.lr', MISSING, 'is missing'),
+    ('train.scheduler.milestones', MISSING, 'is missing'),
+    ('train.total_iter', MISSING, 'is missing'),
+    ('val.save_img', MISSING, 'is missing'),
+    ('val.metrics.psnr.crop_border', MISSING, 'is missing'),
+    ('logger', MISSING, 'is missing'),
+    ('logger.use_tb_logger', MISSING, 'is missing'),
+    # Wrong types and ranges.
+    ('name', 2022, 'must be text, in quotes'),
+    ('scale', 2.5, 'must be a whole number'),
+    ('num_gpu', 'all', 'must be a whole number, 0 or more'),
+    ('manual_seed', -1, '0 or more'),
+    ('datasets', [], 'must be a block'),
+    ('datasets.train', 'DIV2K', 'must be a block'),
+    ('datasets.train.io_backend.type', 'memcached', "'disk', 'lmdb'"),
+    ('datasets.train.num_worker_per_gpu', -1, '0 or more'),
+    ('datasets.train.batch_size_per_gpu', '16', "must be a whole number, 1 or more, but got '16'"),
+    ('datasets.train.use_rot', 'yes', 'must be true or false'),
+    ('datasets.train.prefetch_mode', 'gpu', "'cpu', 'cuda'"),
+    ('datasets.train.prefetch_mode', 'cuda', 'needs pin_memory: true'),
+    ('datasets.train.meta_info_file', 'list.txt', 'an LMDB has its own'),
+    ('network_g', 'InvRescaleNet', 'must be a block'),
+    ('network_g.type', MISSING, 'is missing, for example InvRescaleNet'),
+    ('network_g.scale', 5, 'one of [2, 3, 4, 8]'),
+    ('network_g.block_num', 8, 'must be a list such as [8, 8]'),
+    ('network_g.block_num', [8, 0], 'must be a whole number, 1 or more'),
+    ('network_g.growth_channels', 0, '1 or more'),
+    ('network_g.clamp', None, 'must be a number'),
+    ('network_d.input_size', 160, 'must be 128 to 159'),
+    ('train.sigma.strategy', 'gauss', "'points', 'uniform', 'fixed'"),
+    ('train.sigma.values', [0, 1.5], 'from 0 (faithful) to 1 (sharp), but got 1.5'),
+    ('train.sigma.per', 'image', "'sample', 'batch'"),
+    ('train.mixture_opt.type', 'L1Loss', 'Use type: MixtureLoss'),
+    ('train.mixture_opt.lambda_guidance', -16, '0 or more'),
+    ('train.mixture_opt.weighting', 'sigmas', "'sigma', 'equal'"),
+    ('train.perceptual_opt.type', 'PerceptualLoss', 'Use type: PerSamplePerceptualLoss'),
+    ('train.perceptual_opt.vgg_type', 'vgg11', "'vgg16', 'vgg19'"),
+    ('train.perceptual_opt.layer_weights', {'conv5_5': 1}, 'is no layer of vgg19; its last convolution is conv5_4'),
+    ('train.perceptual_opt.layer_weights', {'conv5_4': 0}, 'more than 0'),
+    ('train.gan_opt.gan_type', 'standard', "'vanilla'"),
+    ('train.fake_weighting', 'none', "'sigma', 'all'"),
+    ('train.grad_clip', float('nan'), 'more than 0'),
+    ('train.max_skipped_steps', 0, '1 or more'),
+    ('train.optim_g.type', 'Adm', "one of ['Adam'"),
+    ('train.optim_g.lr', '1e-4', 'write !!float before a number such as 1e-4'),
+    ('train.optim_d.betas', [0.9], 'must be a list such as [0.9, 0.999]'),
+    ('train.scheduler.type', 'StepLR', "'MultiStepLR'"),
+    ('train.scheduler.gamma', 0, 'more than 0'),
+    ('train.total_iter', '4e5', 'write !!float'),
+    ('train.ema_decay', 999, '1 or less'),
+    ('train.net_d_init_iters', -1, '0 or more'),
+    ('val', 'none', 'must be a block'),
+    ('val.val_freq', 2.5, 'must be a whole number'),
+    ('val.sigmas', 0.5, 'must be a list such as [0, 0.5, 1]'),
+    ('val.sigmas', [-0.1, 1], 'from 0 (faithful) to 1 (sharp), but got -0.1'),
+    ('val.seed', 1.5, 'must be an integer'),
+    ('val.metrics', [PSNR], 'must be a block'),
+    ('val.metrics.psnr.type', MISSING, 'is missing'),
+    ('val.metrics.lpips.net', 'alexnet', "'alex', 'vgg', 'squeeze'"),
+    ('val.metrics.lpips.better', 'higher', "'lower'"),
+    ('val.lr_metrics.psnr_y.test_y_channel', 'y', 'must be true or false'),
+    ('logger.print_freq', 0, '1 or more'),
+    # What must agree with each other.
+    ('scale', 2, 'make them equal'),
+    ('datasets.train.gt_size', 146, 'must be a multiple of the scale, 4, but is 146'),
+    ('datasets.train.gt_size', 128, 'network_d.input_size is 144: make them equal'),
+    ('datasets.train.type', 'SingleImageDataset', 'no originals to train on'),
+    ('datasets.test_1', {'type': 'HRImageDataset', 'name': 'a', 'dataroot_gt': 'a', 'io_backend': {'type': 'disk'}},
+     'a training takes data sets named train and val'),
+    ('network_g.block_num', [8], 'must be a list of 2 whole number(s)'),
+    ('network_d', MISSING, 'missing: network_d.'),
+    ('train.gan_opt', None, 'missing: train.gan_opt.'),
+    ('train.mixture_opt.distribution', 'latent', 'missing: distribution: adversarial'),
+    ('train.sigma', {'strategy': 'fixed', 'values': [0, 1]}, "'fixed' exactly one"),
+    ('train.scheduler', {**COSINE, 'periods': [1000]}, 'train.total_iter is 400000: make them last to the end'),
+    ('train.scheduler', {**COSINE, 'restart_weights': [1, 1]}, 'must be of the same length'),
+    ('val.sigmas', [0, 1, 0], 'must differ from each other'),
+]
+WRONG_TEST_FILES = [
+    ('val', MISSING, 'is missing'),
+    ('val.save_img', MISSING, 'is missing'),
+    ('datasets.train', TEST['datasets']['test_1'], 'a test takes data sets named test and val'),
+    ('datasets.test_1.use_hflip', 0, 'true or false'),
+]
+
+
+def changed(opt, key, value):
+    """A copy of the options with one dotted key set or left out."""
+    opt = copy.deepcopy(opt)
+    *parents, last = key.split('.')
+    block = opt
+    for parent in parents:
+        block = block[parent]
+    if value is MISSING:
+        del block[last]
+    else:
+        block[last] = value
+    return opt
+
+
+@pytest.mark.parametrize('file', OPTION_FILES, ids=lambda file: file.stem)
+def test_released_option_files_are_good(file):
+    opt = read_option_file(file)
+    assert option_faults(opt, is_training(opt)) == []
+    assert is_training(opt) == file.stem.startswith('train')
+
+
+@pytest.mark.parametrize(('key', 'value', 'words'), WRONG_TRAINING_FILES)
+def test_wrong_training_file(key, value, words):
+    faults = option_faults(changed(IRN_SIGMA, key, value), is_train=True)
+    assert any(key in fault and words in fault for fault in faults), faults
+
+
+@pytest.mark.parametrize(('key', 'value', 'words'), WRONG_TEST_FILES)
+def test_wrong_test_file(key, value, words):
+    faults = option_faults(changed(TEST, key, value), is_train=False)
+    assert any(key in fault and words in fault for fault in faults), faults
+
+
+@pytest.mark.parametrize('value', [None, True, -1, 'text', [], [None], {}, {'a': 1}, {1: 2}, float('inf')], ids=repr)
+def test_no_value_of_any_key_breaks_the_check(value):
+    def keys(block, prefix=''):
+        for key, inner in block.items():
+            yield f'{prefix}{key}'
+            if isinstance(inner, dict):
+                yield from keys(inner, f'{prefix}{key}.')
+
+    for key in keys(IRN_SIGMA):
+        assert isinstance(option_faults(changed(IRN_SIGMA, key, value), is_train=True), list)
+
+
+@pytest.mark.parametrize('opt', [None, [], 'text', {}, {'model_type': None}], ids=repr)
+def test_files_that_hold_no_options(opt):
+    assert len(option_faults(opt, is_train=True)) == 1
+
+
+def test_the_default_size_of_a_discriminator_counts():
+    opt = changed(changed(IRN_SIGMA, 'network_d.input_size', MISSING), 'datasets.train.gt_size', 128)
+    assert option_faults(opt, is_train=True) == [
+        'datasets.train.gt_size is 128, but network_d.input_size is 144: make them equal.']
+
+
+def test_all_faults_are_listed_at_once():
+    opt = IRN_SIGMA
+    for key, value in (('scael', 4), ('network_g.growth_channels', 0), ('train.grad_clip', '1e1'),
+                       ('datasets.train.gt_size', 146), ('val.sigmas', [2]), ('logger.use_tb_logger', False),
+                       ('logger.wandb.project', 'irn')):
+        opt = changed(opt, key, value)
+    faults = option_faults(opt, is_train=True)
+    for part in ('scael', 'network_g.growth_channels', 'train.grad_clip', 'val.sigmas[0]', 'multiple of the scale',
+                 'network_d.input_size is 144', 'logger.wandb.project needs logger.use_tb_logger: true'):
+        assert sum(part in fault for fault in faults) == 1, part
+    assert len(faults) == 7
+
+
+@pytest.mark.parametrize(('key', 'value'), [
+    ('train.total_iter', 4e5), ('val.val_freq', 5e3), ('train.ema_decay', 0.999), ('train.grad_clip', None),
+    ('val', MISSING), ('num_gpu', 0), ('manual_seed', None), ('val.seed', -1), ('val.sigmas', None),
+    ('network_g.block_num', None), ('datasets.val_2', IRN_SIGMA['datasets']['val']),
+    ('train.scheduler', COSINE), ('train.optim_g', {'type': 'AdamW', 'lr': 1e-4, 'anything': 1}),
+    ('datasets.train.phase', 'train'), ('path.experiments_root', '/a'), ('rank', 0),  # as BasicSR sets them
+])
+def test_other_good_values(key, value):
+    assert option_faults(changed(IRN_SIGMA, key, value), is_train=True) == []
+
+
+@pytest.mark.parametrize('block', ['network_g', 'network_d', 'datasets.train', 'datasets.val', 'train.mixture_opt',
+                                   'train.perceptual_opt', 'train.gan_opt', 'val.metrics.psnr'])
+def test_blocks_of_an_extension_are_left_to_it(block):
+    opt = changed(IRN_SIGMA, block, {'type': 'TypeOfAnExtension', 'name': 'any', 'num_worker_per_gpu': 1,
+                                     'batch_size_per_gpu': 1, 'argument': None})
+    assert option_faults(opt, is_train=True) == []
+    assert unjudged(opt) == [f'{block} (TypeOfAnExtension)']
+
+
+def test_of_another_model_only_the_plugins_blocks_are_judged():
+    opt = {'model_type': 'TheirModel', 'their_key': 1, 'train': {'their_opt': 1}, 'network_g': {'type': 'TheirNet'},
+           'datasets': {'train': {'type': 'PairedImageDataset', 'their_key': 1},
+                        'val': {'type': 'HRImageDataset', 'gt_sise': 1, 'dataroot_gt': 'a', 'io_backend': None}},
+           'scale': 4, 'val': {'metrics': {'psnr': {'type': 'calculate_psnr'},
+                                           'lpips': {'type': 'calculate_lpips', 'net': 'al'}}}}
+    faults = option_faults(opt, is_train=True)
+    assert len(faults) == 3
+    for fault, key in zip(sorted(faults), ('datasets.val.gt_sise', 'datasets.val.io_backend', 'val.metrics.lpips.net')):
+        assert key in fault
+
+
+@pytest.mark.parametrize(('what', 'table'), [
+    (InvRescaleNet, option_blocks.INV_RESCALE_NET), (BicubicRescaleNet, option_blocks.BICUBIC_RESCALE_NET),
+    (IRNDiscriminator, option_blocks.IRN_DISCRIMINATOR), (MixtureLoss, option_blocks.MIXTURE_LOSS),
+    (PerSamplePerceptualLoss, option_blocks.PERCEPTUAL_LOSS), (GANLoss, option_blocks.GAN_LOSS),
+    (SigmaSampler, option_blocks.SIGMA),
+])
+def test_tables_hold_the_arguments_of_their_classes(what, table):
+    assert set(table) == set(inspect.signature(what).parameters)
+
+
+def test_choices_are_those_of_the_code():
+    assert {vgg: option_blocks.vgg_layers(vgg) for vgg in option_blocks.VGG_STAGES} \
+        == {vgg: NAMES[vgg] for vgg in option_blocks.VGG_STAGES}
+    assert set(option_blocks.LPIPS_NETS) == set(BACKBONES)
+
+
+class TestFilesThatAnOptionFileNames:
+    """`outside_faults`, with images on disk."""
+
+    @pytest.fixture
+    def opt(self, tmp_path):
+        photographs = str(write_photographs(tmp_path / 'photographs', height=160, width=160))
+        images = {'type': 'HRImageDataset', 'dataroot_gt': photographs, 'io_backend': {'type': 'disk'}}
+        opt = changed(IRN_SIGMA, 'path', {})
+        for name in ('train', 'val'):
+            opt['datasets'][name].update(images)
+            opt['datasets'][name].pop('dataroot_lq', None)
+        opt['network_g'].update(block_num=[1, 1], growth_channels=4)
+        return opt
+
+    def test_nothing_is_wrong(self, opt):
+        assert option_faults(opt, is_train=True) == []
+        assert outside_faults(opt) == []
+
+    def test_missing_files_are_all_named(self, opt, tmp_path):
+        opt['datasets']['train']['dataroot_gt'] = str(tmp_path / 'none')
+        opt['path'] = {'pretrain_network_g': str(tmp_path / 'g.pth'), 'pretrain_network_d': str(tmp_path / 'd.pth')}
+        faults = outside_faults(opt)
+        assert [fault.partition(': ')[0] for fault in faults] == [
+            'datasets.train.dataroot_gt', 'path.pretrain_network_g', 'path.pretrain_network_d']
+        assert 'There is no checkpoint at' in faults[1]
+
+    def test_wrong_data_sets_are_not_looked_for(self, opt, tmp_path):
+        opt['datasets']['train'].update(dataroot_gt=str(tmp_path / 'none'), gt_size='144')
+        assert outside_faults(opt) == []
+
+    def test_checkpoint_of_another_shape(self, opt, tmp_path):
+        path = tmp_path / 'net_g.pth'
+        opt['path'] = {'pretrain_network_g': str(path)}
+        torch.save({'params': InvRescaleNet(4, [1, 1], 4).state_dict()}, path)
+        assert outside_faults(opt) == []
+        torch.save(InvRescaleNet(4, [1, 1], 8).state_dict(), path)
+        fault, = outside_faults(opt)
+        assert fault.startswith(f'path.pretrain_network_g: The checkpoint {path} is not of this InvRescaleNet: ')
+        assert 'operations.1.F.conv1.weight has shape (8, 9, 3, 3) instead of (4, 9, 3, 3)' in fault
+        opt['path']['strict_load_g'] = False
+        assert outside_faults(opt) == []
+
+    def test_a_resumed_training_needs_no_start(self, opt, tmp_path):
+        opt['path'] = {'pretrain_network_g': str(tmp_path / 'gone.pth')}
+        assert outside_faults(opt, resumes=True) == []
+        opt['path']['resume_state'] = str(tmp_path / 'gone.state')
+        assert [fault.partition(': ')[0] for fault in outside_faults(opt)] == ['path.resume_state']
