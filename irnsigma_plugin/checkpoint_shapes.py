@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import collections
 import io
 import json
@@ -39,16 +40,25 @@ def _parameter(tensor: _Tensor, *_: Any) -> _Tensor:
     return tensor
 
 
+_KNOWN = {
+    'collections.OrderedDict': collections.OrderedDict,
+    'collections.Counter': collections.Counter,
+    '__builtin__.set': set,
+    '_codecs.encode': codecs.encode,  # bytes
+    'torch._utils._rebuild_tensor_v2': _Tensor,
+    'torch._utils._rebuild_parameter': _parameter,
+}
+
+
 class _ShapeUnpickler(pickle.Unpickler):
-    """Knows containers, and tensors by their shapes; runs nothing that a pickle asks for."""
+    """Knows containers, and tensors by their shapes; runs nothing else that a pickle asks for."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module == 'collections' and name in ('OrderedDict', 'Counter'):
-            return getattr(collections, name)
-        if module == 'torch._utils':
-            return {'_rebuild_tensor_v2': _Tensor, '_rebuild_parameter': _parameter}.get(name, _Opaque)
-        if module.partition('.')[0] == 'torch':
-            return _Opaque
+        known = _KNOWN.get(f'{module}.{name}')
+        if known is None and module.partition('.')[0] == 'torch':
+            known = _Opaque
+        if known is not None:
+            return known
         raise CheckpointError(f'it asks for {module}.{name}, which is no part of weights and could run code')
 
     def persistent_load(self, pid: Any) -> None:

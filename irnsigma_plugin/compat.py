@@ -152,15 +152,17 @@ def _unknown_types(opt: dict[str, Any]) -> Iterator[str]:
     """Types that neither BasicSR nor this plugin nor an extension has registered."""
     from basicsr.utils import registry
 
-    from irnsigma_plugin.option_check import block_types
+    from irnsigma_plugin.option_check import MODEL, block_types
 
-    registries = {'network': registry.ARCH_REGISTRY, 'datasets': registry.DATASET_REGISTRY,
+    registries = {'model_type': registry.MODEL_REGISTRY, 'network_g': registry.ARCH_REGISTRY,
+                  'network_d': registry.ARCH_REGISTRY, 'datasets': registry.DATASET_REGISTRY,
                   'train': registry.LOSS_REGISTRY, 'val': registry.METRIC_REGISTRY}
-    for name, kind in block_types(opt).items():
-        known = registries[re.match('[a-z]+', name)[0]]
-        if kind not in known and f'{kind}_basicsr' not in known:
+    blocks = block_types(opt) if opt.get('model_type') == MODEL else {}  # other models may read theirs in other ways
+    for name, kind in {'model_type': opt.get('model_type'), **blocks}.items():
+        known = registries[name.partition('.')[0]]
+        if isinstance(kind, str) and kind not in known and f'{kind}_basicsr' not in known:
             nearest = difflib.get_close_matches(kind, known.keys(), n=1)
-            yield (f'{name}.type: there is no {kind}. '
+            yield (f'{name}: there is no {kind}. '
                    + (f'Did you mean {nearest[0]}?' if nearest else 'An extension has to be imported first.'))
 
 

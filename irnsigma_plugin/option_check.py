@@ -92,7 +92,7 @@ def outside_faults(opt: Mapping[str, Any], resumes: bool = False) -> list[str]:
         kind = value_at(value, 'type')
         if kind in tuple(DATA_SETS) and _is_judged(opt, kind) and not any(data_set(name, value)):
             faults += stored_faults(name, value)
-    if opt['model_type'] == MODEL and not any(block(PATH)('path', opt.get('path'))):
+    if opt.get('model_type') == MODEL and not any(block(PATH)('path', opt.get('path'))):
         state = opt['path'].get('resume_state')
         if state is not None and not os.path.isfile(os.path.expanduser(state)):
             faults.append(f'path.resume_state: there is no training state at {state}.')
@@ -120,7 +120,7 @@ def block_types(opt: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _is_judged(opt: Mapping[str, Any], kind: Any) -> bool:
-    return kind in (JUDGED_TYPES if opt['model_type'] == MODEL else OWN_TYPES)
+    return kind in (JUDGED_TYPES if opt.get('model_type') == MODEL else OWN_TYPES)
 
 
 def _checkpoint_faults(opt: Mapping[str, Any], network: str) -> Iterator[str]:

@@ -254,8 +254,14 @@ class TestWrongOptionFiles:
         opt['network_g']['type'] = 'InvRescaleNett'
         opt['val']['metrics'] = {'psnr_y': {'type': 'psnr'}}
         message = refused(opt)
-        assert 'network_g.type: there is no InvRescaleNett. Did you mean InvRescaleNet?' in message
-        assert 'val.metrics.psnr_y.type: there is no psnr. ' in message
+        assert 'network_g: there is no InvRescaleNett. Did you mean InvRescaleNet?' in message
+        assert 'val.metrics.psnr_y: there is no psnr. ' in message
+
+    def test_a_model_that_nobody_has_registered(self, opt, refused):
+        opt['model_type'] = 'IRNSigmaModl'
+        assert refused(opt) == 'model_type: there is no IRNSigmaModl. Did you mean IRNSigmaModel?'
+        opt['model_type'] = None
+        assert refused(opt).startswith('model_type is missing')
 
     def test_a_training_file_is_no_test_file(self, opt, refused):
         assert 'datasets.train: a test takes data sets named test and val' in refused(opt, is_train=False)
