@@ -62,7 +62,7 @@ DISTRIBUTIONS = ('adversarial', 'latent')
 VGG_STAGES = {'vgg16': (2, 2, 3, 3, 3), 'vgg19': (2, 2, 4, 4, 4)}  # convolutions between poolings
 
 
-def sigma(name: str, value: Any) -> Iterator[str]:
+def sigma_value(name: str, value: Any) -> Iterator[str]:
     """A number in [0, 1]."""
     try:
         check_sigma(value)
@@ -72,7 +72,7 @@ def sigma(name: str, value: Any) -> Iterator[str]:
 
 SIGMA = {
     'strategy': one_of(*STRATEGIES),
-    'values': empty_or(list_of(sigma, '[0, 0.5, 1]', shortest=0)),
+    'values': empty_or(list_of(sigma_value, '[0, 0.5, 1]', shortest=0)),
     'per': one_of(*GRANULARITIES),
 }
 
@@ -131,12 +131,12 @@ def vgg_layers(vgg_type: str) -> list[str]:
     return names
 
 
-_PER_BATCH = '{} averages over the batch, but sigma weights every sample. Use type: {}.'
 MIXTURE_OPT = typed({'MixtureLoss': arguments(MIXTURE_LOSS)}, refused={
     loss: f'{loss} is no loss of a rescaling network. Use type: MixtureLoss.'
     for loss in ('L1Loss', 'MSELoss', 'CharbonnierLoss', 'PerceptualLoss', 'GANLoss')})
 PERCEPTUAL_OPT = typed({'PerSamplePerceptualLoss': _perceptual_loss}, refused={
-    'PerceptualLoss': _PER_BATCH.format('PerceptualLoss', 'PerSamplePerceptualLoss')})
+    'PerceptualLoss': 'PerceptualLoss averages over the batch, but sigma weights every sample. '
+                      'Use type: PerSamplePerceptualLoss.'})
 GAN_OPT = typed({loss: arguments(GAN_LOSS, needed=('gan_type', )) for loss in ('GANLoss', 'MultiScaleGANLoss')})
 OPTIMIZER = typed({
     'Adam': arguments(_ADAM, needed=('lr', )),
@@ -179,7 +179,7 @@ _LOADING = {  # read by BasicSR around a data set: building, sampling, loading; 
     'pin_memory': flag,
     'persistent_workers': flag,
 }
-_PATCHES = {'gt_size': whole(), 'use_hflip': flag, 'use_rot': flag}
+_PATCHES = {'gt_size': whole(), 'use_hflip': flag, 'use_rot': flag, 'max_corrupt': whole(0)}
 _IN_UNIT_RANGE = 'the network takes images in [0, 1]; remove it'
 _REFUSED = {'mean': _IN_UNIT_RANGE, 'std': _IN_UNIT_RANGE, 'color': 'the network takes RGB; remove it'}
 
@@ -241,6 +241,7 @@ JUDGED_TYPES = (*OWN_TYPES, 'GANLoss', 'MultiScaleGANLoss', 'PairedImageDataset'
 LOGGER = {
     'print_freq': iterations(),
     'save_checkpoint_freq': iterations(),
+    'keep_last': whole(),
     'use_tb_logger': flag,
     'wandb': block({'project': text, 'resume_id': text}),
 }

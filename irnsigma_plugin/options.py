@@ -20,7 +20,7 @@ from irnsigma_plugin.option_blocks import (
     SCHEDULER,
     SIGMA,
     patch_size,
-    sigma,
+    sigma_value,
 )
 from irnsigma_plugin.option_rules import (
     Rule,
@@ -118,7 +118,7 @@ class ValOptions:
         lr_metrics: Metrics of the low-resolution image against bicubic, described as BasicSR's `metrics`.
     """
 
-    sigmas: tuple[float, ...] = _key(list_of(sigma, '[0, 0.5, 1]'), (0.0, 0.5, 1.0))
+    sigmas: tuple[float, ...] = _key(list_of(sigma_value, '[0, 0.5, 1]'), (0.0, 0.5, 1.0))
     seed: int = _key(integer, 0)
     lr_metrics: Mapping[str, Any] = _key(METRICS, {})
 

@@ -232,3 +232,9 @@ def test_another_clamp_than_the_saved_one_is_refused(make_model):
 def test_wrong_options_are_refused_at_construction(make_model, change, message):
     with pytest.raises(OptionError, match=message):
         make_model(change=change)
+
+
+def test_the_constructor_checks_for_itself():
+    train = {'mixture_opt': {'type': 'MixtureLoss', 'distribution': 'latent'}, 'grad_clip': 0, 'sigmas': [0]}
+    with pytest.raises(OptionError, match=r'has 2 faults:\n  train\.grad_clip .*\n  Unknown key train\.sigmas'):
+        IRNSigmaModel({'is_train': True, 'train': train})
