@@ -10,9 +10,23 @@ import yaml
 
 from irnsigma_plugin.options import OptionError
 
+# Of `*name` in a file. Nested ones multiply: a few hundred bytes could stand for more than memory holds.
+MAX_ALIASES = 32
+
 
 class _Loader(yaml.SafeLoader):
     """Plain values only, in the order of the file, and every key once."""
+
+    aliases = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: yaml.Node | int | None) -> yaml.Node:
+        """As yaml does, but not without end."""
+        if self.check_event(yaml.AliasEvent):
+            self.aliases += 1
+            if self.aliases > MAX_ALIASES:
+                raise yaml.composer.ComposerError(None, None, f'more than {MAX_ALIASES} aliases',
+                                                  self.peek_event().start_mark)
+        return super().compose_node(parent, index)
 
     def construct_block(self, node: yaml.MappingNode) -> dict[Any, Any]:
         """As BasicSR does, that is without `<<`."""
@@ -37,7 +51,8 @@ def read_option_file(path: str | os.PathLike) -> Any:
     """Read an option file as BasicSR reads it, but safely: `!!float` and the like, no tag that makes Python objects.
 
     Raises:
-        OptionError: It cannot be read, is no YAML, holds a tag that could run code, or has a key twice in one block.
+        OptionError: It cannot be read, is no YAML, holds a tag that could run code, has a key twice in one block, or
+            more than `MAX_ALIASES` aliases.
     """
     try:
         with open(path, 'rb') as file:

@@ -72,6 +72,13 @@ def test_unreadable_files_are_named_with_the_line(write, text, message):
     assert '\n' not in str(info.value)
 
 
+def test_aliases_are_few(write):
+    assert read_option_file(write('a: &a {b: 1}\nc: *a\n')) == {'a': {'b': 1}, 'c': {'b': 1}}
+    levels = [f'k{level}: &k{level} [{", ".join([f"*k{level - 1}"] * 9)}]' for level in range(1, 10)]
+    with pytest.raises(OptionError, match=r'options\.yml, line 5 is no YAML: more than 32 aliases'):
+        read_option_file(write('\n'.join(['k0: &k0 [1]', *levels])))
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(OptionError, match=r'none\.yml cannot be read \(No such file'):
         read_option_file(tmp_path / 'none.yml')
