@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from irnsigma_plugin.atomic import atomic_path
-from irnsigma_plugin.checks import number
 from irnsigma_plugin.checkpoint_shapes import CheckpointError, Shapes, differences, not_of
+from irnsigma_plugin.checks import number
 
 StateDict = Mapping[str, Tensor]
 
@@ -63,8 +63,9 @@ def read_checkpoint(path: str | os.PathLike, param_key: str | None = 'params_ema
         found = f'it has {", ".join(map(repr, content))}' if content else 'it has nothing of the kind'
         raise CheckpointError(f'{path} holds no network weights: expected a state dict, or one under '
                               f"'{param_key or 'params'}', but {found}.")
-    return Checkpoint({key.removeprefix('module.'): value for key, value in state_dict.items()}, entry, network,
-                      os.fspath(path))
+    # Networks are trained channels-last and saved so; other formats and libraries expect the usual layout.
+    state_dict = {key.removeprefix('module.'): value.contiguous() for key, value in state_dict.items()}
+    return Checkpoint(state_dict, entry, network, os.fspath(path))
 
 
 def read_state_dict(path: str | os.PathLike, param_key: str | None = 'params') -> dict[str, Tensor]:

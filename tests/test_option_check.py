@@ -95,7 +95,6 @@ WRONG_TRAINING_FILES = [
     ('datasets.train.batch_size_per_gpu', '16', "must be a whole number, 1 or more, but got '16'"),
     ('datasets.train.use_rot', 'yes', 'must be true or false'),
     ('datasets.train.prefetch_mode', 'gpu', "'cpu', 'cuda'"),
-    ('datasets.train.prefetch_mode', 'cuda', 'needs pin_memory: true'),
     ('datasets.train.meta_info_file', 'list.txt', 'an LMDB has its own'),
     ('network_g', 'InvRescaleNet', 'must be a block'),
     ('network_g.type', MISSING, 'is missing, for example InvRescaleNet'),
@@ -187,6 +186,12 @@ def test_released_option_files_are_good(file):
 def test_wrong_training_file(key, value, words):
     faults = option_faults(changed(IRN_SIGMA, key, value), is_train=True)
     assert any(key in fault and words in fault for fault in faults), faults
+
+
+def test_prefetching_to_a_gpu_needs_pinned_memory():
+    options = changed(changed(IRN_SIGMA, 'datasets.train.prefetch_mode', 'cuda'), 'datasets.train.pin_memory', False)
+    faults = option_faults(options, is_train=True)
+    assert any('datasets.train.prefetch_mode' in fault and 'needs pin_memory: true' in fault for fault in faults)
 
 
 @pytest.mark.parametrize(('key', 'value', 'words'), WRONG_TEST_FILES)

@@ -133,8 +133,6 @@ def _read_size(path: str) -> Size:
 def size_faults(hr: Store, images: Sequence[str], options: Mapping[str, Any]) -> Iterator[str]:
     """Find images smaller than a patch (or than one pixel of the lr), and those that cannot be read.
 
-    As many unreadable ones as a training passes over (`max_corrupt`) are no fault.
-
     Args:
         hr: Store of the original images.
         images: Those to look at.
@@ -150,8 +148,7 @@ def size_faults(hr: Store, images: Sequence[str], options: Mapping[str, Any]) ->
                 too_small.append(f'{image} ({height}x{width})')
         except StoreError as error:
             unreadable.append(str(error))
-    if len(unreadable) > (options.get('max_corrupt', 0) if training else 0):
-        yield from unreadable[:NAMED]
+    yield from unreadable[:NAMED]
     if too_small:
         remedy = 'remove them or lower gt_size' if training else 'remove them'
         yield f'images smaller than {what} {smallest}: {_name_some(too_small)}; {remedy}.'
