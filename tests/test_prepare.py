@@ -14,8 +14,9 @@ from PIL import Image
 
 from irnsigma_plugin.bicubic import bicubic_downscale
 from irnsigma_plugin.data import prepare as module
-from irnsigma_plugin.data.image_io import ImageReadError, decode_rgb_image, read_rgb_image
+from irnsigma_plugin.data.image_io import decode_rgb_image, read_rgb_image
 from irnsigma_plugin.data.prepare import PrepareError, crop_starts, find_photographs, prepare
+from irnsigma_plugin.image_file import ImageReadError
 
 
 def random_image(height, width, seed=0):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from experiment import write_photographs
 
-from irnsigma_plugin.data.image_io import ImageReadError
+from irnsigma_plugin.image_file import ImageReadError
 from irnsigma_plugin.data.supply import DataSupply, NamingDataset, Place, PlaceSampler, TrainingDataset
 
 

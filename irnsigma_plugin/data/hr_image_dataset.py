@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from irnsigma_plugin.bicubic import bicubic_downscale, bicubic_downscale_crop
-from irnsigma_plugin.data.image_io import ImageReadError, decode_rgb_image
+from irnsigma_plugin.data.image_io import decode_rgb_image
 from irnsigma_plugin.data.stored_images import StoreError, open_store, size_faults
+from irnsigma_plugin.image_file import ImageReadError
 from irnsigma_plugin.option_blocks import data_set
 from irnsigma_plugin.options import refuse
 

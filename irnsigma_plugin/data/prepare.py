@@ -28,13 +28,9 @@ from tqdm import tqdm
 
 from irnsigma_plugin.atomic import atomic_write
 from irnsigma_plugin.bicubic import MAX_EXACT_SCALE, bicubic_downscale
-from irnsigma_plugin.data.image_io import (
-    IMAGE_EXTENSIONS,
-    ImageReadError,
-    decode_rgb_image,
-    is_image_name,
-    read_rgb_image,
-)
+from irnsigma_plugin.data.image_io import decode_rgb_image, read_rgb_image
+from irnsigma_plugin.image_file import ImageReadError
+from irnsigma_plugin.image_names import IMAGE_EXTENSIONS, is_image_name
 
 PNG_COMPRESSION = 1
 FIRST_MAP_SIZE = 2**28  # bytes an LMDB may grow to before the limit is doubled

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from irnsigma_plugin.data.image_io import is_image_name
+from irnsigma_plugin.image_names import is_image_name
 
 Size = tuple[int, int]  # height, width
 

@@ -17,7 +17,7 @@ from basicsr.utils import get_root_logger
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from irnsigma_plugin.checks import whole_number
-from irnsigma_plugin.data.image_io import ImageReadError
+from irnsigma_plugin.image_file import ImageReadError
 
 MAX_CORRUPT = 10
 

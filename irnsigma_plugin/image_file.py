@@ -1,0 +1,347 @@
+"""Reading image files of any common kind, and writing PNG files.
+
+What belongs to the pixels travels with them: transparency, colour profile, camera data, and one text that the
+writer may choose. Damaged data beside the pixels costs a warning; damaged pixels cost the image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import stat
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from irnsigma_plugin import png
+from irnsigma_plugin.atomic import atomic_path
+from irnsigma_plugin.image_names import IMAGE_EXTENSIONS
+from irnsigma_plugin.memory import available_memory
+
+FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP', 'PPM', 'GIF')
+TEXT_KEYWORD = b'irnsigma'
+
+GREY_MODES = ('1', 'L', 'LA', 'La')
+COLOUR_MODES = ('P', 'PA', 'RGB', 'RGBA', 'RGBa', 'RGBX', 'YCbCr')
+ALPHA_MODES = ('LA', 'La', 'PA', 'RGBA', 'RGBa')
+NO_INTEGER_MODES = ('CMYK', 'LAB', 'F')
+ORIENTATION_TAG = 0x0112
+BITS_PER_SAMPLE_TAG = 258
+EXIF_PREFIX = b'Exif\0\0'  # of camera data in JPEG and WebP, not in PNG
+MAX_PROFILE_BYTES = 1 << 24
+COPIES = 4  # of the pixels, that a decoder may hold at the same time
+
+_limit_lock = threading.Lock()
+_limit_stack: list[int | None] = []
+
+
+class ImageReadError(ValueError):
+    """An image cannot be used; the message names it, the reason and the remedy."""
+
+
+class Picture(NamedTuple):
+    """An image and what belongs to it.
+
+    Attributes:
+        pixels: (H, W) grey or (H, W, 3) RGB, uint8 or uint16, the right way up.
+        alpha: (H, W) opacity of the same type, or none.
+        icc: Colour profile, or none.
+        exif: Camera data (a TIFF structure) that does not ask for a turn, or none.
+        text: Text of a PNG file under this plugin's keyword, or none.
+        warnings: What of the file was damaged and is left out, a phrase each.
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None
+    icc: bytes | None = None
+    exif: bytes | None = None
+    text: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def bits(self) -> int:
+        """Bits per sample, 8 or 16."""
+        return 8 * self.pixels.dtype.itemsize
+
+
+def read_picture(path: str | os.PathLike) -> Picture:
+    """Read an image file: `decode_picture` of its content.
+
+    Raises:
+        ImageReadError: It is no readable file, or `decode_picture` refuses it.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
+            raise ImageReadError(f'{path}: is no file (but a folder, a pipe or a device); name an image file.')
+        with open(path, 'rb') as file:
+            content = file.read()
+    except OSError as error:
+        raise ImageReadError(f'{path}: cannot be read ({error.strerror}); check the path and the rights.') from error
+    return decode_picture(content, os.fspath(path))
+
+
+def decode_picture(content: bytes, name: str) -> Picture:
+    """Decode an image file completely, the right way up.
+
+    8 and 16 bits per sample stay; fewer become 8; palettes become RGB; a JPEG with further images inside (MPO, of
+    cameras) gives its first. What would lose data or needs a choice is refused: animations, several pages, CMYK,
+    floating point. So are truncated files, and images too large for the memory.
+
+    Args:
+        content: Bytes of a PNG, JPEG, BMP, TIFF, WebP, PPM or GIF file.
+        name: What to call the image in error messages.
+
+    Raises:
+        ImageReadError: The image is damaged or of a kind that is refused.
+    """
+    if not content:
+        raise ImageReadError(f'{name}: the file is empty; copy it again or remove it.')
+    extras = None
+    if content.startswith(png.SIGNATURE):
+        content, extras = _split_png(content, name)
+    try:
+        # Pillow, not OpenCV, because it refuses truncated files instead of filling them up.
+        with _no_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            bits = _bits_per_sample(image, content, name)
+            _check_kind(image, bits, name)
+            check_memory(*image.size, COPIES * len(image.getbands()) * max(bits // 8, 1), name)
+            image.load()
+            if extras is None:
+                # The camera data of a TIFF file is the file's own directory; it would not fit another file.
+                extras = _Extras(image.info.get('icc_profile'),
+                                 None if image.format == 'TIFF' else image.info.get('exif'))
+            samples = _decode_16_bit(content, image, name) if bits == 16 else _decode_8_bit(image)
+    except ImageReadError:
+        raise
+    except Exception as error:  # decoders of damaged files raise whatever they stumble over
+        raise ImageReadError(f'{name}: damaged, or not a supported image ({error}); copy it again or '
+                             f'remove it. Supported: {", ".join(IMAGE_EXTENSIONS)}.') from error
+    try:
+        orientation, exif = _split_orientation(extras.exif)
+        extras = extras._replace(exif=exif)
+    except struct.error:
+        orientation = 1
+        extras = extras._replace(exif=None, warnings=(*extras.warnings, f'{EXTRA_CHUNKS[b"eXIf"][1]} is damaged'))
+    samples = _upright(samples, orientation)
+    channels = samples.shape[2]
+    alpha = np.ascontiguousarray(samples[..., -1]) if channels in (2, 4) else None
+    pixels = np.ascontiguousarray(samples[..., 0] if channels < 3 else samples[..., :3])
+    return Picture(pixels, alpha, *extras)
+
+
+def write_picture(picture: Picture, path: str | os.PathLike) -> None:
+    """Write a PNG file, completely or not at all.
+
+    Raises:
+        OSError: It cannot be written; the message names `path`.
+    """
+    chunks = b''
+    if picture.icc:
+        chunks += png.make_chunk(b'iCCP', b'ICC profile\0\0' + zlib.compress(picture.icc))
+    if picture.exif:
+        chunks += png.make_chunk(b'eXIf', picture.exif)
+    if picture.text:
+        chunks += png.make_chunk(b'tEXt', TEXT_KEYWORD + b'\0' + picture.text.encode('latin-1'))
+    samples = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[..., None]
+    if picture.alpha is not None:
+        samples = np.concatenate((samples, picture.alpha[..., None]), 2)
+    try:
+        with atomic_path(path) as temporary, open(temporary, 'wb') as file:
+            png.write_png(file, samples, chunks)
+    except OSError as error:
+        raise OSError(f'{path}: cannot be written ({error.strerror}); check the rights and the free space there, or '
+                      'choose another place.') from error
+
+
+def check_memory(width: int, height: int, pixel_bytes: int, name: str) -> None:
+    """Refuse an image that does not fit into the free memory, before it is taken.
+
+    Args:
+        width, height: Size of the image.
+        pixel_bytes: Memory for each pixel.
+        name: What to call the image in the error message.
+
+    Raises:
+        ImageReadError: It does not fit.
+    """
+    size = width * height * pixel_bytes
+    available = available_memory(torch.device('cpu'))
+    if size > available:
+        raise ImageReadError(f'{name}: {width}x{height} pixels need about {size / 1e9:.1f} GB of memory, but '
+                             f'{available / 1e9:.1f} GB are free; cut the image into parts, or free some memory.')
+
+
+def to_8_bit(samples: np.ndarray) -> np.ndarray:
+    """Samples of 16 bits with 8, by rounding v / 257; those of 8 bits as they are."""
+    return samples if samples.dtype == np.uint8 else ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+class _Extras(NamedTuple):
+    """What is beside the pixels of a file; see :class:`Picture`."""
+
+    icc: bytes | None = None
+    exif: bytes | None = None
+    text: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def _unpack_profile(body: bytes) -> bytes:
+    """Colour profile of an iCCP chunk: name, zero, method zero, compressed profile."""
+    unpacker = zlib.decompressobj()
+    profile = unpacker.decompress(body[body.index(b'\0') + 2:], MAX_PROFILE_BYTES)
+    if not unpacker.eof:
+        raise ValueError('incomplete or too long')
+    return profile
+
+
+def _unpack_text(body: bytes) -> str | None:
+    """Text of a tEXt chunk if it has this plugin's keyword."""
+    keyword, _, text = body.partition(b'\0')
+    return text.decode('latin-1') if keyword == TEXT_KEYWORD else None
+
+
+# Kind of chunk: field of _Extras, what to call it, how to read it.
+EXTRA_CHUNKS = {
+    b'iCCP': ('icc', 'its colour profile (ICC)', _unpack_profile),
+    b'eXIf': ('exif', 'its camera data (EXIF)', bytes),
+    b'tEXt': ('text', 'a text in it', _unpack_text),
+}
+
+
+def _split_png(content: bytes, name: str) -> tuple[bytes, _Extras]:
+    """Take what a PNG file needs for its pixels, and apart from it the rest, damage to which is no harm to them."""
+    pixel_chunks = [png.SIGNATURE]
+    found: dict[str, str | bytes | None] = {}
+    warnings = []
+    for chunk in png.read_chunks(content):
+        frames = int.from_bytes(chunk.body[:4], 'big') if chunk.kind == b'acTL' else 1
+        if frames > 1:
+            raise ImageReadError(_several_images(name, frames))
+        if chunk.kind in EXTRA_CHUNKS:
+            field, what, unpack = EXTRA_CHUNKS[chunk.kind]
+            try:
+                if not chunk.intact:
+                    raise ValueError('wrong checksum')
+                found[field] = unpack(chunk.body) or found.get(field)
+            except (ValueError, zlib.error):
+                warnings.append(f'{what} is damaged')
+        elif chunk.kind[:1].isupper() or chunk.kind == b'tRNS' or not chunk.intact:
+            pixel_chunks.append(chunk.raw)
+    return b''.join(pixel_chunks), _Extras(**found, warnings=tuple(warnings))
+
+
+@contextlib.contextmanager
+def _no_pixel_limit() -> Iterator[None]:
+    """Lift Pillow's limit of the number of pixels: the memory is checked instead.
+
+    The limit is a variable of Pillow, hence the same for all threads: it is back when the last one has left.
+    """
+    with _limit_lock:
+        _limit_stack.append(Image.MAX_IMAGE_PIXELS)
+        Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        with _limit_lock:
+            # The first to enter has found the limit, and the others none.
+            limit = _limit_stack.pop()
+            if not _limit_stack:
+                Image.MAX_IMAGE_PIXELS = limit
+
+
+def _bits_per_sample(image: Image.Image, content: bytes, name: str) -> int:
+    if image.format == 'PNG':
+        return content[24]  # the bit depth in the header, which always stands first
+    if image.format == 'TIFF':
+        return max(image.tag_v2.get(BITS_PER_SAMPLE_TAG, (1,)))
+    if image.format == 'PPM':  # the last number of the header is the largest value
+        header = re.match(rb'P[2356]' + rb'(?:\s|#[^\n]*\n)+(\d+)' * 3, content)
+        largest = int(header[3]) if header else 1
+        if largest > 255 and largest != 65535:
+            raise ImageReadError(f'{name}: its largest value is {largest}, which is not supported; save it as PNG.')
+        return 16 if largest > 255 else 8
+    return 8
+
+
+def _check_kind(image: Image.Image, bits: int, name: str) -> None:
+    frames = getattr(image, 'n_frames', 1)
+    if frames > 1 and image.format != 'MPO':
+        raise ImageReadError(_several_images(name, frames))
+    whole = bits in (1, 2, 4, 8) and image.mode in GREY_MODES + COLOUR_MODES
+    if not whole and (bits != 16 or image.mode in NO_INTEGER_MODES):
+        raise ImageReadError(f'{name}: pixels of type {image.mode} with {bits} bits per sample are not supported; '
+                             'convert the image to RGB or grey with 8 or 16 bits per sample.')
+
+
+def _several_images(name: str, count: int) -> str:
+    return (f'{name}: has {count} frames or pages, of which only one could be kept; save each as an image file of its '
+            'own.')
+
+
+def _decode_8_bit(image: Image.Image) -> np.ndarray:
+    """(H, W, C) uint8 of a loaded image; C as for :func:`~irnsigma_plugin.png.write_png`."""
+    alpha = image.mode in ALPHA_MODES or 'transparency' in image.info
+    if image.format == 'TIFF':
+        image = ImageOps.exif_transpose(image)
+    mode = ('L' if image.mode in GREY_MODES else 'RGB') + 'A' * alpha
+    samples = np.array(image if image.mode == mode else image.convert(mode))
+    return samples if samples.ndim == 3 else samples[..., None]
+
+
+def _decode_16_bit(content: bytes, image: Image.Image, name: str) -> np.ndarray:
+    """Decode with OpenCV, because Pillow keeps only the upper byte of 16-bit colour.
+
+    OpenCV turns a TIFF file upright, as Pillow does.
+    """
+    samples = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if samples is None or samples.dtype != np.uint16:
+        raise ImageReadError(f'{name}: this kind of 16-bit image is not supported; save it as a 16-bit PNG file.')
+    if samples.ndim == 2:
+        transparent = image.info.get('transparency')  # of which OpenCV knows in colour only
+        if transparent is None:
+            return samples[..., None]
+        return np.stack((samples, np.where(samples == transparent, 0, 65535).astype(np.uint16)), 2)
+    if samples.shape[2] == 3:
+        return samples[..., ::-1]
+    # OpenCV makes RGBA of grey with alpha.
+    grey = image.format == 'PNG' and content[25] in (png.COLOUR_TYPES[1], png.COLOUR_TYPES[2])
+    return samples[..., [0, 3] if grey else [2, 1, 0, 3]]
+
+
+def _split_orientation(exif: bytes | None) -> tuple[int, bytes | None]:
+    """Number of the orientation (1: upright) that camera data have, and the data with a neutral one.
+
+    Raises:
+        struct.error: The data are damaged.
+    """
+    if not exif:
+        return 1, None
+    exif = exif[exif.startswith(EXIF_PREFIX) and len(EXIF_PREFIX):]
+    order = '>' if exif.startswith(b'MM') else '<'
+    start, = struct.unpack_from(order + 'I', exif, 4)
+    count, = struct.unpack_from(order + 'H', exif, start)
+    for entry in range(start + 2, start + 2 + 12 * count, 12):
+        tag, value = struct.unpack_from(order + 'H6xH', exif, entry)
+        if tag == ORIENTATION_TAG:
+            return value, exif[:entry + 8] + struct.pack(order + 'H', 1) + exif[entry + 10:]
+    return 1, exif
+
+
+def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and mirror pixels as the orientation (1 to 8) of camera data asks for; any other number is upright."""
+    if 5 <= orientation <= 8:
+        samples = samples.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        samples = samples[::-1]
+    if orientation in (2, 3, 6, 7):
+        samples = samples[:, ::-1]
+    return samples

@@ -1,0 +1,303 @@
+"""Reading and writing image files."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import threading
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from irnsigma_plugin import image_file, png
+from irnsigma_plugin.image_file import ImageReadError, Picture, decode_picture, read_picture, write_picture
+from irnsigma_plugin.image_names import is_image_name
+
+
+def random_image(*shape, dtype=np.uint8):
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def encode(image: Image.Image, kind: str = 'png', **settings) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **settings)
+    return file.getvalue()
+
+
+def exif_with(orientation: int, order: str = '<') -> bytes:
+    """Camera data: a maker's name, which is longer than an entry, and the orientation."""
+    head = struct.pack(order + '2sHIH', b'II' if order == '<' else b'MM', 42, 8, 2)
+    make = struct.pack(order + 'HHII', 0x010F, 2, 8, 38)
+    turn = struct.pack(order + 'HHIHH', 0x0112, 3, 1, orientation, 0)
+    return head + make + turn + bytes(4) + b'Camera 1'
+
+
+def insert(content: bytes, *chunks: bytes) -> bytes:
+    """Put chunks behind the header of a PNG file."""
+    return content[:33] + b''.join(chunks) + content[33:]
+
+
+class TestKinds:
+    @pytest.mark.parametrize('extension', ['png', 'bmp', 'tiff', 'webp', 'ppm'])
+    def test_colour_of_8_bits(self, extension):
+        pixels = random_image(5, 7, 3)
+        settings = {'lossless': True} if extension == 'webp' else {}
+        picture = decode_picture(encode(Image.fromarray(pixels), extension, **settings), 'a')
+        np.testing.assert_array_equal(picture.pixels, pixels)
+        assert picture[1:] == (None, None, None, None, ())
+
+    @pytest.mark.parametrize('extension', ['png', 'bmp', 'tiff', 'ppm'])
+    def test_grey_stays_grey(self, extension):
+        pixels = random_image(5, 7)
+        np.testing.assert_array_equal(decode_picture(encode(Image.fromarray(pixels), extension), 'a').pixels, pixels)
+
+    @pytest.mark.parametrize('extension', ['.png', '.tiff', '.ppm'])
+    @pytest.mark.parametrize('shape', [(5, 7), (5, 7, 3)])
+    def test_16_bits_stay(self, extension, shape):
+        pixels = random_image(*shape, dtype=np.uint16)
+        extension = '.pgm' if extension == '.ppm' and len(shape) == 2 else extension
+        content = cv2.imencode(extension, pixels[..., ::-1] if len(shape) == 3 else pixels)[1].tobytes()
+        picture = decode_picture(content, 'a')
+        assert picture.bits == 16
+        np.testing.assert_array_equal(picture.pixels, pixels)
+
+    def test_jpeg(self):
+        colour, grey = (decode_picture(encode(Image.new(mode, (9, 6), value), 'jpeg'), 'a').pixels
+                        for mode, value in (('RGB', (200, 100, 50)), ('L', 77)))
+        assert np.abs(colour.astype(int) - (200, 100, 50)).max() <= 2
+        np.testing.assert_array_equal(grey, np.full((6, 9), 77, np.uint8))
+
+    def test_1_bit_becomes_grey_and_a_palette_colour(self):
+        bits = np.array([[0, 255, 0], [255, 255, 0]], np.uint8)
+        for extension in ('png', 'tiff', 'ppm'):
+            content = encode(Image.fromarray(bits).convert('1'), extension)
+            np.testing.assert_array_equal(decode_picture(content, 'a').pixels, bits)
+        pixels = random_image(4, 4, 3) // 128 * 128
+        palette = Image.fromarray(pixels).quantize(8)
+        for extension in ('png', 'gif', 'tiff'):
+            np.testing.assert_array_equal(decode_picture(encode(palette, extension), 'a').pixels, pixels)
+
+    @pytest.mark.parametrize(('mode', 'channels'), [('LA', 2), ('RGBA', 4)])
+    def test_opacity_is_apart(self, mode, channels):
+        samples = random_image(5, 7, channels)
+        picture = decode_picture(encode(Image.fromarray(samples, mode)), 'a')
+        np.testing.assert_array_equal(picture.pixels, samples[..., 0] if channels == 2 else samples[..., :3])
+        np.testing.assert_array_equal(picture.alpha, samples[..., -1])
+
+    def test_a_transparent_colour_of_the_palette_is_opacity(self):
+        image = Image.new('P', (2, 1))
+        image.putpalette([10, 20, 30, 40, 50, 60])
+        image.putpixel((1, 0), 1)
+        picture = decode_picture(encode(image, transparency=1), 'a')
+        np.testing.assert_array_equal(picture.pixels, [[[10, 20, 30], [40, 50, 60]]])
+        np.testing.assert_array_equal(picture.alpha, [[255, 0]])
+
+    def test_a_transparent_grey_or_colour_is_opacity(self):
+        for pixels, key in ((np.array([[0, 255]], np.uint8), b'\0\0'), (np.array([[0, 65535]], np.uint16), b'\0\0'),
+                            (np.array([[[0] * 3, [9] * 3]], np.uint8), bytes(6)),
+                            (np.array([[[0] * 3, [9] * 3]], np.uint16), bytes(6))):
+            content = insert(cv2.imencode('.png', pixels)[1].tobytes(), png.make_chunk(b'tRNS', key))
+            picture = decode_picture(content, 'a')
+            np.testing.assert_array_equal(picture.pixels, pixels)
+            np.testing.assert_array_equal(picture.alpha, [[0, np.iinfo(pixels.dtype).max]])
+        bits = encode(Image.fromarray(np.array([[0, 255]], np.uint8)).convert('1'))
+        picture = decode_picture(insert(bits, png.make_chunk(b'tRNS', b'\0\0')), 'a')
+        np.testing.assert_array_equal(picture.pixels, [[0, 255]])
+        np.testing.assert_array_equal(picture.alpha, [[0, 255]])
+
+    def test_a_cameras_jpeg_with_further_images_gives_the_first(self):
+        first, second = (Image.new('RGB', (8, 8), colour) for colour in ('white', 'black'))
+        picture = decode_picture(encode(first, 'mpo', save_all=True, append_images=[second]), 'a')
+        assert picture.pixels.min() > 250
+
+    @pytest.mark.parametrize('extension', ['png', 'gif', 'webp', 'tiff'])
+    def test_several_frames_or_pages_are_refused(self, extension):
+        frames = [Image.fromarray(random_image(8, 8) // value) for value in (1, 2, 3)]
+        content = encode(frames[0], extension, save_all=True, append_images=frames[1:])
+        with pytest.raises(ImageReadError, match=r'^a\.x: has 3 frames or pages.*save each'):
+            decode_picture(content, 'a.x')
+
+    @pytest.mark.parametrize(('mode', 'message'), [
+        ('CMYK', 'type CMYK .*convert the image to RGB'), ('LAB', 'type LAB'), ('F', 'type F with 32 bits'),
+        ('I', 'type I with 32 bits')])
+    def test_what_needs_a_choice_is_refused(self, mode, message):
+        with pytest.raises(ImageReadError, match=message):
+            decode_picture(encode(Image.new(mode, (4, 4)), 'tiff'), 'a')
+
+    def test_a_pnm_file_of_odd_depth_is_refused(self):
+        with pytest.raises(ImageReadError, match='a: its largest value is 1023.*save it as PNG'):
+            decode_picture(b'P5 2 1 1023\n' + bytes(4), 'a')
+
+
+class TestOrientation:
+    TURNED = {1: [[1, 2, 3], [4, 5, 6]], 2: [[3, 2, 1], [6, 5, 4]], 3: [[6, 5, 4], [3, 2, 1]],
+              4: [[4, 5, 6], [1, 2, 3]], 5: [[1, 4], [2, 5], [3, 6]], 6: [[4, 1], [5, 2], [6, 3]],
+              7: [[6, 3], [5, 2], [4, 1]], 8: [[3, 6], [2, 5], [1, 4]]}  # as the EXIF standard, 4.6.4, says
+
+    @pytest.mark.parametrize('orientation', TURNED)
+    @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+    def test_pixels_are_turned_and_camera_data_kept(self, orientation, dtype):
+        pixels = np.array([[1, 2, 3], [4, 5, 6]], dtype)
+        for order in '<>':
+            content = insert(cv2.imencode('.png', pixels)[1].tobytes(),
+                             png.make_chunk(b'eXIf', exif_with(orientation, order)))
+            picture = decode_picture(content, 'a')
+            np.testing.assert_array_equal(picture.pixels, self.TURNED[orientation])
+            assert picture.exif == exif_with(1, order)
+
+    @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+    @pytest.mark.parametrize('orientation', TURNED)
+    def test_tiff(self, orientation, dtype):
+        image = Image.fromarray(np.array([[1, 2, 3], [4, 5, 6]], dtype))
+        picture = decode_picture(encode(image, 'tiff', tiffinfo={0x0112: orientation}), 'a')
+        np.testing.assert_array_equal(picture.pixels, self.TURNED[orientation])
+        assert picture.exif is None
+
+    def test_jpeg_and_webp(self):
+        for extension in ('jpeg', 'webp'):
+            content = encode(Image.new('RGB', (16, 8)), extension, exif=b'Exif\0\0' + exif_with(6))
+            picture = decode_picture(content, 'a')
+            assert picture.pixels.shape == (16, 8, 3)
+            assert picture.exif == exif_with(1)
+
+
+class TestWriting:
+    @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+    @pytest.mark.parametrize('colour', [(), (3, )], ids=['grey', 'colour'])
+    @pytest.mark.parametrize('has_alpha', [False, True])
+    def test_everything_comes_back(self, tmp_path, dtype, colour, has_alpha):
+        icc = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+        alpha = random_image(301, 211, dtype=dtype) if has_alpha else None
+        picture = Picture(random_image(301, 211, *colour, dtype=dtype), alpha, icc, exif_with(1), '{"a": "µ"}')
+        write_picture(picture, tmp_path / 'a.png')
+        again = read_picture(tmp_path / 'a.png')
+        np.testing.assert_array_equal(again.pixels, picture.pixels)
+        assert again.pixels.dtype == dtype
+        if has_alpha:
+            np.testing.assert_array_equal(again.alpha, alpha)
+        assert again[1 + has_alpha:] == picture[1 + has_alpha:]
+
+    def test_other_readers_agree(self, tmp_path):
+        pixels = random_image(40, 30, 3)
+        write_picture(Picture(pixels, None, b'profile', exif_with(1), 'text'), tmp_path / 'a.png')
+        with Image.open(tmp_path / 'a.png') as image:
+            np.testing.assert_array_equal(np.array(image), pixels)
+            assert image.info['icc_profile'] == b'profile'
+            assert image.text == {'irnsigma': 'text'}
+            assert image.getexif()[0x010F] == 'Camera 1'
+        np.testing.assert_array_equal(cv2.imread(str(tmp_path / 'a.png'))[..., ::-1], pixels)
+
+    def test_a_smooth_image_becomes_small(self, tmp_path):
+        ramp = np.add.outer(np.arange(256), np.arange(256)).astype(np.uint8)
+        write_picture(Picture(ramp), tmp_path / 'a.png')
+        assert (tmp_path / 'a.png').stat().st_size < 1000
+
+    def test_what_cannot_be_written_is_named(self, tmp_path):
+        with pytest.raises(OSError, match=r'none/a\.png: cannot be written \(No such file.*choose another place'):
+            write_picture(Picture(random_image(2, 2)), tmp_path / 'none/a.png')
+
+
+class TestDamage:
+    @pytest.mark.parametrize('extension', ['png', 'jpeg', 'bmp', 'tiff', 'webp', 'ppm', 'gif'])
+    def test_truncated_files_are_refused(self, extension):
+        content = encode(Image.fromarray(random_image(64, 64, 3)), extension)
+        for length in (len(content) // 2, 10):
+            with pytest.raises(ImageReadError, match=r'^a: damaged.*copy it again'):
+                decode_picture(content[:length], 'a')
+
+    def test_damaged_pixels_are_refused(self):
+        content = bytearray(encode(Image.fromarray(random_image(64, 64, 3))))
+        content[len(content) // 2] ^= 255
+        with pytest.raises(ImageReadError, match='a: damaged'):
+            decode_picture(bytes(content), 'a')
+
+    @pytest.mark.parametrize(('kind', 'body', 'what'), [
+        (b'iCCP', b'name\0\0no zlib', 'profile'), (b'iCCP', b'no end', 'profile'),
+        (b'iCCP', b'a\0\0' + zlib.compress(bytes(1000))[:-4], 'profile'), (b'eXIf', b'II*\0', 'camera'),
+        (b'eXIf', exif_with(6)[:20], 'camera')])
+    def test_damage_beside_the_pixels_costs_a_warning(self, kind, body, what):
+        pixels = random_image(4, 4, 3)
+        picture = decode_picture(insert(encode(Image.fromarray(pixels)), png.make_chunk(kind, body)), 'a')
+        np.testing.assert_array_equal(picture.pixels, pixels)
+        assert picture[2:5] == (None, None, None)
+        assert len(picture.warnings) == 1
+        assert what in picture.warnings[0]
+
+    @pytest.mark.parametrize('kind', [b'iCCP', b'eXIf', b'tEXt'])
+    def test_a_wrong_checksum_beside_the_pixels_costs_a_warning(self, kind):
+        chunk = png.make_chunk(kind, b'irnsigma\0text')[:-4] + b'oops'
+        picture = decode_picture(insert(encode(Image.new('L', (4, 4), 7)), chunk), 'a')
+        np.testing.assert_array_equal(picture.pixels, np.full((4, 4), 7))
+        assert (picture.text, len(picture.warnings)) == (None, 1)
+
+    def test_texts_of_others_are_passed_over(self):
+        chunks = (png.make_chunk(b'tEXt', b'irnsigma2\0no'), png.make_chunk(b'tEXt', b'irnsigma\0yes'),
+                  png.make_chunk(b'tEXt', b'Author\0me'), png.make_chunk(b'zTXt', b'broken'))
+        picture = decode_picture(insert(encode(Image.new('L', (4, 4))), *chunks), 'a')
+        assert (picture.text, picture.warnings) == ('yes', ())
+
+    def test_a_profile_that_unpacks_without_end_is_refused(self):
+        bomb = png.make_chunk(b'iCCP', b'a\0\0' + zlib.compress(bytes(image_file.MAX_PROFILE_BYTES + 1)))
+        picture = decode_picture(insert(encode(Image.new('L', (4, 4))), bomb), 'a')
+        assert (picture.icc, len(picture.warnings)) == (None, 1)
+
+
+class TestSize:
+    def test_more_pixels_than_pillow_allows(self, monkeypatch):
+        monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 10)
+        for extension in ('png', 'tiff', 'webp'):
+            assert decode_picture(encode(Image.new('L', (50, 40)), extension), 'a').pixels.shape[:2] == (40, 50)
+        assert Image.MAX_IMAGE_PIXELS == 10
+
+    def test_the_limit_is_back_when_the_last_thread_has_left(self, monkeypatch):
+        monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 10)
+        inside, leave = threading.Event(), threading.Event()
+
+        def stay():
+            with image_file._no_pixel_limit():
+                inside.set()
+                leave.wait(10)
+
+        thread = threading.Thread(target=stay)
+        thread.start()
+        inside.wait(10)
+        with image_file._no_pixel_limit():
+            leave.set()
+            thread.join()
+            assert Image.MAX_IMAGE_PIXELS is None
+        assert Image.MAX_IMAGE_PIXELS == 10
+
+    def test_the_memory_is_checked_before_it_is_taken(self, monkeypatch):
+        header = struct.pack('>IIBBBBB', 100_000, 200_000, 8, 2, 0, 0, 0)
+        content = png.SIGNATURE + png.make_chunk(b'IHDR', header) + png.make_chunk(b'IDAT', b'')
+        monkeypatch.setattr(image_file, 'available_memory', lambda device: 64e9)
+        with pytest.raises(ImageReadError, match='a: 100000x200000 pixels need about 240.0 GB of memory, but 64.0 GB'):
+            decode_picture(content, 'a')
+
+
+class TestPaths:
+    def test_what_is_no_file(self, tmp_path):
+        os.mkfifo(tmp_path / 'pipe.png')
+        (tmp_path / 'link.png').symlink_to('nowhere')
+        for path, message in ((tmp_path, 'is no file'), ('/dev/null', 'is no file'),
+                              (tmp_path / 'pipe.png', 'is no file'), (tmp_path / 'link.png', 'No such file')):
+            with pytest.raises(ImageReadError, match=f'{path}: .*{message}'):
+                read_picture(path)
+
+    def test_names_of_images(self):
+        assert all(map(is_image_name, ('a.png', 'B.JPG', 'c.d.tif', 'e.pgm')))
+        assert not any(map(is_image_name, ('a.txt', '.a.png', 'png', 'a.png.part')))
+
+
+def test_reading_loads_no_network():
+    """Threads that read while BasicSR is being imported for the first time would meet half of it."""
+    code = ('import sys; from irnsigma_plugin.image_file import read_picture; '
+            'assert not {"basicsr", "irnsigma_plugin.archs"} & set(sys.modules)')
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, '-c', code], check=True, env=environment)
