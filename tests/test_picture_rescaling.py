@@ -1,0 +1,110 @@
+"""Rescaling of whole pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from irnsigma_plugin import image_file
+from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
+from irnsigma_plugin.bicubic import bicubic_downscale, bicubic_upscale
+from irnsigma_plugin.image_file import Picture
+from irnsigma_plugin.lr_note import read_note
+from irnsigma_plugin.picture_rescaling import downscale_picture, upscale_picture
+from irnsigma_plugin.rescaler import Rescaler
+
+
+@pytest.fixture(scope='module')
+def rescaler():
+    return Rescaler(BicubicRescaleNet(4))
+
+
+def smooth(*shape: int, dtype: type = np.uint8) -> np.ndarray:
+    """A picture that survives rescaling: a slope from a tenth to nine tenths of the range."""
+    slope = np.add.outer(np.linspace(0.1, 0.5, shape[0]), np.linspace(0, 0.4, shape[1]))
+    slope = slope.reshape(*shape[:2], *(1 for _ in shape[2:])) * np.ones(shape)
+    return (slope * np.iinfo(dtype).max).round().astype(dtype)
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+@pytest.mark.parametrize('shape', [(45, 38), (45, 38, 3), (48, 40, 3)])
+def test_size_bits_and_channels_come_back(rescaler, shape, dtype):
+    hr = Picture(smooth(*shape, dtype=dtype), icc=b'icc', exif=b'exif', warnings=('something',))
+    lr = downscale_picture(rescaler, hr)
+    assert (lr.pixels.shape, lr.pixels.dtype) == ((12, 10, *shape[2:]), np.uint8)
+    assert read_note(lr.text)[:5] == (*shape[:2], hr.bits, 4, rescaler.model_hash)
+    restored = upscale_picture(rescaler, lr, 'a')
+    assert (restored.pixels.shape, restored.pixels.dtype) == (shape, dtype)
+    unit = np.iinfo(dtype).max / 255
+    assert np.abs(restored.pixels.astype(float) - hr.pixels)[4:-8, 4:-8].max() <= 2 * unit
+    assert restored[1:] == (None, b'icc', b'exif', None, ('something', ))
+
+
+def test_opacity_is_rescaled_bicubically(rescaler):
+    alpha = np.random.default_rng(0).integers(0, 256, (48, 40), np.uint8)
+    lr = downscale_picture(rescaler, Picture(smooth(48, 40, 3), alpha))
+    np.testing.assert_array_equal(lr.alpha, bicubic_downscale(alpha[..., None], 4)[..., 0])
+    restored = upscale_picture(rescaler, lr, 'a')
+    np.testing.assert_array_equal(restored.alpha, bicubic_upscale(lr.alpha[..., None], 4)[..., 0])
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+def test_opaque_and_transparent_stay_so(rescaler, dtype):
+    for value in (0, np.iinfo(dtype).max):
+        alpha = np.full((45, 38), value, dtype)
+        lr = downscale_picture(rescaler, Picture(smooth(45, 38, dtype=dtype), alpha))
+        np.testing.assert_array_equal(lr.alpha, np.full((12, 10), 255 if value else 0, np.uint8))
+        restored = upscale_picture(rescaler, lr, 'a')
+        np.testing.assert_array_equal(restored.alpha, alpha)
+        assert restored.alpha.dtype == dtype
+
+
+def test_any_picture_can_be_upscaled(rescaler):
+    for dtype in (np.uint8, np.uint16):
+        restored = upscale_picture(rescaler, Picture(smooth(12, 10, dtype=dtype)), 'a')
+        assert (restored.pixels.shape, restored.pixels.dtype, restored.warnings) == ((48, 40), dtype, ())
+
+
+def test_another_scale_is_refused(rescaler):
+    lr = downscale_picture(Rescaler(BicubicRescaleNet(2)), Picture(smooth(45, 38)))
+    with pytest.raises(ValueError, match='was downscaled by 2, but this model is for scale 4'):
+        upscale_picture(rescaler, lr, 'a')
+
+
+def test_another_model_costs_a_warning(rescaler):
+    lr = downscale_picture(rescaler, Picture(smooth(45, 38)))
+    other = lr._replace(text=lr.text.replace(rescaler.model_hash, 'f' * 16))
+    restored = upscale_picture(rescaler, other, 'a')
+    assert restored.pixels.shape == (45, 38)
+    assert 'downscaled by the model ffffffffffffffff' in restored.warnings[0]
+
+
+def test_a_note_of_another_size_is_passed_over(rescaler):
+    lr = downscale_picture(rescaler, Picture(smooth(45, 38, dtype=np.uint16)))
+    restored = upscale_picture(rescaler, lr._replace(pixels=lr.pixels[1:]), 'a')
+    assert (restored.pixels.shape, restored.bits) == ((44, 40), 8)
+    assert 'resized since it was downscaled from 38x45' in restored.warnings[0]
+
+
+def test_the_memory_for_the_result_is_checked(rescaler, monkeypatch):
+    monkeypatch.setattr(image_file, 'available_memory', lambda device: 1000)
+    with pytest.raises(ValueError, match='the restored picture: 40x48 pixels need about'):
+        upscale_picture(rescaler, Picture(smooth(12, 10)), 'a')
+
+
+def test_arguments_reach_the_network():
+    calls = {}
+
+    class Recorder(Rescaler):
+        def downscale(self, image, tile=None, overlap=None):
+            calls['downscale'] = (tile, overlap)
+            return super().downscale(image)
+
+        def upscale(self, lr, sigma=0., seed=0, name='', size=None, tile=None, overlap=None, dtype=None):
+            calls['upscale'] = (sigma, seed, name, size, tile, overlap, dtype)
+            return super().upscale(lr, size=size)
+
+    rescaler = Recorder(BicubicRescaleNet(4))
+    lr = downscale_picture(rescaler, Picture(smooth(45, 38)), 512, 32)
+    upscale_picture(rescaler, lr, 'name', 0.25, 7, 'auto', 64)
+    assert calls == {'downscale': (512, 32), 'upscale': (0.25, 7, 'name', (45, 38), 'auto', 64, np.uint8)}
