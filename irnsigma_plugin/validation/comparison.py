@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -24,6 +24,26 @@ class Panel(NamedTuple):
 
     title: str
     image: np.ndarray
+
+
+def rescaling_panels(original: np.ndarray, lr: np.ndarray, enlarged: np.ndarray, restored: Mapping[float, np.ndarray],
+                     captions: Mapping[float, str], enlarged_caption: str = '') -> list[Panel]:
+    """Panels of an image before and after rescaling.
+
+    Args:
+        original, lr: uint8 HWC BGR.
+        enlarged: Bicubic enlargement of `lr`.
+        restored: Restored image at each sigma.
+        captions: Second line of each restored image's title; `enlarged_caption` that of the enlargement's.
+    """
+    return [Panel('original\n', original), Panel('low-resolution\n', lr),
+            Panel(f'bicubic from it\n{enlarged_caption}', enlarged),
+            *(Panel(f'restored, σ = {sigma:g}\n{captions[sigma]}', image) for sigma, image in restored.items())]
+
+
+def caption(values: Mapping[str, float], names: Sequence[str]) -> str:
+    """Some of an image's metrics in a line."""
+    return ', '.join(f'{name} {values[name]:.3f}' for name in names)
 
 
 def draw_comparison(panels: Sequence[Panel]) -> bytes:

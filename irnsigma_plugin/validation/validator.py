@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from basicsr.metrics import calculate_metric
 from basicsr.utils import get_root_logger, imwrite, tensor2img
 from basicsr.utils.dist_util import get_dist_info
-from basicsr.utils.registry import METRIC_REGISTRY
 from tqdm import tqdm
 
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
@@ -21,11 +19,10 @@ from irnsigma_plugin.distributed import deal, on_all_ranks, undeal
 from irnsigma_plugin.options import ValOptions
 from irnsigma_plugin.rescaler import Rescaler
 from irnsigma_plugin.validation import report
-from irnsigma_plugin.validation.comparison import Panel, draw_comparison
+from irnsigma_plugin.validation.comparison import caption, draw_comparison, rescaling_panels
 from irnsigma_plugin.validation.figure import decode_png
+from irnsigma_plugin.validation.measures import MetricOptions, measure
 from irnsigma_plugin.validation.scores import ImageScore, Scores
-
-MetricOptions = Mapping[str, Mapping[str, Any]]
 
 
 class RescaledImage(NamedTuple):
@@ -162,20 +159,16 @@ class Validator:
             imwrite(restored, f'{stem}_sigma{sigma:g}.png')
 
     def _score(self, image: RescaledImage, original: np.ndarray, lr_ref: np.ndarray) -> list[ImageScore]:
-        lr, = _measure(self.options.lr_metrics, [image.lr], lr_ref)
-        hr = _measure(self.metrics, list(image.restored.values()), original)
+        lr, = measure(self.options.lr_metrics, [image.lr], lr_ref)
+        hr = measure(self.metrics, list(image.restored.values()), original)
         return [ImageScore(image.name, sigma, values, lr) for sigma, values in zip(image.restored, hr)]
 
     def _compare(self, image: RescaledImage, original: np.ndarray, scores: list[ImageScore]) -> bytes:
         """Draw original, low-resolution, bicubically enlarged and restored image side by side."""
         axes = report.perception_distortion_axes(self.metrics) or list(self.metrics)[:1]
         bicubic = bicubic_upscale(image.lr, self.opt['scale'])[:original.shape[0], :original.shape[1]]
-        panels = [Panel('original\n', original), Panel('low-resolution\n', image.lr),
-                  Panel('bicubic from it\n', bicubic)]
-        for score in scores:
-            values = ', '.join(f'{name} {score.hr[name]:.3f}' for name in axes)
-            panels.append(Panel(f'restored, σ = {score.sigma:g}\n{values}', image.restored[score.sigma]))
-        return draw_comparison(panels)
+        captions = {score.sigma: caption(score.hr, axes) for score in scores}
+        return draw_comparison(rescaling_panels(original, image.lr, bicubic, image.restored, captions))
 
     def _report(self, scores: Scores, comparison: bytes, current_iter: int | str, tb_logger) -> None:
         """Write tables and pictures below the experiment's or the results' folder, log, and feed TensorBoard."""
@@ -225,17 +218,3 @@ class Validator:
             groups.setdefault(group.replace('_', ' '), []).append(entry)
         lines = [f'\t # {group}: {", ".join(entries)}\n' for group, entries in groups.items()]
         return f'Validation {scores.dataset}, {scores.image_count} images\n{"".join(lines)}'
-
-
-def _measure(metrics: MetricOptions, images: list[np.ndarray], reference: np.ndarray) -> list[dict[str, float]]:
-    """Metrics of each image against one reference, by a metric's own `many(images, reference)` where it has one."""
-    measured = [{} for _ in images]
-    for name, metric in metrics.items():
-        many = getattr(METRIC_REGISTRY.get(metric['type']), 'many', None)
-        if many:
-            values = many(images, reference, **{key: value for key, value in metric.items() if key != 'type'})
-        else:
-            values = [calculate_metric({'img': image, 'img2': reference}, metric) for image in images]
-        for each, value in zip(measured, values):
-            each[name] = float(value)
-    return measured

@@ -1,0 +1,100 @@
+"""Arguments that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from irnsigma_plugin.checks import number, whole_number
+
+if TYPE_CHECKING:
+    from irnsigma_plugin.rescaler import Rescaler
+
+DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
+DEFAULT_SIGMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`load_rescaler` and the methods of :class:`Rescaler` need."""
+    parser.add_argument('--model', required=True, metavar='FILE', help='checkpoint: .pth or .safetensors')
+    parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto',
+                        help='where the network runs (default: auto, the GPU if there is one)')
+    parser.add_argument('--tile', type=tile, default='auto', metavar='auto|N|none',
+                        help='how much of a large image is worked on at once, as the side of a square in its pixels; '
+                        'changes speed and memory alone (default: auto, by the free memory; none: as little as can be)')
+    parser.add_argument('--overlap', type=count_from_0, metavar='N',
+                        help='how far each part looks beyond its border, in pixels of the large image')
+
+
+def add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add sources, destination, and how to go about many files."""
+    parser.add_argument('sources', nargs='+', metavar='SRC',
+                        help='image file, folder (with the folders in it) or quoted glob')
+    parser.add_argument('destination', metavar='DST',
+                        help='PNG file, for a single SRC file; otherwise a folder, which is arranged as SRC is')
+    parser.add_argument('--overwrite', action='store_true',
+                        help='replace results that exist; they are skipped otherwise')
+    parser.add_argument('--workers', type=count_from_1, default=DEFAULT_WORKERS, metavar='N',
+                        help='threads that read and write files beside the network, and images that wait for it '
+                        f'(default: {DEFAULT_WORKERS}); fewer need less memory')
+
+
+def add_sigmas(parser: argparse.ArgumentParser) -> None:
+    """Add `--sigmas` and `--seed`."""
+    parser.add_argument('--sigmas', type=sigma, nargs='+', default=DEFAULT_SIGMAS, metavar='SIGMA',
+                        help='restore every image at each of these (default: 0 0.25 0.5 0.75 1)')
+    add_seed(parser)
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """Add `--seed`."""
+    parser.add_argument('--seed', type=int, default=0, help='of the restored detail (default: 0)')
+
+
+def load_rescaler(args: argparse.Namespace) -> Rescaler:
+    """Load the network that the command line names.
+
+    Raises:
+        ValueError: There is no such device, or the checkpoint is no file.
+        CheckpointError: The checkpoint is missing, damaged, or of another network.
+    """
+    import torch
+
+    from irnsigma_plugin.rescaler import Rescaler
+
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise ValueError('--device cuda: there is no GPU that torch can use; leave --device out.')
+    if os.path.exists(args.model) and not os.path.isfile(args.model):  # a pipe would be waited for
+        raise ValueError(f'--model {args.model}: is no file; name a checkpoint.')
+    return Rescaler.from_checkpoint(args.model, device=args.device)
+
+
+def sigma(text: str) -> float:
+    """Read a sigma."""
+    try:
+        return number('sigma', float(text), smallest=0, largest=1)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'must be a number from 0 (faithful) to 1 (sharp), but is {text!r}') from None
+
+
+def tile(text: str) -> int | str | None:
+    """Read the value of `--tile`."""
+    return {'auto': 'auto', 'none': None}[text] if text in ('auto', 'none') else count_from_1(text)
+
+
+def count_from_0(text: str) -> int:
+    """Read a whole number, 0 or more."""
+    return _count(text, 0)
+
+
+def count_from_1(text: str) -> int:
+    """Read a whole number, 1 or more."""
+    return _count(text, 1)
+
+
+def _count(text: str, smallest: int) -> int:
+    try:
+        return whole_number('it', int(text), smallest)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'must be a whole number, {smallest} or more, but is {text!r}') from None

@@ -1,0 +1,141 @@
+"""Work on many files: one that fails is reported in a line, and the others are still done."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Callable
+
+from tqdm import tqdm
+
+from irnsigma_plugin.commands.sources import Job
+from irnsigma_plugin.image_file import Picture, read_picture, write_picture
+
+
+class Batch:
+    """Counts files, shows a progress bar, and at the end says what became of them.
+
+    Args:
+        total: Number of files.
+
+    Attributes:
+        done, skipped, failed: Number of files so far.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.done = self.skipped = self.failed = 0
+        self._start = time.monotonic()
+        self._bar = tqdm(total=total, unit='image', disable=None)  # none where nobody watches
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._bar.close()
+        print(f'{self.done} done, {self.skipped} skipped, {self.failed} failed in '
+              f'{time.monotonic() - self._start:.1f} s')
+
+    @property
+    def status(self) -> int:
+        """Exit status: 1 if a file failed."""
+        return int(self.failed > 0)
+
+    def skip(self, count: int) -> None:
+        """Count files as skipped."""
+        self.skipped += count
+        self._bar.update(count)
+
+    def finish(self) -> None:
+        """Count a file as done."""
+        self.done += 1
+        self._bar.update()
+
+    def warn(self, path: Path, message: str) -> None:
+        """Print a warning about a file."""
+        self._say('warning', path, message)
+
+    @contextlib.contextmanager
+    def guard(self, path: Path) -> Iterator[None]:
+        """Count the file as failed, and say why, if the block raises an error."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError, MemoryError) as error:
+            message = str(error)
+            if isinstance(error, MemoryError) or 'allocate' in message:
+                message = 'there is not enough memory; use a smaller --tile or fewer --workers.'
+            self.failed += 1
+            self._say('error', path, message)
+            self._bar.update()
+
+    def _say(self, kind: str, path: Path, message: str) -> None:
+        message = ' '.join(message.split())
+        if str(path) not in message:
+            message = f'{path}: {message}'
+        self._bar.write(f'irnsigma: {kind}: {message}', file=sys.stderr)
+
+
+def rescale_files(jobs: Sequence[Job], rescale: Callable[[Picture, Path], Picture], overwrite: bool,
+                  workers: int) -> int:
+    """Read, rescale and write pictures; reading and writing go on in threads beside the network.
+
+    After an interruption the files that are being written are finished, and no others begun.
+
+    Args:
+        jobs: What to do.
+        rescale: Makes a result of a picture and its source's path.
+        overwrite: Whether to replace results that exist; they are skipped otherwise.
+        workers: Number of threads, and of pictures that wait before and behind the network.
+
+    Returns:
+        Exit status.
+    """
+    waiting = [job for job in jobs if overwrite or not job.target.is_file()]
+    writes: deque[tuple[Job, Future]] = deque()
+    with Batch(len(jobs)) as batch, ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of Pillow, about what does no harm
+        batch.skip(len(jobs) - len(waiting))
+        for job, reading in _ahead(pool, lambda job: read_picture(job.source), waiting, workers):
+            with batch.guard(job.source):
+                result = rescale(reading.result(), job.source)
+                for warning in result.warnings:
+                    batch.warn(job.source, warning)
+                writes.append((job, pool.submit(_write, result, job.target)))
+            while len(writes) > workers:
+                _settle(batch, *writes.popleft())
+        while writes:
+            _settle(batch, *writes.popleft())
+    return batch.status
+
+
+def _ahead(pool: Executor, function: Callable[[Any], Any], items: Iterable[Any],
+           count: int) -> Iterator[tuple[Any, Future]]:
+    """Yield every item with its future result, `count` of them begun ahead."""
+    begun: deque[tuple[Any, Future]] = deque()
+    for item in items:
+        begun.append((item, pool.submit(function, item)))
+        if len(begun) > count:
+            yield begun.popleft()
+    while begun:
+        yield begun.popleft()
+
+
+def _write(picture: Picture, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f'{target}: its folder cannot be made ({error.strerror}); choose another DST.') from error
+    write_picture(picture, target)
+
+
+def _settle(batch: Batch, job: Job, writing: Future) -> None:
+    with batch.guard(job.source):
+        writing.result()
+        batch.finish()

@@ -1,0 +1,56 @@
+"""`irnsigma compare`: one picture of an image before and after."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from irnsigma_plugin.commands.arguments import add_network_arguments, add_sigmas, load_rescaler
+
+
+def add_command(subparsers: argparse._SubParsersAction) -> None:
+    """Add `compare` to the command line."""
+    parser = subparsers.add_parser(
+        'compare',
+        help='draw an image beside what becomes of it',
+        description='Draw side by side an image, its small image, what bicubic enlargement makes of that, and the\n'
+        'images restored at several sigma, with their PSNR-Y and LPIPS. Of a large image the middle is shown; the\n'
+        'figures are of the whole.',
+        epilog='examples:\n'
+        '  irnsigma compare photo.jpg --model net_g_latest.pth\n'
+        '  irnsigma compare photo.jpg --model net_g_latest.pth --sigmas 0 1 --output comparison.png',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('source', metavar='HR', help='original image')
+    add_network_arguments(parser)
+    add_sigmas(parser)
+    parser.add_argument('--output', metavar='PNG', help='the picture (default: the name of HR and _comparison.png, in '
+                        'the current directory)')
+    parser.add_argument('--overwrite', action='store_true', help='replace the picture if it is there')
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    output = Path(args.output or f'{Path(args.source).stem}_comparison.png')
+    if output.suffix.lower() != '.png':
+        raise ValueError(f'{output}: the picture is a PNG file; name it .png.')
+    if output.exists() and not args.overwrite:
+        raise FileExistsError(f'{output} is there already; use --overwrite, or another --output.')
+
+    from irnsigma_plugin.atomic import atomic_write
+    from irnsigma_plugin.bicubic import bicubic_upscale
+    from irnsigma_plugin.commands.measuring import rescale_file, usable_metrics
+    from irnsigma_plugin.validation.comparison import caption, draw_comparison, rescaling_panels
+    from irnsigma_plugin.validation.measures import measure
+
+    rescaler = load_rescaler(args)
+    metrics = {name: metric for name, metric in usable_metrics(rescaler.scale).items() if name in ('psnr_y', 'lpips')}
+    image = rescale_file(rescaler, Path(args.source), tuple(dict.fromkeys(args.sigmas)), args.seed, args.tile,
+                         args.overlap)
+    enlarged = bicubic_upscale(image.lr, rescaler.scale)
+    figures = [caption(values, list(metrics))
+               for values in measure(metrics, [enlarged, *image.restored.values()], image.original)]
+    panels = rescaling_panels(image.original, image.lr, enlarged, image.restored,
+                              dict(zip(image.restored, figures[1:])), figures[0])
+    atomic_write(output, draw_comparison(panels))
+    print(f'wrote {output}')

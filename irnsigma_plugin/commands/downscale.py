@@ -1,0 +1,37 @@
+"""`irnsigma downscale`: hr files to lr files."""
+
+from __future__ import annotations
+
+import argparse
+
+from irnsigma_plugin.commands.arguments import add_file_arguments, add_network_arguments, load_rescaler
+
+
+def add_command(subparsers: argparse._SubParsersAction) -> None:
+    """Add `downscale` to the command line."""
+    parser = subparsers.add_parser(
+        'downscale',
+        help='make small images that can be restored',
+        description='Make small images, which look like any others and can be restored by `irnsigma upscale`. They\n'
+        'are 8-bit PNG files; grey stays grey, and transparency, colour profile and camera data are kept. Each\n'
+        'notes the size, the bits and the model, so that restoring gives back the original size.',
+        epilog='examples:\n'
+        '  irnsigma downscale photo.jpg small.png --model net_g_latest.pth\n'
+        '  irnsigma downscale photos/ small/ --model net_g_latest.pth\n'
+        "  irnsigma downscale 'photos/**/*.jpg' small/ --model net_g_latest.pth --overwrite",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_file_arguments(parser)
+    add_network_arguments(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from irnsigma_plugin.commands.batch import rescale_files
+    from irnsigma_plugin.commands.sources import plan_jobs
+    from irnsigma_plugin.picture_rescaling import downscale_picture
+
+    jobs = plan_jobs(args.sources, args.destination)
+    rescaler = load_rescaler(args)
+    return rescale_files(jobs, lambda picture, path: downscale_picture(rescaler, picture, args.tile, args.overlap),
+                         args.overwrite, args.workers)

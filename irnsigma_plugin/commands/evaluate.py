@@ -1,0 +1,86 @@
+"""`irnsigma evaluate`: metrics of a folder of images at several sigmas."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from irnsigma_plugin.commands.arguments import add_network_arguments, add_sigmas, load_rescaler
+
+if TYPE_CHECKING:
+    from irnsigma_plugin.validation.measures import MetricOptions
+    from irnsigma_plugin.validation.scores import Scores
+
+
+def add_command(subparsers: argparse._SubParsersAction) -> None:
+    """Add `evaluate` to the command line."""
+    parser = subparsers.add_parser(
+        'evaluate',
+        help='measure a model on a folder of images',
+        description='Downscale images, restore them at several sigma, and measure: PSNR, PSNR-Y, SSIM-Y and LPIPS, as\n'
+        '`python -m basicsr.test` does. Images are cut to a multiple of the scale. The table of means is\n'
+        'printed; table.md, metrics.csv (every image) and curve.png are written, and replaced if they exist.',
+        epilog='examples:\n'
+        '  irnsigma evaluate datasets/Set14/HR --model net_g_latest.pth\n'
+        '  irnsigma evaluate photos/ --model net_g_latest.pth --sigmas 0 0.5 1 --output results/photos',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('source', metavar='HR_DIR', help='folder of original images (with the folders in it)')
+    add_network_arguments(parser)
+    add_sigmas(parser)
+    parser.add_argument('--output', metavar='DIR',
+                        help='folder of the results (default: results/evaluate/ and the last two parts of HR_DIR)')
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from irnsigma_plugin.bicubic import bicubic_downscale
+    from irnsigma_plugin.commands.batch import Batch
+    from irnsigma_plugin.commands.measuring import rescale_file, usable_metrics
+    from irnsigma_plugin.commands.sources import find_images
+    from irnsigma_plugin.validation.measures import LR_METRICS, measure
+    from irnsigma_plugin.validation.scores import ImageScore, Scores
+
+    images = find_images([args.source])
+    names = _unique_names(images)
+    output = Path(args.output or Path('results', 'evaluate', '_'.join(Path(args.source).resolve().parts[-2:])))
+    output.mkdir(parents=True, exist_ok=True)  # now, for it would be a pity after hours
+    rescaler = load_rescaler(args)
+    metrics = usable_metrics(rescaler.scale)
+    sigmas = tuple(dict.fromkeys(args.sigmas))
+    scores = Scores(args.source, sigmas)
+    with Batch(len(images)) as batch:
+        for name, (path, _) in zip(names, images):
+            with batch.guard(path):
+                image = rescale_file(rescaler, path, sigmas, args.seed, args.tile, args.overlap)
+                lr, = measure(LR_METRICS, [image.lr], bicubic_downscale(image.original, rescaler.scale))
+                hr = measure(metrics, list(image.restored.values()), image.original)
+                scores.images += [ImageScore(name, sigma, values, lr) for sigma, values in zip(image.restored, hr)]
+                batch.finish()
+    if scores.images:
+        _report(scores, metrics, output)
+    return batch.status
+
+
+def _unique_names(images: list[tuple[Path, Path]]) -> list[str]:
+    """Path of each image below the folder, without extension."""
+    files: dict[str, Path] = {}
+    for path, relative in images:
+        other = files.setdefault(relative.with_suffix('').as_posix(), path)
+        if other is not path:
+            raise ValueError(f'{other} and {path} have the same name in tables; rename one.')
+    return list(files)
+
+
+def _report(scores: Scores, metrics: MetricOptions, output: Path) -> None:
+    """Print and write tables, and draw the curve."""
+    from irnsigma_plugin.atomic import atomic_write
+    from irnsigma_plugin.validation import report
+
+    report.write_csv(scores, output / 'metrics.csv')
+    report.write_tables([scores], metrics, output / 'table.md')
+    axes = report.perception_distortion_axes(metrics)
+    if axes:
+        atomic_write(output / 'curve.png', report.draw_curve(scores, axes))
+    print(f'\n{report.markdown_table(scores, metrics)}\nTables and pictures: {output}')

@@ -1,0 +1,64 @@
+"""What `evaluate` and `compare` share: an image rescaled at several sigmas, and its metrics."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from irnsigma_plugin.data.image_io import read_rgb_image
+from irnsigma_plugin.validation.measures import MetricOptions, hr_metrics
+from irnsigma_plugin.weights import WeightsError, imagenet_weights
+
+if TYPE_CHECKING:
+    from irnsigma_plugin.rescaler import Rescaler
+
+
+class RescaledFile(NamedTuple):
+    """An image before and after; all are uint8 HWC BGR, as metrics and pictures take them.
+
+    Attributes:
+        original: Cut to a multiple of the scale.
+        lr: Low-resolution image.
+        restored: Restored image for each sigma.
+    """
+
+    original: np.ndarray
+    lr: np.ndarray
+    restored: dict[float, np.ndarray]
+
+
+def rescale_file(rescaler: Rescaler, path: Path, sigmas: Sequence[float], seed: int, tile: int | str | None,
+                 overlap: int | None) -> RescaledFile:
+    """Downscale an image file and restore it at several sigmas, as `python -m basicsr.test` does.
+
+    Raises:
+        ValueError: The image cannot be used, see :func:`read_rgb_image`, or is smaller than the scale.
+    """
+    hr = read_rgb_image(path)
+    height, width = (side - side % rescaler.scale for side in hr.shape[:2])
+    if not height or not width:
+        raise ValueError(f'{path}: {hr.shape[1]}x{hr.shape[0]} pixels are too few for scale {rescaler.scale}; use a '
+                         'larger image.')
+    hr = hr[:height, :width]
+    lr = rescaler.downscale(hr, tile=tile, overlap=overlap)
+    restored = {sigma: _to_bgr(rescaler.upscale(lr, sigma=sigma, seed=seed, name=path.stem, tile=tile, overlap=overlap))
+                for sigma in sigmas}
+    return RescaledFile(_to_bgr(hr), _to_bgr(lr), restored)
+
+
+def usable_metrics(scale: int) -> MetricOptions:
+    """The papers' metrics; without LPIPS, and with a warning, where its weights cannot be had."""
+    try:
+        imagenet_weights('alexnet')
+    except WeightsError as error:
+        print(f'irnsigma: warning: LPIPS is left out: {error}', file=sys.stderr)
+        return hr_metrics(scale, lpips=False)
+    return hr_metrics(scale)
+
+
+def _to_bgr(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(image[..., ::-1])

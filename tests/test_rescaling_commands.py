@@ -1,0 +1,247 @@
+"""`irnsigma downscale`, `upscale`, `evaluate` and `compare`, as far as nothing is wrong; see test_bad_inputs.py."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from basicsr.data import build_dataloader, build_dataset
+from experiment import has_alexnet, write_photographs
+from PIL import Image
+
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.cli import main
+from irnsigma_plugin.commands import batch
+from irnsigma_plugin.image_file import Picture, read_picture, write_picture
+from irnsigma_plugin.options import ValOptions
+from irnsigma_plugin.validation.figure import decode_png
+from irnsigma_plugin.validation.measures import LR_METRICS, hr_metrics
+from irnsigma_plugin.validation.validator import Validator
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def random_net() -> InvRescaleNet:
+    """A network whose restored images depend on sigma, but not too much."""
+    torch.manual_seed(0)
+    net = InvRescaleNet(4, [1, 1], 4)
+    for name, parameter in net.named_parameters():
+        if 'conv5' in name:
+            torch.nn.init.normal_(parameter, std=0.01)
+    return net.eval()
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch) -> Path:
+    """Current directory with a model and three photographs: of colour, of colour in a folder, and grey."""
+    monkeypatch.chdir(tmp_path)
+    torch.save({'params': random_net().state_dict()}, 'model.pth')
+    write_photographs(Path('photos'), height=70, width=97)
+    grey = cv2.imread('photos/photo2.png', cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite('photos/photo2.png', grey)
+    return tmp_path
+
+
+def run(command: str) -> int:
+    return main([*command.split(), '--model', 'model.pth'])
+
+
+def test_down_and_up_again(capsys):
+    """Size, bits, channels, opacity, profile, camera data and folders are those of the originals."""
+    Path('photos/sub').mkdir()
+    photo = read_picture('photos/photo0.png').pixels
+    alpha = np.zeros(photo.shape[:2], np.uint16)
+    alpha[:, 50:] = 65535
+    full = Picture(photo.astype(np.uint16) * 257, alpha, b'profile', b'II*\0\x08\0\0\0\0\0\0\0\0\0')
+    write_picture(full, 'photos/sub/full.png')
+    Image.fromarray(photo).save('photos/sub/photo.jpg')
+    assert run('downscale photos small') == 0
+    assert run('upscale small restored --sigma 0') == 0
+    assert capsys.readouterr().out.count('5 done, 0 skipped, 0 failed in') == 2
+    for path in sorted(Path('photos').rglob('*.*')):
+        original = read_picture(path)
+        small = read_picture(Path('small', path.relative_to('photos')).with_suffix('.png'))
+        restored = read_picture(Path('restored', path.relative_to('photos')).with_suffix('.png'))
+        assert small.pixels.shape == (18, 25, *original.pixels.shape[2:])
+        assert (restored.pixels.shape, restored.bits) == (original.pixels.shape, original.bits)
+        assert restored[2:4] == small[2:4] == original[2:4]
+        assert (small.bits, small.text is None, restored.text) == (8, False, None)
+        if original.alpha is not None:
+            assert restored.alpha.dtype == np.uint16
+            assert np.abs(restored.alpha.astype(float) - alpha)[:, np.r_[:40, 60:97]].max() < 65535 * 0.05
+
+
+def test_a_turned_photograph_looks_the_same():
+    photo = Image.open('photos/photo0.png')
+    exif = photo.getexif()
+    exif[0x0112] = 6
+    photo.save('turned.jpg', exif=exif, quality=95)
+    assert run('downscale turned.jpg small.png') == 0
+    assert run('upscale small.png restored.png --sigma 0') == 0
+    for path, shape in (('small.png', (25, 18, 3)), ('restored.png', (97, 70, 3))):
+        assert cv2.imread(path).shape == shape  # OpenCV turns as viewers do
+        assert Image.open(path).getexif().get(0x0112, 1) == 1
+
+
+def test_what_exists_is_kept_unless_it_is_to_be_replaced(capsys):
+    assert run('downscale photos small') == 0
+    Path('small/photo1.png').write_bytes(b'mine')
+    Path('small/photo2.png').unlink()
+    capsys.readouterr()
+    assert run('downscale photos small') == 0
+    assert capsys.readouterr().out.startswith('1 done, 2 skipped, 0 failed in ')
+    assert Path('small/photo1.png').read_bytes() == b'mine'
+    assert run('downscale photos small --overwrite --workers 1') == 0
+    assert capsys.readouterr().out.startswith('3 done, 0 skipped, 0 failed in ')
+    assert read_picture('small/photo1.png').pixels.shape == (18, 25, 3)
+
+
+def test_sigma_and_seed_choose_the_detail():
+    run('downscale photos/photo0.png small.png')
+    results = {}
+    for name, arguments in {'0': '--sigma 0', '0, seed 1': '--sigma 0 --seed 1', '1': '--sigma 1', 'again': '--sigma 1',
+                            '1, seed 1': '--sigma 1 --seed 1', 'default': '', '0.5': '--sigma 0.5'}.items():
+        run(f'upscale small.png restored.png --overwrite {arguments}')
+        results[name] = Path('restored.png').read_bytes()
+    assert results['0'] == results['0, seed 1']
+    assert results['1'] == results['again']
+    assert results['default'] == results['0.5']
+    assert len({results[name] for name in ('0', '0.5', '1', '1, seed 1')}) == 4
+
+
+@pytest.mark.parametrize('kind', ['of the original', 'of the small image', 'in colour', 'of 16 bits'])
+def test_sigma_map(kind):
+    """Left of the map is black, so faithful; right is white, so sharp."""
+    run('downscale photos/photo0.png small.png')
+    for sigma in (0, 1):
+        run(f'upscale small.png sigma{sigma}.png --sigma {sigma}')
+    values = np.zeros((18, 25) if kind == 'of the small image' else (70, 97), np.uint8)
+    values[:, values.shape[1] // 2:] = 255
+    if kind == 'in colour':
+        values = np.dstack([values] * 3)
+    cv2.imwrite('map.png', values.astype(np.uint16) * 257 if kind == 'of 16 bits' else values)
+    assert run('upscale small.png mixed.png --sigma-map map.png') == 0
+    faithful, sharp, mixed = (cv2.imread(f'{name}.png') for name in ('sigma0', 'sigma1', 'mixed'))
+    # The small network sees 60 pixels around: only the border columns are free of the other half.
+    far = [np.abs(mixed.astype(int) - other)[:, columns].mean() for other in (faithful, sharp)
+           for columns in (slice(0, 8), slice(-8, None))]
+    assert far[0] < far[2] / 4
+    assert far[3] < far[1] / 4
+
+
+def test_an_interruption_leaves_whole_files_only(monkeypatch, capsys):
+    """Ctrl-C while the first file is being written and the second is with the network."""
+    for index in range(3, 8):
+        cv2.imwrite(f'photos/photo{index}.png', np.zeros((70, 97, 3), np.uint8))
+    begun, interrupted = threading.Event(), threading.Event()
+
+    def slow_write(picture, path):
+        begun.set()
+        assert interrupted.wait(10)
+        write_picture(picture, path)
+
+    def interrupt(picture, path):
+        if path.name == 'photo1.png':
+            assert begun.wait(10)
+            interrupted.set()
+            os.kill(os.getpid(), signal.SIGINT)
+        return picture
+
+    monkeypatch.setattr(batch, 'write_picture', slow_write)
+    monkeypatch.setattr('irnsigma_plugin.picture_rescaling.downscale_picture',
+                        lambda rescaler, picture, tile, overlap: interrupt(picture, Path(names.pop(0))))
+    names = [f'photo{index}.png' for index in range(8)]
+    assert run('downscale photos small --workers 2') == 130
+    assert capsys.readouterr().err == 'irnsigma: error: interrupted\n'
+    assert os.listdir('small') == ['photo0.png']
+    np.testing.assert_array_equal(cv2.imread('small/photo0.png'), cv2.imread('photos/photo0.png'))
+
+
+def test_evaluation_is_that_of_basicsr_test(capsys):
+    """The same figures for every image at every sigma, from files on disk, from `evaluate` and from the validator."""
+    metrics = hr_metrics(4, lpips=has_alexnet())
+    sigmas = (0., 0.5, 1.)
+    dataset = {'name': 'photos', 'phase': 'val', 'scale': 4, 'type': 'HRImageDataset', 'dataroot_gt': 'photos',
+               'io_backend': {'type': 'disk'}}
+    opt = {'name': 'test', 'scale': 4, 'is_train': False, 'val': {'metrics': metrics, 'pbar': False},
+           'path': {'results_root': 'results', 'visualization': 'images'}}
+    Validator(opt, ValOptions(sigmas=sigmas, lr_metrics=LR_METRICS)).run(
+        random_net(), build_dataloader(build_dataset(dataset), dataset), torch.device('cpu'), 'test', None, False)
+    assert run('evaluate photos --sigmas 0 0.5 1 --output mine') == 0
+    tables = []
+    for path in ('results/photos/metrics.csv', 'mine/metrics.csv'):
+        with open(path, newline='') as file:
+            tables.append(list(csv.DictReader(file)))
+    assert [[row['image'], row['sigma']] for row in tables[1]] == [
+        [f'photo{index}', sigma] for index in range(3) for sigma in ('0', '0.5', '1')]
+    for theirs, ours in zip(*tables):
+        assert set(ours) == set(theirs)
+        assert [float(value) for value in list(ours.values())[1:]] == pytest.approx(
+            [float(value) for value in list(theirs.values())[1:]], abs=1e-3)
+
+    for path in Path('photos').iterdir():  # sides that are multiples of the scale, as the validator cuts them
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[:68, :96])
+    run('downscale photos small')
+    from basicsr.metrics import calculate_psnr
+    for row in tables[0]:
+        run(f'upscale small/{row["image"]}.png restored.png --overwrite --sigma {row["sigma"]}')
+        psnr = calculate_psnr(cv2.imread('restored.png'), cv2.imread(f'photos/{row["image"]}.png'), crop_border=4,
+                              test_y_channel=True)
+        assert psnr == pytest.approx(float(row['psnr_y']), abs=1e-3)
+
+
+def test_evaluation_leaves_tables_and_a_curve(capsys):
+    Path('photos/sub').mkdir()
+    Path('photos/photo1.png').rename('photos/sub/photo1.png')
+    assert run('evaluate photos --sigmas 0 1 1') == 0
+    output = capsys.readouterr().out
+    folder = Path('results/evaluate', f'{Path.cwd().name}_photos')
+    assert f'Tables and pictures: {folder}' in output
+    table = (folder / 'table.md').read_text()
+    assert table in output
+    assert table.startswith('**photos**, 3 images')
+    with open(folder / 'metrics.csv', newline='') as file:
+        assert [(row['image'], row['sigma']) for row in csv.DictReader(file)] == [
+            (image, sigma) for image in ('photo0', 'photo2', 'sub/photo1') for sigma in '01']
+    assert (folder / 'curve.png').exists() == has_alexnet()
+
+
+def test_comparison_shows_every_image_with_its_figures(monkeypatch, capsys):
+    from irnsigma_plugin.validation import comparison
+
+    panels = []
+    original = comparison.draw_comparison
+    monkeypatch.setattr(comparison, 'draw_comparison', lambda shown: panels.extend(shown) or original(shown))
+    assert run('compare photos/photo0.png --sigmas 0 1') == 0
+    assert capsys.readouterr().out == 'wrote photo0_comparison.png\n'
+    assert decode_png(Path('photo0_comparison.png').read_bytes()).shape[1] == 5 * 2.4 * 150
+    titles = [panel.title.split('\n') for panel in panels]
+    assert [title for title, _ in titles] == ['original', 'low-resolution', 'bicubic from it', 'restored, σ = 0',
+                                              'restored, σ = 1']
+    psnr = [float(figures.split(',')[0].removeprefix('psnr_y ')) for _, figures in titles[2:]]
+    assert psnr[1] > psnr[2]
+    assert all(('lpips' in figures) == has_alexnet() for _, figures in titles[2:])
+    assert panels[0].image.shape == panels[3].image.shape == (68, 96, 3)
+
+
+def test_the_metrics_are_those_of_the_option_file():
+    import yaml
+
+    val = yaml.safe_load((ROOT / 'options/test_IRNsigma_x4.yml').read_text())['val']
+    assert val['metrics'] == hr_metrics(4)
+    assert val['lr_metrics'] == LR_METRICS
+
+
+@pytest.mark.parametrize('command', ['downscale', 'upscale', 'evaluate', 'compare'])
+def test_help_teaches_by_examples(command, capsys):
+    assert main([command, '--help']) == 0
+    text = capsys.readouterr().out
+    assert text.count(f'\n  irnsigma {command} ') >= 2
+    assert all(option in text for option in ('--model', '--device', '--tile', '--overlap'))
