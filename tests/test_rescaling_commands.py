@@ -78,6 +78,13 @@ def test_down_and_up_again(capsys):
             assert np.abs(restored.alpha.astype(float) - alpha)[:, np.r_[:40, 60:97]].max() < 65535 * 0.05
 
 
+def test_as_a_process_of_its_own(run_cli):
+    """Nothing has been imported yet, neither BasicSR nor a network."""
+    code = 'import sys; from irnsigma_plugin.cli import main; sys.exit(main(sys.argv[1:]))'
+    output = run_cli('-c', code, 'downscale', 'photos', 'small', '--model', 'model.pth').stdout
+    assert output.startswith('3 done, 0 skipped, 0 failed in ')
+
+
 def test_a_turned_photograph_looks_the_same():
     photo = Image.open('photos/photo0.png')
     exif = photo.getexif()
