@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import functools
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from irnsigma_plugin.archs.quantize import quantize
 from irnsigma_plugin.archs.rescaling_net import RescalingNet, scale_noise
+from irnsigma_plugin.checkpoint import model_hash, read_checkpoint
 from irnsigma_plugin.checks import whole_number
 from irnsigma_plugin.grey import is_grey, luma
 from irnsigma_plugin.memory import available_memory, bytes_per_pixel
@@ -85,20 +86,15 @@ class Rescaler:
             CheckpointError: The file is missing, damaged, or of another network.
         """
         from irnsigma_plugin.archs.discover import build_network
-        from irnsigma_plugin.checkpoint import read_checkpoint
 
         if device == 'auto':
             device = 'cuda' if torch.cuda.is_available() else 'cpu'
         return cls(build_network(read_checkpoint(path), clamp), device)
 
-    @property
+    @functools.cached_property
     def model_hash(self) -> str:
-        """16 hex digits of SHA-256 over the weights: names, in order, with shapes, types and bytes."""
-        digest = hashlib.sha256()
-        for key, value in sorted(self.net.state_dict().items()):
-            digest.update(f'{key} {tuple(value.shape)} {value.dtype}\n'.encode())
-            digest.update(value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """See :func:`~irnsigma_plugin.checkpoint.model_hash`."""
+        return model_hash(self.net.state_dict())
 
     def downscale(self, image: Image, tile: int | str | None = None, overlap: int | None = None) -> Image:
         """Downscale an image of any size, H x W, to h = ceil(H / scale) times w = ceil(W / scale).
