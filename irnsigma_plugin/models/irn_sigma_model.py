@@ -74,6 +74,7 @@ class IRNSigmaModel(SRGANModel):
             self.keep_last = read_keep_last(opt)
             self.reached: dict[str, Any] = {}  # place in the data of the last batch
             self.state: dict[str, Any] = {}  # as saved last
+            self.random_states: list[dict[str, Any]] = []  # of all processes, to be saved
         super().__init__(opt)
         self.stop_request = StopRequest(self.device)
 
@@ -265,6 +266,7 @@ class IRNSigmaModel(SRGANModel):
         Raises:
             SaveError: In all processes, if a file cannot be saved.
         """
+        self.random_states = self._of_all_processes(random_state())  # before anything can fail in one process alone
         failure = None
         try:
             with atomic_saves():
@@ -293,7 +295,7 @@ class IRNSigmaModel(SRGANModel):
             'epoch': epoch, 'iter': current_iter, **{key: int(value) for key, value in self.reached.items()},
             'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
-            'random': self._of_all_processes(random_state()), 'step_guard': self.step_guard.state_dict(),
+            'random': self.random_states, 'step_guard': self.step_guard.state_dict(),
             'scaler': self.scaler.state_dict(),
             'model_type': self.opt['model_type'], 'networks': [key for key in self.opt if key.startswith('network_')],
         }
