@@ -24,9 +24,9 @@ from ranks import rank_server, run_ranks
 from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.data.prepare import prepare
-from irnsigma_plugin.distributed import on_all_ranks, undeal
 from irnsigma_plugin.models.irn_sigma_model import IRNSigmaModel
 from irnsigma_plugin.options import ValOptions
+from irnsigma_plugin.validation.distributed import on_all_ranks, undeal
 from irnsigma_plugin.validation.validator import Validator
 
 BATCH = 4
@@ -42,7 +42,8 @@ def _rank_server(checkout_path):
 def option_file(tmp_path):
     """Write the options of a small adversarial training, with changes to `train`, `network_d` and the patch size."""
     def write(network_d: dict | None = None, gt_size: int = 32, **train: Any) -> Path:
-        options = options_to_train(write_photographs(tmp_path / 'photographs'))
+        side = max(gt_size, 64)
+        options = options_to_train(write_photographs(tmp_path / 'photographs', height=side, width=side))
         options['train'].update(grad_clip=None, **train)
         options['network_d'] = network_d or options['network_d']
         options['datasets']['train']['gt_size'] = gt_size
