@@ -238,6 +238,21 @@ def test_comparison_shows_every_image_with_its_figures(monkeypatch, capsys):
     assert panels[0].image.shape == panels[3].image.shape == (68, 96, 3)
 
 
+def test_comparison_shows_a_map_of_sigma_and_its_result(monkeypatch):
+    from irnsigma_plugin.validation import comparison
+
+    panels = []
+    monkeypatch.setattr(comparison, 'draw_comparison', lambda shown: panels.extend(shown) or b'')
+    sigma_map = np.zeros((68, 96), np.uint8)
+    sigma_map[:, 48:] = 255
+    cv2.imwrite('map.png', sigma_map)
+    assert run('compare photos/photo0.png --sigmas 0 1 --sigma-map map.png') == 0
+    faithful, sharp, shown_map, mapped = (panel.image for panel in panels[3:])
+    assert (shown_map == sigma_map[..., None]).all()
+    assert (mapped != faithful).any()
+    assert (mapped != sharp).any()
+
+
 def test_the_metrics_are_those_of_the_option_file():
     import yaml
 

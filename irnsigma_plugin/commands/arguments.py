@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from irnsigma_plugin.checks import number, whole_number
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from irnsigma_plugin.rescaler import Rescaler
 
 DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
@@ -45,6 +47,28 @@ def add_sigmas(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--sigmas', type=sigma, nargs='+', default=DEFAULT_SIGMAS, metavar='SIGMA',
                         help='restore every image at each of these (default: 0 0.25 0.5 0.75 1)')
     add_seed(parser)
+
+
+def add_sigma_map(parser: argparse._ActionsContainer) -> None:
+    """Add `--sigma-map`, for :func:`read_sigma_map`."""
+    parser.add_argument('--sigma-map', metavar='IMAGE', help='a sigma for every place, as the brightness of an image')
+
+
+def read_sigma_map(path: str) -> np.ndarray:
+    """Read a map of sigma as grey levels.
+
+    Raises:
+        ValueError: It cannot be read, or is transparent in places.
+    """
+    import cv2
+
+    from irnsigma_plugin.image_file import read_picture
+
+    picture = read_picture(path)
+    if picture.alpha is not None and picture.alpha.min() < picture.alpha.max():
+        raise ValueError(f'{path}: a sigma map has no transparency; save it as a grey image, white where the result '
+                         'shall be sharp.')
+    return picture.pixels if picture.pixels.ndim == 2 else cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2GRAY)
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from irnsigma_plugin.commands.arguments import (
     add_file_arguments,
     add_network_arguments,
     add_seed,
+    add_sigma_map,
     load_rescaler,
+    read_sigma_map,
     sigma,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def add_command(subparsers: argparse._SubParsersAction) -> None:
@@ -37,7 +35,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
     add_network_arguments(parser)
     either = parser.add_mutually_exclusive_group()
     either.add_argument('--sigma', type=sigma, default=0.5, help='from 0 (faithful) to 1 (sharp), default: 0.5')
-    either.add_argument('--sigma-map', metavar='IMAGE', help='a sigma for every place, as the brightness of an image')
+    add_sigma_map(either)
     add_seed(parser)
     parser.set_defaults(run=_run)
 
@@ -48,21 +46,8 @@ def _run(args: argparse.Namespace) -> int:
     from irnsigma_plugin.picture_rescaling import upscale_picture
 
     jobs = plan_jobs(args.sources, args.destination)
-    sigma = _read_sigma_map(args.sigma_map) if args.sigma_map else args.sigma
+    sigma = read_sigma_map(args.sigma_map) if args.sigma_map else args.sigma
     rescaler = load_rescaler(args)
     return rescale_files(jobs, lambda picture, path: upscale_picture(rescaler, picture, path.stem, sigma, args.seed,
                                                                      args.tile, args.overlap),
                          args.overwrite, args.workers)
-
-
-def _read_sigma_map(path: str) -> np.ndarray:
-    """Read a map as grey levels."""
-    import cv2
-
-    from irnsigma_plugin.image_file import read_picture
-
-    picture = read_picture(path)
-    if picture.alpha is not None and picture.alpha.min() < picture.alpha.max():
-        raise ValueError(f'{path}: a sigma map has no transparency; save it as a grey image, white where the result '
-                         'shall be sharp.')
-    return picture.pixels if picture.pixels.ndim == 2 else cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2GRAY)
