@@ -41,6 +41,7 @@ from irnsigma_plugin.models.step_guard import StepGuard
 from irnsigma_plugin.models.stop_request import StopRequest
 from irnsigma_plugin.options import OptionError, read_keep_last, read_train_options, read_val_options
 from irnsigma_plugin.training_states import prune
+from irnsigma_plugin.validation.distributed import on_all_ranks
 from irnsigma_plugin.validation.validator import Validator
 
 
@@ -266,7 +267,8 @@ class IRNSigmaModel(SRGANModel):
         Raises:
             SaveError: In all processes, if a file cannot be saved.
         """
-        self.random_states = self._of_all_processes(random_state())  # before anything can fail in one process alone
+        # Before anything can fail in one process alone.
+        self.random_states = on_all_ranks('Saving random numbers', random_state)
         failure = None
         try:
             with atomic_saves():
@@ -276,7 +278,7 @@ class IRNSigmaModel(SRGANModel):
                     SRModel.save(self, epoch, current_iter)
         except SaveError as error:
             failure = str(error)
-        failures = self._of_all_processes(failure)
+        failures = on_all_ranks('Saving', lambda: failure)
         if any(failures):
             raise SaveError(next(filter(None, failures))) from None
         if self.keep_last and self.opt['rank'] == 0:
@@ -329,13 +331,6 @@ class IRNSigmaModel(SRGANModel):
         get_root_logger().info(f'Stopped by {signal.Signals(number).name}. {saved}')
         self.stop_request.close()
         raise SystemExit(128 + number)
-
-    def _of_all_processes(self, value: Any) -> list[Any]:
-        if not self.opt['dist']:
-            return [value]
-        values = [None] * self.opt['world_size']
-        torch.distributed.all_gather_object(values, value)
-        return values
 
     def save_network(self, net: nn.Module | list[nn.Module], net_label: str, current_iter: int,
                      param_key: str | list[str] = 'params') -> None:
