@@ -39,6 +39,15 @@ def test_initial_weights():
         torch.testing.assert_close(conv.weight.std().item(), 0.1 * xavier, rtol=0.1, atol=0)
 
 
+@pytest.mark.parametrize('outputs', [1, 3, 5, 6])
+@pytest.mark.parametrize('size', [(1, 1), (2, 1), (5, 8)])
+def test_convolutions_of_few_outputs_equal_others(outputs, size):
+    x = random_image(2, 7, *size, dtype=torch.float64) - 0.5
+    weight = random_image(outputs, 7, 3, 3, dtype=torch.float64, seed=1) - 0.5
+    bias = random_image(1, 1, 1, outputs, dtype=torch.float64, seed=2).flatten()
+    torch.testing.assert_close(dense_block._convolve(x, weight, bias), F.conv2d(x, weight, bias, padding=1))
+
+
 def test_gradients_and_input_is_left_alone():
     block = randomise(DenseBlock(2, 1, growth_channels=2), std=0.2).double()
     x = random_image(1, 2, 3, 3, dtype=torch.float64).requires_grad_()

@@ -15,6 +15,8 @@ CONVOLUTIONS = 5
 # stays in a processor's cache, and memory no longer grows with the image; smaller windows would spend more
 # on their margins. GPUs have no such cache, but want large pieces of work.
 WINDOW_SIDE = {'cpu': 128, 'cuda': 1024}
+# Numbers that a processor computes at once (AVX-512, float32); kernels of convolutions compute so many outputs.
+VECTOR_LENGTH = 16
 
 
 class DenseBlock(nn.Module):
@@ -59,21 +61,46 @@ class DenseBlock(nn.Module):
         x = tensors[0].contiguous(memory_format=torch.channels_last)
         weights, biases = tensors[1:1 + CONVOLUTIONS], tensors[1 + CONVOLUTIONS:]
         with torch.autocast(x.device.type, enabled=False):
-            if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():  # these look for a plan of their own
+            if _is_traced():
                 return _plain(x, weights, biases)[0]
             if torch.is_grad_enabled():
                 return _DenseFunction.apply(x, *weights, *biases)
             return _in_windows(x, weights, biases)
 
 
+def _is_traced() -> bool:
+    """Whether a compiler or an exporter is at work; these look for a plan of their own."""
+    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A padded 3x3 convolution.
+
+    An image's 3 outputs would leave most of a processor's vector unused. So where there are few, each column of
+    the kernel gets outputs of its own: three times as many, for a third of the kernel. A second convolution, with
+    ones and zeros, moves them to their places and adds them up.
+    """
+    outputs = weight.shape[0]
+    if not _is_narrow(outputs, x):
+        return F.conv2d(x, weight, bias, padding=1)
+    columns = weight.permute(3, 0, 1, 2).flatten(0, 1).unsqueeze(-1)
+    shifts = torch.eye(3 * outputs, dtype=x.dtype).view(3, outputs, 3, outputs).permute(3, 0, 1, 2).flatten(1, 2)
+    return F.conv2d(F.conv2d(x, columns, padding=(1, 0)), shifts.unsqueeze(2), bias, padding=(0, 1))
+
+
+def _is_narrow(outputs: int, x: Tensor) -> bool:
+    """Whether three times the outputs fit a vector. Half precision would round in between."""
+    return 3 * outputs <= VECTOR_LENGTH and x.device.type == 'cpu' and x.dtype.itemsize >= 4 and not _is_traced()
+
+
 def _plain(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """The block's result, and x_0, ..., x_4."""
     sources = [x]
     for weight, bias in zip(weights[:-1], biases[:-1]):
-        new = F.leaky_relu(F.conv2d(x, weight, bias, padding=1), NEGATIVE_SLOPE, inplace=True)
+        new = F.leaky_relu(_convolve(x, weight, bias), NEGATIVE_SLOPE, inplace=True)
         sources.append(new)
         x = torch.cat((x, new), 1)
-    return F.conv2d(x, weights[-1], biases[-1], padding=1), sources
+    return _convolve(x, weights[-1], biases[-1]), sources
 
 
 class _DenseFunction(torch.autograd.Function):
@@ -84,8 +111,7 @@ class _DenseFunction(torch.autograd.Function):
         conv_k = sum over j < k of W_kj * x_j    =>    gradient of x_j = sum over k > j of W_kjᵀ * d_k
 
     The sum is one convolution of [d_{j+1}, ..., d_5] with the weights of all consumers of x_j, side by side.
-    So the gradient is a dense block again, which runs from d_5 to d_1. The gradient of each W_kj is taken by
-    itself: x_j and d_k are at hand as they are, and their widths suit the convolution kernels.
+    So the gradient is a dense block again, which runs from d_5 to d_1.
     """
 
     @staticmethod
@@ -103,27 +129,43 @@ class _DenseFunction(torch.autograd.Function):
         widths = [source.shape[1] for source in sources]
         parts = [weight.split(widths[:k], 1) for k, weight in enumerate(weights, 1)]  # parts[k - 1][j] is W_kj
         part_gradients: list[list[Tensor]] = [[] for _ in weights]
-        gradients = [gradient.contiguous(memory_format=torch.channels_last)]  # d_{j+1}, ..., d_5
-        for j in reversed(range(CONVOLUTIONS)):
-            x_j, x_gradient = sources[j], None
-            for k, d in enumerate(gradients, j):
-                part_gradients[k].insert(0, _convolution_backward(d, x_j, parts[k][j], (False, True))[1])
-            if j > 0 or ctx.needs_input_grad[0]:
-                consumers = torch.cat([parts[k][j] for k in range(j, CONVOLUTIONS)])
-                x_gradient = _convolution_backward(torch.cat(gradients, 1), x_j, consumers, (True, False))[0]
-            if j > 0:
-                gradients.insert(0, torch.ops.aten.leaky_relu_backward(x_gradient, x_j, NEGATIVE_SLOPE, True))
+
+        def gather(gradients: Tensor, j: int, consumers: range) -> Tensor | None:
+            """What some consumers of x_j, whose `gradients` are side by side, give to its gradient."""
+            weight = torch.cat([parts[k][j] for k in consumers])
+            wanted = j > 0 or ctx.needs_input_grad[0]
+            x_gradient, weight_gradient = _convolution_backward(gradients, sources[j], weight, wanted)
+            for k, part in zip(consumers, weight_gradient.split([weights[k].shape[0] for k in consumers])):
+                part_gradients[k].insert(0, part)
+            return x_gradient
+
+        d = gradient.contiguous(memory_format=torch.channels_last)
+        later = d  # [d_{j+1}, ..., d_5]
+        bias_gradients = [d.sum((0, 2, 3))]
+        for j in reversed(range(1, CONVOLUTIONS)):
+            x_gradient = gather(later, j, range(j, CONVOLUTIONS))
+            d = torch.ops.aten.leaky_relu_backward(x_gradient, sources[j], NEGATIVE_SLOPE, True)
+            bias_gradients.insert(0, d.sum((0, 2, 3)))
+            if j > 1:
+                later = torch.cat((d, later), 1)
+        # x_0 takes d_1 by itself, which spares the widest concatenation.
+        x_gradient, first = gather(later, 0, range(1, CONVOLUTIONS)), gather(d, 0, range(1))
+        if x_gradient is not None:
+            x_gradient += first
         weight_gradients = [torch.cat(each, 1) for each in part_gradients]
-        bias_gradients = [d.sum((0, 2, 3)) for d in gradients]
         return (x_gradient, *weight_gradients, *bias_gradients)
 
 
-def _convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool],
-                          ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of a padded 3x3 convolution's input and weight, as far as `wanted`."""
-    return torch.ops.aten.convolution_backward(
+def _convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, x_wanted: bool,
+                          ) -> tuple[Tensor | None, Tensor]:
+    """Gradients of a padded 3x3 convolution's input, if wanted, and weight."""
+    narrow = _is_narrow(x.shape[1], x)
+    x_gradient, weight_gradient, _ = torch.ops.aten.convolution_backward(
         gradient, x, weight, None, stride=[1, 1], padding=[1, 1], dilation=[1, 1], transposed=False,
-        output_padding=[0, 0], groups=1, output_mask=[*wanted, False])[:2]
+        output_padding=[0, 0], groups=1, output_mask=[x_wanted and not narrow, True, False])
+    if x_wanted and narrow:
+        x_gradient = _convolve(gradient, weight.transpose(0, 1).flip(2, 3), None)
+    return x_gradient, weight_gradient
 
 
 def _in_windows(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
@@ -145,7 +187,7 @@ def _window(x: Tensor, room: Sequence[int], weights: Sequence[Tensor], biases: S
     """The result of a window, given with a margin of five pixels or the `room` there is."""
     x = x.contiguous(memory_format=torch.channels_last)
     for k, (weight, bias) in enumerate(zip(weights, biases), 1):
-        y = F.conv2d(x, weight, bias, padding=1)
+        y = _convolve(x, weight, bias)
         # A convolution's outermost pixels lack neighbours, unless they are the image's own.
         up, down, left, right = (int(pixels > CONVOLUTIONS - k) for pixels in room)
         inside = (..., slice(up, x.shape[-2] - down), slice(left, x.shape[-1] - right))
