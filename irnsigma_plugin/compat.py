@@ -8,8 +8,10 @@ served.
 from __future__ import annotations
 
 import argparse
+import atexit
 import difflib
 import importlib.util
+import inspect
 import os
 import os.path as osp
 import re
@@ -85,7 +87,7 @@ def keep_outputs_in_current_directory() -> None:
             _check(opt, is_train, args.opt)
         if plugin_opt or not _has_cuda():
             _replace_load_resume_state(sys._getframe(1).f_globals)
-        _replace_data_builders(sys._getframe(1).f_globals, opt)
+        _replace_builders(sys._getframe(1).f_globals, opt)
         return opt, args
 
     for name in ('basicsr.utils.options', 'basicsr.train', 'basicsr.test', '__main__'):
@@ -206,25 +208,39 @@ def _replace_load_resume_state(caller: dict[str, Any]) -> None:
         caller['load_resume_state'] = load_resume_state
 
 
-def _replace_data_builders(caller: dict[str, Any], opt: dict[str, Any]) -> None:
+def _replace_builders(caller: dict[str, Any], opt: dict[str, Any]) -> None:
     """Let a model of the plugin get its data from :class:`DataSupply`, any other model from BasicSR.
 
-    BasicSR starts an interrupted epoch anew, and an unreadable image ends in an error that does not name it.
+    BasicSR starts an interrupted epoch anew, and an unreadable image ends in an error that does not name it. Its
+    TensorBoard writer loses the last events where a training ends by a signal or an error.
     """
     from basicsr import data
     from basicsr.data.data_sampler import EnlargedSampler
+    from basicsr.utils import init_tb_logger
     from basicsr.utils.registry import MODEL_REGISTRY
 
     from irnsigma_plugin.data.supply import DataSupply
 
+    create = inspect.unwrap(caller.get('create_train_val_dataloader'))  # none in basicsr.test
     builders = {'build_dataset': data.build_dataset, 'build_dataloader': data.build_dataloader,
-                'EnlargedSampler': EnlargedSampler}
+                'EnlargedSampler': EnlargedSampler, 'init_tb_logger': init_tb_logger,
+                'create_train_val_dataloader': create}
     if opt['model_type'] in MODEL_REGISTRY and _is_of_plugin(MODEL_REGISTRY.get(opt['model_type'])):
         supply = DataSupply(opt)
         builders = {'build_dataset': supply.build_dataset, 'build_dataloader': supply.build_dataloader,
-                    'EnlargedSampler': supply.build_sampler}
+                    'EnlargedSampler': supply.build_sampler, 'init_tb_logger': _tb_logger_closed_at_exit,
+                    'create_train_val_dataloader': create and supply.lasting(create)}
     if _is_copy_of(caller, 'train') or _is_copy_of(caller, 'test'):
         caller.update((name, builder) for name, builder in builders.items() if name in caller)
+
+
+def _tb_logger_closed_at_exit(log_dir: str) -> Any:
+    from basicsr.utils import init_tb_logger
+
+    writer = init_tb_logger(log_dir)
+    if writer is not None:  # of the first process
+        atexit.register(writer.close)
+    return writer
 
 
 def _is_copy_of(caller: dict[str, Any], name: str) -> bool:
@@ -274,8 +290,8 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
                 'a whole one, or use --auto_resume, which finds the newest whole one itself.') from error
     if state is not None:
         check_resume(opt, state['iter'])
-        if 'seen' in state:
-            opt['resume_at'] = {'epoch': state['epoch'], 'seen': state['seen']}  # for the order of images
+        # For the order of images, and the count of epochs. States that BasicSR saved have no `seen`.
+        opt['resume_at'] = {'epoch': state['epoch'], 'iter': state['iter'], 'seen': state.get('seen', 0)}
     return state
 
 

@@ -179,6 +179,7 @@ _LOADING = {  # read by BasicSR around a data set: building, sampling, loading; 
     'pin_memory': flag,
     'persistent_workers': flag,
 }
+MAX_CORRUPT = 10  # unless `max_corrupt` says otherwise
 _PATCHES = {'gt_size': whole(), 'use_hflip': flag, 'use_rot': flag, 'max_corrupt': whole(0)}
 _IN_UNIT_RANGE = 'the network takes images in [0, 1]; remove it'
 _REFUSED = {'mean': _IN_UNIT_RANGE, 'std': _IN_UNIT_RANGE, 'color': 'the network takes RGB; remove it'}

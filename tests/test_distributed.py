@@ -24,9 +24,9 @@ from ranks import rank_server, run_ranks
 from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.data.prepare import prepare
+from irnsigma_plugin.distributed import on_all_ranks, undeal
 from irnsigma_plugin.models.irn_sigma_model import IRNSigmaModel
 from irnsigma_plugin.options import ValOptions
-from irnsigma_plugin.validation.distributed import on_all_ranks, undeal
 from irnsigma_plugin.validation.validator import Validator
 
 BATCH = 4

@@ -145,6 +145,21 @@ def test_non_finite_step_changes_nothing_and_too_many_stop_the_training(make_mod
     torch.testing.assert_close(dict(model.net_g.state_dict()), before, rtol=0, atol=0)
 
 
+def test_non_finite_images_leave_the_discriminators_statistics_finite(make_model):
+    model = make_model(change=fixed_sigma(1))
+    model.net_d = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.BatchNorm2d(2), torch.nn.Conv2d(2, 1, 1))
+    model.optimizer_d = torch.optim.Adam(model.net_d.parameters())
+    statistics = model.net_d[1]
+    model.optimize_parameters(1)
+    good = statistics.running_mean.clone()
+    assert good.abs().min() > 0
+    model.gt[0, 0, 0, 0] = math.nan
+    model.optimize_parameters(2)
+    assert model.get_current_log()['skipped_steps'] == 2
+    torch.testing.assert_close(statistics.running_mean, good, rtol=0, atol=0)
+    assert statistics.running_var.isfinite().all()
+
+
 def test_losses_are_read_when_they_are_asked_for_only(make_model, monkeypatch):
     model = make_model()
     asked = []

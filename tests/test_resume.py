@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from experiment import METRICS, options_to_train, write_photographs, write_yaml
 
 from irnsigma_plugin.checkpoint import SaveError
 from irnsigma_plugin.models.irn_sigma_model import IRNSigmaModel
+from irnsigma_plugin.options import OptionError
 
 ITERATIONS = 8
 PER_EPOCH = 3
@@ -63,6 +65,15 @@ class Experiment:
                 train_pipeline(str(self.folder))
             finally:
                 sys.argv = argv
+
+    def shorten(self, **data: int) -> None:
+        """IRN without validation, on other batches."""
+        for key in ('network_d', 'val'):
+            self.options.pop(key, None)
+        for key in ('optim_d', 'gan_opt', 'perceptual_opt'):
+            self.options['train'].pop(key, None)
+        self.options['train']['mixture_opt'].update(weighting='equal', distribution='latent')
+        self.options['datasets']['train'].update(data)
 
     def read(self, name: str) -> dict:
         return torch.load(self.root / name, weights_only=True)
@@ -176,3 +187,39 @@ def test_lack_of_memory_is_explained(experiment):
             experiment.train()
     finally:
         IRNSigmaModel._optimize_discriminator = original
+
+
+def test_a_training_lasts_where_images_are_left_over(experiment):
+    experiment.shorten(batch_size_per_gpu=2, dataset_enlarge_ratio=1)  # an epoch has one and a half batches
+    experiment.train()
+    assert experiment.read(f'training_states/{ITERATIONS}.state')['iter'] == ITERATIONS
+
+
+def test_a_training_lasts_when_it_goes_on_with_smaller_batches(experiment):
+    experiment.shorten(batch_size_per_gpu=3, dataset_enlarge_ratio=1)
+    experiment.options['train']['total_iter'] = 4
+    experiment.options['logger']['save_checkpoint_freq'] = 4
+    experiment.train()  # to epoch 4; in smaller batches that would be 12 iterations
+    experiment.shorten(batch_size_per_gpu=1)
+    experiment.options['train']['total_iter'] = ITERATIONS
+    experiment.train('--auto_resume')
+    assert experiment.read(f'training_states/{ITERATIONS}.state')['iter'] == ITERATIONS
+
+
+def test_fewer_images_than_a_batch_are_refused(experiment):
+    experiment.shorten(batch_size_per_gpu=4, dataset_enlarge_ratio=1)
+    with pytest.raises(OptionError, match='datasets.train has 3 images .* fewer than a batch of 4: lower batch_size'):
+        experiment.train()
+
+
+def test_tensorboard_gets_what_was_logged_before_a_signal(experiment, monkeypatch):
+    written, at_exit = [], []
+    writer = SimpleNamespace(add_scalar=lambda *_: written.append(1), close=written.clear)
+    monkeypatch.setattr('basicsr.utils.init_tb_logger', lambda log_dir: writer)
+    monkeypatch.setattr('atexit.register', at_exit.append)
+    experiment.shorten()
+    experiment.options['logger']['use_tb_logger'] = True
+    with at_iteration(2, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(SystemExit):
+        experiment.train()
+    assert written
+    assert at_exit == [writer.close]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from irnsigma_plugin.models.step_guard import StepGuard
+from irnsigma_plugin.models.step_guard import StepGuard, finite_statistics
 
 
 class Trainee:
@@ -155,3 +155,11 @@ def test_rows_go_on_after_resuming(kind):
     assert resumed.skipped == 3
     with pytest.raises(FloatingPointError, match='3 steps in a row'):
         trainee.step(resumed, [math.nan, 1])
+
+
+def test_only_non_finite_statistics_are_taken_back():
+    norm = nn.BatchNorm1d(2, momentum=0.5)
+    with finite_statistics(norm, None):
+        norm(torch.tensor([[2., math.inf], [4., 1.]]))
+    assert norm.running_mean.tolist() == [1.5, 0.]
+    assert norm.running_var.tolist() == [1.5, 1.]

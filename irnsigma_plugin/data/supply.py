@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import logging
+import math
 import random
 import signal
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import basicsr.data
 import numpy as np
@@ -18,8 +21,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from irnsigma_plugin.checks import whole_number
 from irnsigma_plugin.image_file import ImageReadError
-
-MAX_CORRUPT = 10
+from irnsigma_plugin.option_blocks import MAX_CORRUPT
+from irnsigma_plugin.options import OptionError
 
 
 class Place(NamedTuple):
@@ -149,7 +152,8 @@ class DataSupply:
     """Builds data sets, samplers and loaders in BasicSR's place.
 
     Args:
-        opt: The whole option file. `resume_at`, where it is set by then, tells the samplers where to go on.
+        opt: The whole option file. `resume_at`, where it is set by then, is the `epoch`, `iter` and `seen` (see
+            :class:`Place`) to go on from.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
@@ -175,6 +179,25 @@ class DataSupply:
                                                seed=seed)
         loader.generator = torch.Generator().manual_seed(self.opt['manual_seed'])
         return loader
+
+    def lasting(self, create: Callable[..., tuple]) -> Callable[..., tuple]:
+        """BasicSR's `create_train_val_dataloader`, with as many epochs as `total_iter` takes.
+
+        BasicSR's count takes batches that the loader leaves out as incomplete for iterations, and those before
+        resuming to have been of the same size; a training would end too early.
+        """
+        @functools.wraps(create)
+        def create_train_val_dataloader(opt: Mapping[str, Any], logger: logging.Logger) -> tuple:
+            train_loader, sampler, val_loaders, _, total_iters = create(opt, logger)
+            if not len(train_loader):
+                raise OptionError(f'datasets.train has {len(sampler)} images for each process and epoch, fewer than a '
+                                  f'batch of {train_loader.batch_size}: lower batch_size_per_gpu, or raise '
+                                  'dataset_enlarge_ratio.')
+            start = self.opt.get('resume_at') or {'epoch': 0, 'iter': 0}
+            epochs = start['epoch'] + math.ceil((total_iters - start['iter']) / len(train_loader))
+            return train_loader, sampler, val_loaders, epochs, total_iters
+
+        return create_train_val_dataloader
 
 
 @contextlib.contextmanager

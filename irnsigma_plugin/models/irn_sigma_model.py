@@ -25,6 +25,7 @@ from irnsigma_plugin.checkpoint import (
     read_checkpoint,
     saves_with,
 )
+from irnsigma_plugin.distributed import on_all_ranks
 from irnsigma_plugin.losses.adversarial import per_sample_gan_loss
 from irnsigma_plugin.models.acceleration import (
     AMP_DTYPES,
@@ -37,11 +38,10 @@ from irnsigma_plugin.models.acceleration import (
 )
 from irnsigma_plugin.models.out_of_memory import explained_lack_of_memory
 from irnsigma_plugin.models.random_state import random_state, set_random_state
-from irnsigma_plugin.models.step_guard import StepGuard
+from irnsigma_plugin.models.step_guard import StepGuard, finite_statistics
 from irnsigma_plugin.models.stop_request import StopRequest
 from irnsigma_plugin.options import OptionError, read_keep_last, read_train_options, read_val_options
 from irnsigma_plugin.training_states import prune
-from irnsigma_plugin.validation.distributed import on_all_ranks
 from irnsigma_plugin.validation.validator import Validator
 
 
@@ -174,9 +174,10 @@ class IRNSigmaModel(SRGANModel):
         self.log_dict = OrderedDict()
         sigma = self.sigma_sampler(len(self.gt), self.device)
         batches = split_batch(self.gt, self.lq, sigma, self.train_options.accumulate)
-        restored = self._optimize_generator(batches, train_g)
-        if self.net_d is not None:
-            self._optimize_discriminator(batches, restored)
+        with finite_statistics(self.net_g, self.net_d):
+            restored = self._optimize_generator(batches, train_g)
+            if self.net_d is not None:
+                self._optimize_discriminator(batches, restored)
         self.scaler.update()
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
@@ -269,18 +270,7 @@ class IRNSigmaModel(SRGANModel):
         """
         # Before anything can fail in one process alone.
         self.random_states = on_all_ranks('Saving random numbers', random_state)
-        failure = None
-        try:
-            with atomic_saves():
-                if self.net_d is not None:
-                    super().save(epoch, current_iter)
-                else:
-                    SRModel.save(self, epoch, current_iter)
-        except SaveError as error:
-            failure = str(error)
-        failures = on_all_ranks('Saving', lambda: failure)
-        if any(failures):
-            raise SaveError(next(filter(None, failures))) from None
+        on_all_ranks('Saving', lambda: self._save_files(epoch, current_iter), SaveError)
         if self.keep_last and self.opt['rank'] == 0:
             prune(self.opt, self.keep_last)
         if current_iter == -1:  # the end of the training
@@ -288,6 +278,13 @@ class IRNSigmaModel(SRGANModel):
             self.stop_request.close()
             if number:
                 raise SystemExit(128 + number)
+
+    def _save_files(self, epoch: int, current_iter: int) -> None:
+        with atomic_saves():
+            if self.net_d is not None:
+                super().save(epoch, current_iter)
+            else:
+                SRModel.save(self, epoch, current_iter)
 
     def save_training_state(self, epoch: int, current_iter: int) -> None:
         """As BasicSR's, with everything else that the next iterations depend on."""

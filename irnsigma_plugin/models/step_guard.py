@@ -1,14 +1,29 @@
-"""Protection of the weights against non-finite gradients."""
+"""Protection of the weights against non-finite gradients, and of running statistics against non-finite images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
+
+
+@contextmanager
+def finite_statistics(*nets: nn.Module | None) -> Iterator[None]:
+    """Take back what makes a buffer of a network, such as a running mean, non-finite within the block.
+
+    Otherwise it would stay so for ever, for new images are averaged into it. Nothing waits for a GPU. Autograd must be
+    done with the networks by the end of the block.
+    """
+    before = [(buffer, buffer.clone()) for net in nets if net is not None for buffer in net.buffers()
+              if buffer.is_floating_point()]
+    yield
+    for buffer, value in before:
+        buffer.copy_(torch.where(torch.isfinite(buffer), buffer, value))
 
 
 class StepGuard:

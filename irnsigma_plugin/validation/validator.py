@@ -15,10 +15,10 @@ from tqdm import tqdm
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.atomic import atomic_write
 from irnsigma_plugin.bicubic import bicubic_upscale
+from irnsigma_plugin.distributed import deal, on_all_ranks, undeal
 from irnsigma_plugin.options import ValOptions
 from irnsigma_plugin.validation import report
 from irnsigma_plugin.validation.comparison import caption, draw_comparison, rescaling_panels
-from irnsigma_plugin.validation.distributed import deal, on_all_ranks, undeal
 from irnsigma_plugin.validation.figure import decode_png
 from irnsigma_plugin.validation.measures import MetricOptions, measure
 from irnsigma_plugin.validation.scores import ImageScore, Scores

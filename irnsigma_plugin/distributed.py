@@ -14,7 +14,7 @@ Item = TypeVar('Item')
 Result = TypeVar('Result')
 
 
-def on_all_ranks(what: str, work: Callable[[], Result]) -> list[Result]:
+def on_all_ranks(what: str, work: Callable[[], Result], failure: type[Exception] = RuntimeError) -> list[Result]:
     """Do `work` on every rank, and return the results of all ranks on every rank.
 
     A failure on one rank becomes an error on all, so that none waits for it forever. All ranks have to call
@@ -23,12 +23,13 @@ def on_all_ranks(what: str, work: Callable[[], Result]) -> list[Result]:
     Args:
         what: Name of the work, for the message.
         work: Its result must be picklable.
+        failure: Type of the error.
 
     Returns:
         One result per rank, in order.
 
     Raises:
-        RuntimeError: `work` failed somewhere; the message names each such rank and its reason.
+        failure: `work` failed somewhere; the message names each such rank and its reason.
     """
     _, world_size = get_dist_info()
     if world_size == 1:
@@ -42,7 +43,7 @@ def on_all_ranks(what: str, work: Callable[[], Result]) -> list[Result]:
     torch.distributed.all_gather_object(outcomes, (result, reason))
     failures = [f'rank {rank} ({reason})' for rank, (_, reason) in enumerate(outcomes) if reason]
     if failures:
-        raise RuntimeError(f'{what} failed on {", ".join(failures)}.') from cause
+        raise failure(f'{what} failed on {", ".join(failures)}.') from cause
     return [result for result, _ in outcomes]
 
 
