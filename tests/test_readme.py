@@ -72,6 +72,13 @@ def test_every_option_file_and_script_is_there_and_named():
         assert (ROOT / script).exists(), script
 
 
+def test_every_experiment_is_that_of_an_option_file():
+    names = {re.search('^name: (.*)', path.read_text(), re.MULTILINE)[1] for path in (ROOT / 'options').glob('*.yml')}
+    found = set(re.findall(r'experiments/([\w+]+)/models', README))
+    assert found
+    assert found <= names
+
+
 @pytest.mark.parametrize('scale', [2, 3, 4, 8])
 def test_the_table_of_tiles(scale):
     net = InvRescaleNet(scale)

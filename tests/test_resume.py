@@ -223,3 +223,16 @@ def test_tensorboard_gets_what_was_logged_before_a_signal(experiment, monkeypatc
         experiment.train()
     assert written
     assert at_exit == [writer.close]
+
+
+def test_the_last_validation_is_of_the_last_iteration(experiment):
+    """Its results stand in the last state, though that is saved first."""
+    val = experiment.options['val']
+    experiment.shorten()
+    experiment.options['val'] = val
+    experiment.options['train']['total_iter'] = 5
+    experiment.options['logger']['save_checkpoint_freq'] = 5
+    experiment.train()
+    assert sorted(os.listdir(experiment.root / 'validation/held_out')) == ['4', '5']
+    best = experiment.read('training_states/5.state')['best']['held_out']
+    assert 5 in {iteration for _, iteration in best.values()}

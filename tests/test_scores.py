@@ -36,3 +36,9 @@ def test_a_perfect_image_makes_an_infinite_mean():
 def test_empty():
     scores = Scores('Set0', (0.0, 1.0))
     assert (scores.flat_means(), scores.image_count) == ({}, 0)
+
+
+def test_images_of_the_same_name_are_two():
+    scores = Scores('Set3', (0.0, 1.0), [ImageScore('a', sigma, {}, {}) for _ in ('a.png', 'a.jpg')
+                                         for sigma in (0.0, 1.0)])
+    assert scores.image_count == 2

@@ -13,7 +13,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         help='say what a checkpoint is',
         description='Say what a checkpoint is: the kind of file, the network and its settings, and the name of its\n'
         'weights (model hash), which is the same whatever file holds them.',
-        epilog='examples:\n  irnsigma info experiments/train_IRNsigma_x4/models/net_g_latest.pth\n'
+        epilog='examples:\n  irnsigma info experiments/IRNsigma_x4/models/net_g_latest.pth\n'
         '  irnsigma info IRN_x4.pth\n  irnsigma info net_g.safetensors',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -347,12 +347,14 @@ class IRNSigmaModel(SRGANModel):
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:
         """Measure the network, the EMA weights where there are some, at every sigma of `val.sigmas`."""
+        if self.is_train:  # BasicSR counts on after the last iteration
+            current_iter = min(current_iter, int(self.opt['train']['total_iter']))
         net: RescalingNet = getattr(self, 'net_g_ema', None) or self.get_bare_model(self.net_g)
         was_training = net.training
         net.eval()
         try:
             # Metrics may draw random numbers, as the first weights of a network; the training draws its own.
-            with torch.random.fork_rng():
+            with torch.random.fork_rng([self.device] if self.device.type == 'cuda' else []):
                 self.validator.run(net, dataloader, self.device, current_iter, tb_logger, save_img)
         finally:
             net.train(was_training)

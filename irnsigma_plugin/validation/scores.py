@@ -49,7 +49,7 @@ class Scores:
     @property
     def image_count(self) -> int:
         """Number of images."""
-        return len({score.image for score in self.images})
+        return len(self.images) // len(self.sigmas)
 
 
 def _means(metrics: list[Mapping[str, float]]) -> dict[str, float]:
