@@ -62,7 +62,7 @@ def options_to_train(photographs: Path, adversarial: bool = True) -> dict:
             'total_iter': 4, 'grad_clip': 10,
         },
         'val': {'val_freq': 2, 'save_img': False, 'pbar': False, 'sigmas': [0, 0.5, 1], 'metrics': metrics(),
-                'lr_metrics': METRICS},
+                'lr_metrics': {name: {**metric, 'crop_border': 0} for name, metric in METRICS.items()}},
         'logger': {'print_freq': 1, 'save_checkpoint_freq': 2, 'use_tb_logger': False},
     }
     if adversarial:

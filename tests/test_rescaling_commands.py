@@ -204,6 +204,17 @@ def test_evaluation_is_that_of_basicsr_test(capsys):
         assert psnr == pytest.approx(float(row['psnr_y']), abs=1e-3)
 
 
+@pytest.mark.parametrize('side', [12, 40])  # BasicSR's SSIM fails, or is no number
+def test_an_image_too_small_to_be_measured_does_not_spoil_the_others(capsys, side):
+    cv2.imwrite('photos/icon.png', np.full((side, 50, 3), 7, np.uint8))
+    assert run('evaluate photos --sigmas 0') == 1
+    output = capsys.readouterr()
+    assert (f'irnsigma: error: photos/icon.png: an image of 12x{side // 4} pixels is too small for ssim_y, which takes '
+            '11x11 or more') in output.err
+    assert '3 images' in output.out
+    assert 'nan' not in output.out
+
+
 def test_evaluation_leaves_tables_and_a_curve(capsys):
     Path('photos/sub').mkdir()
     Path('photos/photo1.png').rename('photos/sub/photo1.png')

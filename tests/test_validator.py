@@ -124,3 +124,10 @@ def test_nothing_to_measure_and_nothing_to_save_is_said(tmp_path, net, loader, c
         validator(tmp_path, metrics={}).run(net, loader(), CPU, 'tiny', None, save_img=False)
     assert 'Nothing came of photographs' in caplog.text
     assert not (tmp_path / 'results_root').exists()
+
+
+def test_an_image_too_small_to_be_measured_is_named(tmp_path, net, loader):
+    write_photographs(tmp_path / 'small', 1, height=16, width=40)
+    small = loader(dataroot_gt=str(tmp_path / 'small'))
+    with pytest.raises(ValueError, match='photo0: an image of 40x16 pixels is too small for ssim_y, which takes 19x19'):
+        validator(tmp_path).run(net, small, CPU, 'tiny', None, save_img=False)

@@ -16,6 +16,8 @@ LR_METRICS: MetricOptions = {
     'psnr_y': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': True},
     'ssim_y': {'type': 'calculate_ssim', 'crop_border': 0, 'test_y_channel': True},
 }
+# Shortest side of what is left inside the border. BasicSR's SSIM has a window of 11 pixels.
+SMALLEST = {'calculate_psnr': 1, 'calculate_ssim': 11}
 
 
 def hr_metrics(scale: int, lpips: bool = True) -> MetricOptions:
@@ -41,9 +43,17 @@ def measure(metrics: MetricOptions, images: Sequence[np.ndarray], reference: np.
     Args:
         metrics: Described as BasicSR's `val.metrics`.
         images, reference: uint8 HWC BGR of the same size.
+
+    Raises:
+        ValueError: They are too small for a metric.
     """
     measured = [{} for _ in images]
+    height, width = reference.shape[:2]
     for name, metric in metrics.items():
+        smallest = SMALLEST.get(metric['type'], 1) + 2 * metric.get('crop_border', 0)
+        if min(height, width) < smallest:  # where BasicSR gives no number, or fails
+            raise ValueError(f'an image of {width}x{height} pixels is too small for {name}, which takes '
+                             f'{smallest}x{smallest} or more; use a larger one.')
         many = getattr(METRIC_REGISTRY.get(metric['type']), 'many', None)
         if many:
             values = many(images, reference, **{key: value for key, value in metric.items() if key != 'type'})

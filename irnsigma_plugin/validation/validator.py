@@ -161,8 +161,11 @@ class Validator:
             imwrite(restored, f'{stem}_sigma{sigma:g}.png')
 
     def _score(self, image: RescaledImage, original: np.ndarray, lr_ref: np.ndarray) -> list[ImageScore]:
-        lr, = measure(self.options.lr_metrics, [image.lr], lr_ref)
-        hr = measure(self.metrics, list(image.restored.values()), original)
+        try:
+            lr, = measure(self.options.lr_metrics, [image.lr], lr_ref)
+            hr = measure(self.metrics, list(image.restored.values()), original)
+        except ValueError as error:
+            raise ValueError(f'{image.name}: {error}') from error
         return [ImageScore(image.name, sigma, values, lr) for sigma, values in zip(image.restored, hr)]
 
     def _compare(self, image: RescaledImage, original: np.ndarray, scores: list[ImageScore]) -> bytes:
