@@ -57,14 +57,15 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def prune(opt: Mapping[str, Any], keep_last: int) -> None:
-    """Remove what is older than the newest `keep_last` whole states, and the networks saved with it.
+def prune(opt: Mapping[str, Any], keep_last: int, saved: int) -> None:
+    """Remove what is older than the newest `keep_last` whole states up to iteration `saved`, with its networks.
 
-    Only numbered files are removed, never `net_g_latest.pth`.
+    Only numbered files are removed, never `net_g_latest.pth`. States after `saved`, the newest of this training, are of
+    another one: this one has started from an older state.
     """
     folder = opt['path']['training_states']
     whole = 0
-    for iteration in _iterations(folder):
+    for iteration in (each for each in _iterations(folder) if each <= saved):
         # The state is the last to go: it leads the next call to the networks, should this one be killed.
         files = [*_network_files(opt, iteration), osp.join(folder, f'{iteration}.state')]
         if whole >= keep_last:

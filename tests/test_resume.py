@@ -158,6 +158,17 @@ def test_old_states_go_once_the_new_one_is_saved(experiment):
         f'net_{net}_{iteration}.pth' for net in 'dg' for iteration in ('6', '8', 'latest')]
 
 
+def test_a_training_that_starts_anew_from_an_older_state_keeps_what_it_saves(experiment):
+    experiment.shorten()
+    experiment.options['logger'].update(keep_last=2, save_checkpoint_freq=2)
+    experiment.train()
+    experiment.options['path']['resume_state'] = str(experiment.root / 'training_states/6.state')
+    experiment.options['logger'].update(keep_last=1, save_checkpoint_freq=1)
+    with at_iteration(7, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(SystemExit):
+        experiment.train()
+    assert sorted(os.listdir(experiment.root / 'training_states')) == ['7.state', '8.state']
+
+
 def test_a_full_disk_stops_the_training_and_leaves_what_was_saved(experiment, monkeypatch):
     from irnsigma_plugin import atomic
 

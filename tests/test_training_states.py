@@ -81,7 +81,7 @@ def test_the_newest_whole_states_stay(opt):
     Path(opt['path']['models'], 'net_d_8.pth').write_bytes(b'')  # so 8 is not whole
     latest = Path(opt['path']['models'], 'net_g_latest.pth')
     latest.touch()
-    prune(opt, 2)
+    prune(opt, 2, 10)
     assert sorted(os.listdir(opt['path']['training_states'])) == ['10.state', '6.state', '8.state']
     assert not Path(opt['path']['models'], 'net_g_4.pth').exists()
     assert Path(opt['path']['models'], 'net_d_6.pth').exists()
@@ -93,7 +93,7 @@ def test_the_only_whole_state_stays(opt):
         save(opt, iteration)
     for iteration in (4, 6):
         Path(opt['path']['training_states'], f'{iteration}.state').write_bytes(b'damaged')
-    prune(opt, 1)
+    prune(opt, 1, 6)
     assert newest(opt) == 2
 
 

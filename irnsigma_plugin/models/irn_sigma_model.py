@@ -271,8 +271,8 @@ class IRNSigmaModel(SRGANModel):
         # Before anything can fail in one process alone.
         self.random_states = on_all_ranks('Saving random numbers', random_state)
         on_all_ranks('Saving', lambda: self._save_files(epoch, current_iter), SaveError)
-        if self.keep_last and self.opt['rank'] == 0:
-            prune(self.opt, self.keep_last)
+        if self.keep_last and self.state and self.opt['rank'] == 0:
+            prune(self.opt, self.keep_last, self.state['iter'])
         if current_iter == -1:  # the end of the training
             number = self.stop_request.arrived(0)
             self.stop_request.close()
