@@ -51,7 +51,11 @@ class TextbookCouplingBlock(nn.Module):
 
 def textbook(net: InvRescaleNet) -> InvRescaleNet:
     """A copy of a network with the same parameters, but textbook blocks in NCHW."""
-    net = copy.deepcopy(net)
+    return use_textbook_blocks(copy.deepcopy(net))
+
+
+def use_textbook_blocks(net: InvRescaleNet) -> InvRescaleNet:
+    """Give a network textbook blocks in NCHW around its own parameters."""
     for i, operation in enumerate(net.operations):
         if isinstance(operation, CouplingBlock):
             net.operations[i] = TextbookCouplingBlock(operation)

@@ -1,0 +1,98 @@
+"""The network alone beside its textbook form: both directions, and a training step of IRN."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure import Machine, medians, peak_memory
+from irnsigma_plugin.archs.coupling import CouplingBlock
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+
+COLUMNS = (
+    ('work', 'what', '{}'), ('seconds', 'seconds', '{:.3f}'), ('textbook', 'textbook_seconds', '{:.3f}'),
+    ('faster', 'speedup', '{:.2f}'), ('GFLOP/s', 'gflops', '{:.0f}'), ('of the peak', 'fraction_of_peak', '{:.0%}'),
+    ('MiB', 'memory_mib', '{:.0f}'), ('textbook', 'textbook_memory_mib', '{:.0f}'), ('ratio', 'memory_ratio', '{:.2f}'),
+)
+
+
+def benchmark_inference(machine: Machine, nets: dict[str, InvRescaleNet], size: tuple[int, int], runs: int,
+                        ) -> Iterator[dict]:
+    """Both directions of an image of the given width and height."""
+    width, height = size
+    hr = torch.rand(1, 3, height, width, device=machine.device)
+    gflop = flop_per_pixel(nets['plugin']) * height * width / 1e9
+    with torch.inference_mode():
+        lr, z = nets['plugin'].downscale(hr)
+    directions = {'downscale': lambda net: net.downscale(hr), 'upscale': lambda net: net.upscale(lr, z)}
+    for direction, call in directions.items():
+        works = {name: partial(call, net) for name, net in nets.items()}
+        with torch.inference_mode():
+            memory = {name: peak_memory(machine.device, work) for name, work in works.items()}
+            taken = medians(machine.device, works, runs)
+        yield row(machine, f'{direction} {width}x{height}', taken, memory, gflop)
+
+
+def benchmark_training(machine: Machine, nets: dict[str, InvRescaleNet], batch: int, patch: int, runs: int,
+                       ) -> list[dict]:
+    """A training step of the network alone, and with recomputed blocks."""
+    hr = torch.rand(batch, 3, patch, patch, device=machine.device)
+    # Both directions; the gradients of inputs and of weights cost as much again each.
+    gflop = 3 * 2 * flop_per_pixel(nets['plugin']) * hr[:, 0].numel() / 1e9
+    works, memory = {}, {}
+    for name, net in nets.items():
+        optimizer = torch.optim.Adam(net.parameters(), lr=1e-6)
+        works[name] = partial(_train, net, optimizer, hr)
+
+    def checkpointed() -> None:
+        nets['plugin'].checkpoint_blocks = True
+        works['plugin']()
+        nets['plugin'].checkpoint_blocks = False
+
+    every = {**works, 'checkpoint_blocks': checkpointed}
+    for name, work in every.items():
+        work()  # the optimiser's state is not of the step
+        memory[name] = peak_memory(machine.device, work)
+    taken = medians(machine.device, every, runs)
+    plain = row(machine, f'training step {batch}x{patch}x{patch}', taken, memory, gflop)
+    again = row(machine, f'training step {batch}x{patch}x{patch}, checkpoint_blocks',
+                {'plugin': taken['checkpoint_blocks'], 'textbook': taken['textbook']},
+                {'plugin': memory['checkpoint_blocks'], 'textbook': memory['textbook']}, gflop)
+    return [plain, again]
+
+
+def row(machine: Machine, what: str, taken: dict[str, float], memory: dict[str, float | None], gflop: float) -> dict:
+    """Figures of one kind of work."""
+    figures = {'what': what, 'seconds': taken['plugin'], 'gflops': gflop / taken['plugin'],
+               'fraction_of_peak': gflop / taken['plugin'] / machine.peak,
+               'fraction_of_matrix_product': gflop / taken['plugin'] / machine.product, 'memory_mib': memory['plugin']}
+    if 'textbook' in taken:
+        figures['textbook_seconds'] = taken['textbook']
+        figures['speedup'] = taken['textbook'] / taken['plugin']
+        figures['textbook_memory_mib'] = memory['textbook']
+        figures['memory_ratio'] = memory['plugin'] / memory['textbook'] if memory['plugin'] is not None else None
+    return figures
+
+
+def flop_per_pixel(net: InvRescaleNet) -> float:
+    """Floating-point operations of the convolutions in one direction, per hr pixel."""
+    total, pixels = 0.0, 1.0
+    for operation in net.operations:
+        if isinstance(operation, CouplingBlock):
+            weights = sum(module.weight.numel() for module in operation.modules() if isinstance(module, nn.Conv2d))
+            total += 2 * weights * pixels
+        else:
+            pixels /= 4 if operation.__class__.__name__ == 'HaarDownsampling' else operation.scale**2
+    return total
+
+
+def _train(net: InvRescaleNet, optimizer: torch.optim.Optimizer, hr: Tensor) -> None:
+    """One training step of IRN."""
+    result = net(hr, 1.0)
+    loss = (result.hr - hr).abs().mean() + (result.lr - 0.5).square().mean() + result.latent.square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()

@@ -1,0 +1,158 @@
+"""scripts/benchmark.py: every part at a tiny size, and what its figures are made of."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+
+import pytest
+import torch
+from experiment import options_to_train, write_photographs, write_yaml
+
+PARTS = {
+    'forward of G', 'loss terms', 'forward of D', 'forward of VGG, original', 'forward of VGG, restored',
+    'backward of losses, VGG, D', 'backward of G', "optimiser's step of G", "D's step: forward, losses",
+    "D's step: backward", "D's step: optimiser", 'EMA', 'the rest',
+}
+CPU = torch.device('cpu')
+
+
+@pytest.fixture
+def load(monkeypatch, repo_root):
+    """Import the script, or a module beside it."""
+    monkeypatch.syspath_prepend(str(repo_root / 'scripts'))
+    return importlib.import_module
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    return write_photographs(tmp_path / 'photographs', count=1, height=160, width=160)
+
+
+@pytest.fixture
+def options(tmp_path, photographs):
+    return write_yaml(options_to_train(photographs), tmp_path / 'train.yml')
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """The current directory, an empty one."""
+    folder = tmp_path / 'elsewhere'
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_every_part(load, tmp_path, photographs, options, elsewhere, monkeypatch):
+    script = load('benchmark')
+    monkeypatch.setattr(script.loader, 'BATCH', 2)
+    results, plot, plot_again = (tmp_path / name for name in ('figures.json', 'sizes.png', 'again.png'))
+    script.main(['--parts', 'inference', 'training', 'step', 'loader', 'sizes', '--runs', '1', '--blocks', '1', '1',
+                 '--growth', '2', '--sizes', '64x48', '--batch', '1', '--patch', '32', '--largest', '128',
+                 '--images', str(photographs), '--options', str(options), '--amp', 'bf16', '--channels-last',
+                 '--json', str(results), '--plot', str(plot)])
+    figures = json.loads(results.read_text())
+
+    assert [row['what'] for row in figures['inference'] + figures['training']] == [
+        'downscale 64x48', 'upscale 64x48', 'training step 1x32x32', 'training step 1x32x32, checkpoint_blocks']
+    for row in figures['inference'] + figures['training']:
+        assert row['speedup'] == row['textbook_seconds'] / row['seconds']
+
+    step = figures['step']
+    assert (step['batch'], step['patch'], step['vgg_weights']) == (1, 32, 'random')
+    assert step['plugin_train'] == {'amp': 'bf16', 'channels_last': True}
+    *parts, total = step['rows']
+    assert total['what'] == 'total'
+    assert {part['what'] for part in parts} == PARTS
+    for key in ('seconds', 'textbook_seconds'):  # measured apart
+        assert sum(part[key] for part in parts) == pytest.approx(total[key], rel=0.1)
+
+    small, large = figures['sizes']
+    assert (small['pixels'], large['pixels']) == (64 * 64, 128 * 128)
+    assert small['exponent'] is None
+    assert large['exponent'] == pytest.approx(math.log2(large['seconds'] / small['seconds']) / 2)
+
+    assert {(row['type'], row['sub_images'], row['gt_size']) for row in figures['loader']} == {
+        (name, side, patch) for name in ('PairedImageDataset', 'HRImageDataset') for side in (480, 240)
+        for patch in (144, 64)}
+    for row in figures['loader']:
+        assert row['workers_needed'] == pytest.approx(1 / total['seconds'] / row['samples_per_second'])
+
+    script.main(['--from', str(results), '--plot', str(plot_again)])
+    assert plot.read_bytes()[:4] == b'\x89PNG'
+    assert plot_again.read_bytes() == plot.read_bytes()
+    assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['--parts', 'loader'], 'loader needs photographs'),
+    (['--plot', 'sizes.png'], '--plot draws the part sizes'),
+    (['--from', 'figures.json'], '--plot draws the part sizes'),
+])
+def test_missing_arguments_are_named(load, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        load('benchmark').main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_time_belongs_to_the_part_entered_last(load, monkeypatch):
+    module = load('benchmarks.watch')
+    times = iter([0.0, 1.0, 3.0, 7.0, 15.0, 20.0, 30.0])
+    monkeypatch.setattr(module, 'moment', lambda device: next(times))
+    watch = module.Watch(CPU)
+    with watch.part('outer'):  # 0
+        with watch.part('inner'):  # 1
+            watch.change('other')  # 3, then 7
+        with watch.part('inner'):  # 15, then 20
+            pass
+    assert watch.read() == {'outer': 1 + 8 + 10, 'inner': 2 + 5, 'other': 4}
+    assert watch.read() == {}
+
+
+def test_backward_of_g_begins_where_all_else_has_ended(load, options):
+    step = load('benchmarks.step')
+    model = step.IRNSigmaModel(step.step_options(options, CPU, 32, {}))
+    watch = step.watch_model(model)
+    order = []
+    change = watch.change
+    watch.change = lambda part: (order.append(part), change(part))
+    for what, first in {'D': model.net_d.conv0, 'VGG': model.cri_perceptual.vgg.net[0]}.items():
+
+        def note(net, inputs, features, what=what):
+            if features.requires_grad:
+                features.register_hook(lambda gradient: order.append(what))
+
+        first.register_forward_hook(note)
+    for parameter in model.net_g.parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(lambda parameter: order.append('G'))
+    model._optimize_discriminator = lambda batches, restored: None
+    model.feed_data({'gt': torch.rand(1, 3, 32, 32), 'lq': torch.rand(1, 3, 8, 8)})
+    model.optimize_parameters(1)
+    begin = order.index('backward of G')
+    assert set(order[:begin]) == {'D', 'VGG'}
+    assert set(order[begin + 1:]) == {'G'}
+
+
+@pytest.mark.parametrize(('is_there', 'weights'), [(False, 'random'), (True, 'imagenet')])
+def test_shipped_options_at_another_size(load, elsewhere, monkeypatch, is_there, weights):
+    step = load('benchmarks.step')
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(elsewhere))
+    if is_there:
+        (elsewhere / 'checkpoints').mkdir()
+        (elsewhere / 'checkpoints' / 'vgg19-dcbb9e9d.pth').touch()
+    opt = step.step_options(step.OPTIONS, CPU, 128, {'amp': 'bf16'})
+    assert opt['train']['perceptual_opt']['weights'] == weights
+    assert opt['network_d']['input_size'] == opt['datasets']['train']['gt_size'] == 128
+    assert (opt['train']['amp'], opt['train']['ema_decay'], opt['path']) == ('bf16', 0.999, {})
+
+
+def test_step_of_a_network_alone(load, tmp_path, photographs, elsewhere):
+    step = load('benchmarks.step')
+    options = write_yaml(options_to_train(photographs, adversarial=False), tmp_path / 'irn.yml')
+    taken = step.benchmark_step(CPU, options, 1, None, 1, {})
+    assert (taken.patch, taken.vgg_weights) == (32, None)
+    assert {row['what'] for row in taken.rows} == {
+        'forward of G', 'loss terms', 'backward of losses, VGG, D', 'backward of G', "optimiser's step of G", 'EMA',
+        'the rest', 'total'}
