@@ -93,8 +93,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if 'loader' in args.parts and args.images is None:
         parser.error('loader needs photographs: --images FOLDER')
-    if args.plot is None if args.source else args.plot and 'sizes' not in args.parts:
-        parser.error('--plot draws the part sizes, measured (--parts sizes) or from a file (--from)')
+    if args.source and not args.plot:
+        parser.error('--from needs a file to draw: --plot FILE')
+    if args.plot and not args.source and 'sizes' not in args.parts:
+        parser.error('--plot draws the part sizes: add --parts sizes, or --from FILE')
     return args
 
 
@@ -137,7 +139,7 @@ def measure(args: argparse.Namespace) -> dict:
         own = {**({'amp': args.amp} if args.amp else {}), **({'channels_last': True} if args.channels_last else {})}
         taken = step.benchmark_step(device, args.options, args.batch or 2, args.patch, args.runs, own)
         print(f'\n{args.options.name}, {taken.batch}x{taken.patch}x{taken.patch}, weights of VGG: {taken.vgg_weights}'
-              + ''.join(f', plugin with {key}: {value}' for key, value in own.items()))
+              + (f', plugin with {", ".join(f"{key}: {value}" for key, value in own.items())}' if own else ''))
         figures['step'] = {**taken._asdict(), 'options': args.options.name, 'plugin_train': own,
                            'rows': table.show(step.COLUMNS, taken.rows)}
     if 'loader' in args.parts:

@@ -88,7 +88,7 @@ def test_every_part(load, tmp_path, photographs, options, elsewhere, monkeypatch
 @pytest.mark.parametrize(('arguments', 'message'), [
     (['--parts', 'loader'], 'loader needs photographs'),
     (['--plot', 'sizes.png'], '--plot draws the part sizes'),
-    (['--from', 'figures.json'], '--plot draws the part sizes'),
+    (['--from', 'figures.json'], '--from needs a file to draw'),
 ])
 def test_missing_arguments_are_named(load, capsys, arguments, message):
     with pytest.raises(SystemExit):

@@ -43,7 +43,7 @@ def benchmark_loader(images: Path, scale: int, runs: int, step_samples_per_secon
                            progress=False)
             for data_set, stores in {'PairedImageDataset': {'dataroot_gt': made.hr_path, 'dataroot_lq': made.lr_path},
                                      'HRImageDataset': {'dataroot_gt': made.hr_path}}.items():
-                for patch in PATCHES:
+                for patch in (patch // scale * scale for patch in PATCHES):
                     options = {'name': data_set, 'type': data_set, **stores, 'gt_size': patch, 'scale': scale}
                     loaders[data_set, side, patch] = _one_worker(options)
         rates: dict[tuple, list[float]] = {key: [] for key in loaders}
