@@ -29,6 +29,7 @@ _DEFAULT_PORT = 29500  # of torch.distributed, and of BasicSR's Slurm launcher
 def apply_before_import() -> None:
     """Apply what BasicSR needs in order to be imported."""
     alias_functional_tensor()
+    alias_distutils_version()
 
 
 def apply_after_import() -> None:
@@ -52,6 +53,20 @@ def alias_functional_tensor() -> None:
 
         alias = ModuleType(name, f'Stand-in of {_PACKAGE} for a module that torchvision dropped in 0.17.')
         alias.rgb_to_grayscale = rgb_to_grayscale
+        sys.modules[name] = alias
+
+
+def alias_distutils_version() -> None:
+    """Provide `distutils.version`, which Python dropped in 3.12, where setuptools does not stand in for it.
+
+    `basicsr.archs.arch_util` compares versions of torchvision by its `LooseVersion`.
+    """
+    name = 'distutils.version'
+    if name not in sys.modules and importlib.util.find_spec('distutils') is None:
+        from packaging.version import Version
+
+        alias = ModuleType(name, f'Stand-in of {_PACKAGE} for a module that Python dropped in 3.12.')
+        alias.LooseVersion = Version
         sys.modules[name] = alias
 
 

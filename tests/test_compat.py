@@ -315,6 +315,22 @@ def test_functional_tensor_is_an_alias_only_where_it_is_missing(monkeypatch):
     assert sys.modules[FUNCTIONAL_TENSOR] is somebody_elses
 
 
+def test_distutils_version_is_an_alias_only_where_it_is_missing(monkeypatch):
+    monkeypatch.delitem(sys.modules, 'distutils.version', raising=False)
+    monkeypatch.setattr(compat.importlib.util, 'find_spec', lambda name: object())
+    compat.alias_distutils_version()
+    assert 'distutils.version' not in sys.modules
+
+    monkeypatch.setattr(compat.importlib.util, 'find_spec', lambda name: None)
+    compat.alias_distutils_version()
+    from distutils.version import LooseVersion
+    assert LooseVersion('0.9.0') < LooseVersion('0.29.1+cpu')
+
+    alias = sys.modules['distutils.version']
+    compat.alias_distutils_version()
+    assert sys.modules['distutils.version'] is alias
+
+
 def test_shims_are_applied_once():
     before = basicsr_options.parse_options
     compat.apply_after_import()

@@ -6,6 +6,7 @@ import csv
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -143,6 +144,15 @@ def test_sigma_map(kind):
     assert far[3] < far[1] / 4
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT interrupts, also where it is ignored because a script started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('interruptible')
 def test_an_interruption_leaves_whole_files_only(monkeypatch, capsys):
     """Ctrl-C while the first file is being written and the second is with the network."""
     for index in range(3, 8):
