@@ -7,7 +7,6 @@ from itertools import zip_longest
 from typing import Callable, TypeVar
 
 import torch
-from basicsr.utils.dist_util import get_dist_info
 from torch.utils.data import DataLoader, Subset
 
 Item = TypeVar('Item')
@@ -31,7 +30,7 @@ def on_all_ranks(what: str, work: Callable[[], Result], failure: type[Exception]
     Raises:
         failure: `work` failed somewhere; the message names each such rank and its reason.
     """
-    _, world_size = get_dist_info()
+    _, world_size = _place()
     if world_size == 1:
         return [work()]
     result = cause = reason = None
@@ -49,7 +48,7 @@ def on_all_ranks(what: str, work: Callable[[], Result], failure: type[Exception]
 
 def deal(dataloader: DataLoader) -> DataLoader:
     """A loader of this rank's share of single images: each rank gets one in turn."""
-    rank, world_size = get_dist_info()
+    rank, world_size = _place()
     if world_size == 1:
         return dataloader
     return DataLoader(Subset(dataloader.dataset, range(rank, len(dataloader.dataset), world_size)))
@@ -58,3 +57,11 @@ def deal(dataloader: DataLoader) -> DataLoader:
 def undeal(shares: Sequence[Sequence[Item]]) -> list[Item]:
     """Put what was made of all ranks' shares, an item of each, into the data set's order."""
     return [item for turn in zip_longest(*shares) for item in turn if item is not None]
+
+
+def _place() -> tuple[int, int]:
+    """This rank, and how many there are."""
+    # Not at the top: whoever imports this module first would import BasicSR, which registers modules that need it.
+    from basicsr.utils.dist_util import get_dist_info
+
+    return get_dist_info()
