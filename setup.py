@@ -75,6 +75,7 @@ setup(
         'matplotlib',
         'numpy',
         'opencv-python',
+        'packaging',
         'pillow',
         'pyyaml',
         'torch>=2.5',
