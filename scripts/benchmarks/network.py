@@ -14,7 +14,8 @@ from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 
 COLUMNS = (
     ('work', 'what', '{}'), ('seconds', 'seconds', '{:.3f}'), ('textbook', 'textbook_seconds', '{:.3f}'),
-    ('faster', 'speedup', '{:.2f}'), ('GFLOP/s', 'gflops', '{:.0f}'), ('of the peak', 'fraction_of_peak', '{:.0%}'),
+    ('faster', 'speedup', '{:.2f}'), ('GFLOP/s', 'gflops', '{:.0f}'),
+    ('of the product', 'fraction_of_matrix_product', '{:.0%}'), ('of the peak', 'fraction_of_peak', '{:.0%}'),
     ('MiB', 'memory_mib', '{:.0f}'), ('textbook', 'textbook_memory_mib', '{:.0f}'), ('ratio', 'memory_ratio', '{:.2f}'),
 )
 
