@@ -322,26 +322,41 @@ def launch_without_gpu() -> None:
         return
 
     def _init_dist_pytorch(backend, **kwargs):
-        import torch
-
         _require_launcher('pytorch', 'RANK', 'torchrun --nproc_per_node=N')
         if _has_cuda():
             with_gpu['pytorch'](backend, **kwargs)
         else:
-            torch.distributed.init_process_group(backend='gloo', **kwargs)
+            _init_gloo(**kwargs)
 
     def _init_dist_slurm(backend, port=None):
-        import torch
-
         _require_launcher('slurm', 'SLURM_PROCID', 'srun --ntasks=N python')
         if _has_cuda():
             with_gpu['slurm'](backend, port)
         else:
             _describe_slurm_to_torch(port)
-            torch.distributed.init_process_group(backend='gloo')
+            _init_gloo()
 
     dist_util._init_dist_pytorch = _init_dist_pytorch
     dist_util._init_dist_slurm = _init_dist_slurm
+
+
+def _init_gloo(**kwargs: Any) -> None:
+    """Join the other processes, and leave them at exit, as torch asks for; BasicSR never does.
+
+    Threads of a process group that outlives the interpreter can abort the process when all is done ("terminate called
+    without an active exception"), and the launcher then counts the training as failed.
+    """
+    import torch
+
+    torch.distributed.init_process_group(backend='gloo', **kwargs)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _require_launcher(launcher: str, variable: str, command: str) -> None:

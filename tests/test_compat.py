@@ -360,6 +360,21 @@ def test_launcher_option_without_launcher_is_refused(monkeypatch, launcher, vari
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
+def test_processes_leave_each_other_at_exit(monkeypatch, tmp_path):
+    at_exit = []
+    monkeypatch.setattr(compat.atexit, 'register', at_exit.append)
+    monkeypatch.setenv('RANK', '0')
+    dist_util._init_dist_pytorch('nccl', init_method=f'file://{tmp_path}/rendezvous', rank=0, world_size=1)
+    leave = at_exit[-1]
+    try:
+        assert torch.distributed.is_initialized()
+    finally:
+        leave()
+    assert not torch.distributed.is_initialized()
+    leave()  # whoever has left before is not missed
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
 @pytest.mark.parametrize('script', [None, 'exit 1', 'true'], ids=['missing', 'fails', 'says nothing'])
 def test_slurm_without_scontrol_is_a_clear_error(monkeypatch, tmp_path, script):
     for name, value in {'SLURM_PROCID': '0', 'SLURM_NTASKS': '1', 'SLURM_NODELIST': 'node7', 'PATH': tmp_path}.items():
