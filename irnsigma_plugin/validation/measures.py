@@ -17,7 +17,7 @@ LR_METRICS: MetricOptions = {
     'ssim_y': {'type': 'calculate_ssim', 'crop_border': 0, 'test_y_channel': True},
 }
 # Shortest side of what is left inside the border. BasicSR's SSIM has a window of 11 pixels.
-SMALLEST = {'calculate_psnr': 1, 'calculate_ssim': 11}
+SMALLEST = {'calculate_ssim': 11}
 
 
 def hr_metrics(scale: int, lpips: bool = True) -> MetricOptions:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Machine, medians, peak_memory
 from irnsigma_plugin.archs.coupling import CouplingBlock
+from irnsigma_plugin.archs.haar import HaarDownsampling
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 
 COLUMNS = (
@@ -86,7 +87,7 @@ def flop_per_pixel(net: InvRescaleNet) -> float:
             weights = sum(module.weight.numel() for module in operation.modules() if isinstance(module, nn.Conv2d))
             total += 2 * weights * pixels
         else:
-            pixels /= 4 if operation.__class__.__name__ == 'HaarDownsampling' else operation.scale**2
+            pixels /= 4 if isinstance(operation, HaarDownsampling) else operation.scale**2
     return total
 
 
