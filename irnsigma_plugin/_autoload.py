@@ -12,9 +12,8 @@ import sys
 
 #: Modules whose import puts something into BasicSR's registries.
 REGISTERING_MODULES = (
-    'irnsigma_plugin.archs.irn_arch',
+    'irnsigma_plugin.archs.registration',
     'irnsigma_plugin.archs.discriminator_arch',
-    'irnsigma_plugin.archs.bicubic_arch',
     'irnsigma_plugin.losses.mixture_loss',
     'irnsigma_plugin.losses.perceptual_loss',
     'irnsigma_plugin.metrics.lpips_metric',

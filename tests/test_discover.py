@@ -70,17 +70,18 @@ def without(state_dict: dict, part: str) -> dict:
     (IRNDiscriminator(num_feat=2).state_dict(), r'expected .*operations\.0\.haar_weights.*found \d+ keys: '),
     (without(tiny().state_dict(), 'haar'), r'expected .*operations\.0\.haar_weights.*found '),
     ({'operations.0.haar_weights': torch.zeros(12, 1, 2, 2), 'operations.1.conv_weights': torch.eye(9)}, 'expected '),
-    (without(tiny().state_dict(), '.F.'), r'growth_channels 0, but .*growth_channels must be'),
+    (without(tiny().state_dict(), '.F.'), r'growth_channels 0, but .* \(first: operations\.1\.F\.conv1\.weight\)'),
     (without(tiny().state_dict(), 'operations.4.G.conv3'),
      r'block_num \[1, 2\], growth_channels 3, but 2 keys are missing \(first: operations\.4\.G\.conv3\.weight'),
     (without(tiny(block_num=[3, 1]).state_dict(), 'operations.2.'), r'30 keys are missing \(first: operations\.2\.F\.'),
     (without(tiny().state_dict(), 'operations.1.'), 'growth_channels 0'),
+    ({'operations.0.haar_weights': torch.zeros(12, 1, 2, 2)}, r'block_num \[0\].*every level needs a coupling block'),
     ({**tiny().state_dict(), 'operations.5.K.conv1.bias': torch.zeros(3)}, r'unknown \(first: operations\.5\.K\.'),
     ({**tiny().state_dict(), 'operations.4.H.conv1.bias': torch.zeros(4)},
      r'operations\.4\.H\.conv1\.bias has shape \(4,\) instead of \(3,\)'),
     ({**tiny().state_dict(), 'operations.999999999.F': torch.zeros(3)}, 'not of InvRescaleNet'),
 ], ids=['ESRGAN', 'discriminator', 'no Haar', 'x6', 'no F', 'missing layer', 'missing block', 'no first block',
-        'unknown layer', 'inconsistent growth', 'absurd number'])
+        'no block', 'unknown layer', 'inconsistent growth', 'absurd number'])
 def test_other_weights_are_refused(state_dict, message):
     with pytest.raises(CheckpointError, match=message) as info:
         build_network(Checkpoint(state_dict, path='some.pth'))

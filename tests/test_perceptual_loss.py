@@ -9,8 +9,8 @@ from basicsr.losses import build_loss
 from torch.nn import functional as F
 
 from irnsigma_plugin import weights
-from irnsigma_plugin.archs.vgg_features import VGGFeatures
 from irnsigma_plugin.losses.perceptual_loss import PerSamplePerceptualLoss
+from irnsigma_plugin.losses.vgg_features import VGGFeatures
 
 
 def images(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
 
 from irnsigma_plugin.archs.rescaling_net import RescalingNet, reflection_pad
@@ -12,7 +11,6 @@ from irnsigma_plugin.bicubic import imresize
 from irnsigma_plugin.checks import whole_number
 
 
-@ARCH_REGISTRY.register()
 class BicubicRescaleNet(RescalingNet):
     """MATLAB-style bicubic down and up. It has no parameters and no latent, so sigma has no effect.
 

@@ -6,12 +6,10 @@ import os
 import re
 from typing import Any
 
-import torch
-
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.checkpoint import DEFAULT_CLAMP, Checkpoint, CheckpointError, StateDict, shapes_of
 from irnsigma_plugin.checkpoint_shapes import differences
-from irnsigma_plugin.network_shapes import LEVELS
+from irnsigma_plugin.network_shapes import LEVELS, inv_rescale_net_shapes
 
 FACTORS = {'haar_weights': 2, 'conv_weights': 3}
 EXPECTED = ('expected those of InvRescaleNet: operations.0.haar_weights (operations.0.conv_weights at scale 3), then '
@@ -40,15 +38,14 @@ def discover_network(state_dict: StateDict, path: str | os.PathLike = 'the check
     first_conv = state_dict.get('operations.1.F.conv1.bias')
     settings = {'scale': scale, 'block_num': block_num,
                 'growth_channels': 0 if first_conv is None else first_conv.numel()}
-    try:
-        with torch.device('meta'):  # names and shapes only: neither memory nor time
-            faults = differences(shapes_of(InvRescaleNet(**settings).state_dict()), shapes_of(state_dict))
-    except ValueError as error:
-        faults = str(error)
+    if all(block_num):
+        faults = differences(inv_rescale_net_shapes(**settings), shapes_of(state_dict))
+    else:
+        faults = 'every level needs a coupling block'
     if faults:
         found = ', '.join(f'{name} {value}' for name, value in settings.items())
         raise CheckpointError(f'{path} is not of InvRescaleNet, or incomplete. It looks like {found}, but '
-                              f'{faults.rstrip(".")}.')
+                              f'{faults}.')
     return settings
 
 

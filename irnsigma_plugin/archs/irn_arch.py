@@ -7,7 +7,6 @@ from functools import partial
 from typing import Callable
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -22,7 +21,6 @@ from irnsigma_plugin.network_shapes import DEFAULT_BLOCK_NUM, LEVELS
 IMAGE_CHANNELS = 3
 
 
-@ARCH_REGISTRY.register()
 class InvRescaleNet(RescalingNet):
     """IRN: "Invertible Image Rescaling" (Xiao et al., ECCV 2020), the network of IRN_sigma, too.
 

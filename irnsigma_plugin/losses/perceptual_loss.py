@@ -8,9 +8,9 @@ import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
-from irnsigma_plugin.archs.vgg_features import VGGFeatures
 from irnsigma_plugin.checks import number
 from irnsigma_plugin.losses.terms import charbonnier
+from irnsigma_plugin.losses.vgg_features import VGGFeatures
 
 DEFAULT_LAYER = {'vgg16': 'conv5_3', 'vgg19': 'conv5_4'}
 
