@@ -39,13 +39,23 @@ def test_initial_weights():
         torch.testing.assert_close(conv.weight.std().item(), 0.1 * xavier, rtol=0.1, atol=0)
 
 
-@pytest.mark.parametrize('outputs', [1, 3, 5, 6])
+@pytest.mark.parametrize('vector_bytes', [None, 32, 64])
+@pytest.mark.parametrize('outputs', [1, 3, 5, 6, 9])
 @pytest.mark.parametrize('size', [(1, 1), (2, 1), (5, 8)])
-def test_convolutions_of_few_outputs_equal_others(outputs, size):
+def test_convolutions_of_few_outputs_equal_others(vector_bytes, outputs, size, monkeypatch):
+    monkeypatch.setattr(dense_block, 'VECTOR_BYTES', vector_bytes)
     x = random_image(2, 7, *size, dtype=torch.float64) - 0.5
     weight = random_image(outputs, 7, 3, 3, dtype=torch.float64, seed=1) - 0.5
     bias = random_image(1, 1, 1, outputs, dtype=torch.float64, seed=2).flatten()
     torch.testing.assert_close(dense_block._convolve(x, weight, bias), F.conv2d(x, weight, bias, padding=1))
+
+
+@pytest.mark.parametrize(('vector_bytes', 'narrow'), [
+    (None, []), (32, [*range(1, 6), 9, 10]), (64, [*range(1, 11), *range(17, 22)]),
+])
+def test_which_convolutions_are_narrow(vector_bytes, narrow, monkeypatch):
+    monkeypatch.setattr(dense_block, 'VECTOR_BYTES', vector_bytes)
+    assert [n for n in range(1, 49) if dense_block._is_narrow(n, torch.empty(1))] == narrow
 
 
 def test_gradients_and_input_is_left_alone():

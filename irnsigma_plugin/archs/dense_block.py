@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -15,8 +16,8 @@ CONVOLUTIONS = 5
 # stays in a processor's cache, and memory no longer grows with the image; smaller windows would spend more
 # on their margins. GPUs have no such cache, but want large pieces of work.
 WINDOW_SIDE = {'cpu': 128, 'cuda': 1024}
-# Numbers that a processor computes at once (AVX-512, float32); kernels of convolutions compute so many outputs.
-VECTOR_LENGTH = 16
+# Bytes that a processor computes with at once; kernels of convolutions compute so many outputs. None: not known.
+VECTOR_BYTES = {'AVX2': 32, 'AVX512': 64}.get(torch.backends.cpu.get_cpu_capability())
 
 
 class DenseBlock(nn.Module):
@@ -76,31 +77,44 @@ def _is_traced() -> bool:
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A padded 3x3 convolution.
 
-    An image's 3 outputs would leave most of a processor's vector unused. So where there are few, each column of
-    the kernel gets outputs of its own: three times as many, for a third of the kernel. A second convolution, with
-    ones and zeros, moves them to their places and adds them up.
+    The 3 outputs of an image, or 9, would leave much of a processor's vectors unused. So where there are few, each
+    column of the kernel gets outputs of its own: three times as many, for a third of the kernel, and zeros up to
+    whole vectors. A second convolution, with ones and zeros, moves them to their places and adds them up.
     """
     outputs = weight.shape[0]
     if not _is_narrow(outputs, x):
         return F.conv2d(x, weight, bias, padding=1)
-    columns = weight.permute(3, 0, 1, 2).flatten(0, 1).unsqueeze(-1)
-    shifts = torch.eye(3 * outputs, dtype=x.dtype).view(3, outputs, 3, outputs).permute(3, 0, 1, 2).flatten(1, 2)
+    unused = -3 * outputs % _vector_length(x)
+    columns = F.pad(weight.permute(3, 0, 1, 2).flatten(0, 1).unsqueeze(-1), (0, 0) * 3 + (0, unused))
+    # shifts[i, k · outputs + j, 0, k] = 1 where i = j: output j of column k is one of the three summands of j.
+    shifts = torch.eye(3 * outputs, 3 * outputs + unused, dtype=x.dtype).unflatten(0, (3, outputs)).permute(1, 2, 0)
     return F.conv2d(F.conv2d(x, columns, padding=(1, 0)), shifts.unsqueeze(2), bias, padding=(0, 1))
 
 
 def _is_narrow(outputs: int, x: Tensor) -> bool:
-    """Whether three times the outputs fit a vector. Half precision would round in between."""
-    return 3 * outputs <= VECTOR_LENGTH and x.device.type == 'cpu' and x.dtype.itemsize >= 4 and not _is_traced()
+    """Whether a convolution by columns takes clearly fewer vectors. Half precision would round in between."""
+    if x.device.type != 'cpu' or VECTOR_BYTES is None or x.dtype.itemsize < 4 or _is_traced():
+        return False
+    length = _vector_length(x)
+    at_once, by_columns = 9 * math.ceil(outputs / length), 3 * math.ceil(3 * outputs / length)
+    return by_columns <= 0.75 * at_once
+
+
+def _vector_length(x: Tensor) -> int:
+    return VECTOR_BYTES // x.dtype.itemsize
 
 
 def _plain(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """The block's result, and x_0, ..., x_4."""
     sources = [x]
-    for weight, bias in zip(weights[:-1], biases[:-1]):
+    for k, (weight, bias) in enumerate(zip(weights[:-1], biases[:-1]), 1):
         new = F.leaky_relu(_convolve(x, weight, bias), NEGATIVE_SLOPE, inplace=True)
         sources.append(new)
-        x = torch.cat((x, new), 1)
-    return _convolve(x, weights[-1], biases[-1]), sources
+        if k < CONVOLUTIONS - 1:
+            x = torch.cat((x, new), 1)
+    # conv_5 takes x_4 by itself, which spares the widest concatenation.
+    earlier, last = weights[-1].split((x.shape[1], new.shape[1]), 1)
+    return _convolve(x, earlier, biases[-1]) + _convolve(new, last, None), sources
 
 
 class _DenseFunction(torch.autograd.Function):
