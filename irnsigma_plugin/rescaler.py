@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from irnsigma_plugin.archs.discover import build_network
 from irnsigma_plugin.archs.quantize import quantize
 from irnsigma_plugin.archs.rescaling_net import RescalingNet, scale_noise
 from irnsigma_plugin.checkpoint import model_hash, read_checkpoint
@@ -85,8 +86,6 @@ class Rescaler:
         Raises:
             CheckpointError: The file is missing, damaged, or of another network.
         """
-        from irnsigma_plugin.archs.discover import build_network
-
         if device == 'auto':
             device = 'cuda' if torch.cuda.is_available() else 'cpu'
         return cls(build_network(read_checkpoint(path), clamp), device)

@@ -295,9 +295,9 @@ class TestPaths:
         assert not any(map(is_image_name, ('a.txt', '.a.png', 'png', 'a.png.part')))
 
 
-def test_reading_loads_no_network():
+def test_reading_does_without_basicsr():
     """Threads that read while BasicSR is being imported for the first time would meet half of it."""
     code = ('import sys; from irnsigma_plugin.image_file import read_picture; '
-            'assert not {"basicsr", "irnsigma_plugin.archs"} & set(sys.modules)')
+            'assert "basicsr" not in sys.modules')
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, '-c', code], check=True, env=environment)

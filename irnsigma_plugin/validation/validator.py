@@ -17,6 +17,7 @@ from irnsigma_plugin.atomic import atomic_write
 from irnsigma_plugin.bicubic import bicubic_upscale
 from irnsigma_plugin.distributed import deal, on_all_ranks, undeal
 from irnsigma_plugin.options import ValOptions
+from irnsigma_plugin.rescaler import Rescaler
 from irnsigma_plugin.validation import report
 from irnsigma_plugin.validation.comparison import caption, draw_comparison, rescaling_panels
 from irnsigma_plugin.validation.figure import decode_png
@@ -137,9 +138,6 @@ class Validator:
             device: Where the network is.
         """
         name = Path(data['lq_path'][0]).stem
-        # Not at the top: whoever imports the rescaler first imports BasicSR with it, which registers this module.
-        from irnsigma_plugin.rescaler import Rescaler
-
         rescaler = Rescaler(net, device)
         if 'gt' in data:
             lr, size = rescaler.downscale(data['gt']), tuple(data['gt'].shape[-2:])
