@@ -103,7 +103,10 @@ def test_windows_with_the_receptive_field_around_them_are_exact(small_cells, sca
     image, rescaler = random_image(3, 190, 75), Rescaler(net)
     lr, restored = in_one_piece(net, image[None], 0.2, 'baby')
     overlap = receptive_field(net)
-    assert (rescaler.downscale(image, overlap=overlap) - lr[0]).abs().max() < 1e-5
+    # Other sums within the windows may round a value halfway between two levels to the other one.
+    levels = 255 * net.downscale(image[None])[0][0].detach()
+    halfway = (levels - levels.floor() - 0.5).abs() < 1e-3
+    assert (rescaler.downscale(image, overlap=overlap) - lr[0])[~halfway].abs().max() < 1e-5
     large = rescaler.upscale(lr[0], 0.2, name='baby', size=(190, 75), overlap=overlap)
     assert (large - restored[0]).abs().max() < 1e-5
     with_seams = rescaler.upscale(lr[0], 0.2, name='baby', size=(190, 75), overlap=0)
@@ -271,7 +274,6 @@ def test_nothing_is_left_to_the_gradient(net):
 
 
 def test_from_checkpoint(tmp_path, net):
-    pytest.importorskip('irnsigma_plugin.archs.discover')
     torch.save({'params': net.state_dict()}, tmp_path / 'net_g_latest.pth')
     rescaler = Rescaler.from_checkpoint(tmp_path / 'net_g_latest.pth', device='cpu')
     assert rescaler.model_hash == Rescaler(net).model_hash
