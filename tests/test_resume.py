@@ -247,3 +247,17 @@ def test_the_last_validation_is_of_the_last_iteration(experiment):
     assert sorted(os.listdir(experiment.root / 'validation/held_out')) == ['4', '5']
     best = experiment.read('training_states/5.state')['best']['held_out']
     assert 5 in {iteration for _, iteration in best.values()}
+
+
+@pytest.mark.parametrize('total_iter', [4, 5])
+def test_the_end_is_validated_once(experiment, monkeypatch, total_iter):
+    """BasicSR validates after the last iteration, whether or not it has just done so."""
+    val = experiment.options['val']
+    experiment.shorten()
+    experiment.options['val'] = val
+    experiment.options['train']['total_iter'] = total_iter
+    validated = []
+    monkeypatch.setattr('irnsigma_plugin.validation.validator.Validator.run',
+                        lambda self, net, loader, device, current_iter, *_: validated.append(current_iter))
+    experiment.train()
+    assert validated == sorted({4, total_iter})

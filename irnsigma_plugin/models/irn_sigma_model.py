@@ -74,6 +74,7 @@ class IRNSigmaModel(SRGANModel):
             self.train_options = read_train_options(opt)
             self.keep_last = read_keep_last(opt)
             self.reached: dict[str, Any] = {}  # place in the data of the last batch
+            self.validated: list[Any] = []  # data loaders since the last step
             self.state: dict[str, Any] = {}  # as saved last
             self.random_states: list[dict[str, Any]] = []  # of all processes, to be saved
         super().__init__(opt)
@@ -172,6 +173,7 @@ class IRNSigmaModel(SRGANModel):
         """One step of G, after `net_d_init_iters` and every `net_d_iters` iterations, and one of D."""
         train_g = current_iter > self.net_d_init_iters and current_iter % self.net_d_iters == 0
         self.log_dict = OrderedDict()
+        self.validated.clear()
         sigma = self.sigma_sampler(len(self.gt), self.device)
         batches = split_batch(self.gt, self.lq, sigma, self.train_options.accumulate)
         with finite_statistics(self.net_g, self.net_d):
@@ -347,8 +349,11 @@ class IRNSigmaModel(SRGANModel):
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:
         """Measure the network, the EMA weights where there are some, at every sigma of `val.sigmas`."""
-        if self.is_train:  # BasicSR counts on after the last iteration
-            current_iter = min(current_iter, int(self.opt['train']['total_iter']))
+        if self.is_train and current_iter >= int(self.opt['train']['total_iter']):
+            # BasicSR counts on after the last iteration, and validates once more what it may just have validated.
+            current_iter = int(self.opt['train']['total_iter'])
+            if dataloader in self.validated:
+                return
         net: RescalingNet = getattr(self, 'net_g_ema', None) or self.get_bare_model(self.net_g)
         was_training = net.training
         net.eval()
@@ -358,6 +363,8 @@ class IRNSigmaModel(SRGANModel):
                 self.validator.run(net, dataloader, self.device, current_iter, tb_logger, save_img)
         finally:
             net.train(was_training)
+        if self.is_train:
+            self.validated.append(dataloader)
         if self.is_train and self.state.get('iter') == current_iter:  # saved just before, without these results
             with atomic_saves():
                 self._write_state()
