@@ -219,6 +219,10 @@ def data_set(name: str, value: Any) -> Iterator[str]:
         yield f'{name}.meta_info_file is for io_backend type disk; remove it: an LMDB has its own meta_info.txt.'
     if value.get('prefetch_mode') == 'cuda' and value.get('pin_memory') is not True:
         yield f'{name}.prefetch_mode: cuda needs pin_memory: true beside it.'
+    if value.get('persistent_workers') is True and (not training or value.get('num_worker_per_gpu') == 0):
+        yield (f'{name}.persistent_workers needs workers: '
+               + ('set num_worker_per_gpu to 1 or more, or remove it.' if training
+                  else 'remove it; images of validations and tests are read without.'))
 
 
 def patch_size(name: str, size: Any, scale: Any) -> Iterator[str]:

@@ -91,7 +91,8 @@ def outside_faults(opt: Mapping[str, Any], resumes: bool = False) -> list[str]:
     for name, value in data_sets(opt):
         kind = value_at(value, 'type')
         if kind in tuple(DATA_SETS) and _is_judged(opt, kind) and not any(data_set(name, value)):
-            faults += stored_faults(name, value)
+            validated = value['phase'] != 'train'
+            faults += stored_faults(name, value, validated and value_at(opt, 'val.save_img') is True)
     if opt.get('model_type') == MODEL and not any(block(PATH)('path', opt.get('path'))):
         state = opt['path'].get('resume_state')
         if state is not None and not os.path.isfile(os.path.expanduser(state)):

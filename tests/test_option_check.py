@@ -194,6 +194,18 @@ def test_prefetching_to_a_gpu_needs_pinned_memory():
     assert any('datasets.train.prefetch_mode' in fault and 'needs pin_memory: true' in fault for fault in faults)
 
 
+@pytest.mark.parametrize(('phase', 'workers', 'faults'), [
+    ('train', 0, ['datasets.train.persistent_workers needs workers: set num_worker_per_gpu to 1 or more, or remove '
+                  'it.']),
+    ('train', 1, []),
+    ('val', 1, ['datasets.val.persistent_workers needs workers: remove it; images of validations and tests are read '
+                'without.']),
+])
+def test_persistent_workers_need_workers(phase, workers, faults):
+    options = changed(IRN_SIGMA, 'datasets.train.num_worker_per_gpu', workers)
+    assert option_faults(changed(options, f'datasets.{phase}.persistent_workers', True), is_train=True) == faults
+
+
 @pytest.mark.parametrize(('key', 'value', 'words'), WRONG_TEST_FILES)
 def test_wrong_test_file(key, value, words):
     faults = option_faults(changed(TEST, key, value), is_train=False)
@@ -309,6 +321,15 @@ class TestFilesThatAnOptionFileNames:
         assert [fault.partition(': ')[0] for fault in faults] == [
             'datasets.train.dataroot_gt', 'path.pretrain_network_g', 'path.pretrain_network_d']
         assert 'There is no checkpoint at' in faults[1]
+
+    def test_pictures_under_one_name(self, opt, tmp_path):
+        photographs = tmp_path / 'photographs'
+        (photographs / 'photo0.jpg').write_bytes((photographs / 'photo0.png').read_bytes())
+        opt['val']['save_img'] = False
+        assert outside_faults(opt) == []
+        opt['val']['save_img'] = True
+        fault, = outside_faults(opt)  # of the validation; a training saves no pictures of its own images
+        assert fault.startswith('datasets.val: pictures of photo0.jpg and photo0.png would be saved under the same ')
 
     def test_wrong_data_sets_are_not_looked_for(self, opt, tmp_path):
         opt['datasets']['train'].update(dataroot_gt=str(tmp_path / 'none'), gt_size='144')

@@ -142,3 +142,18 @@ def test_of_a_large_folder_a_sample_is_looked_at(folders, tmp_path, monkeypatch)
     monkeypatch.setattr(stored_images, 'HEADERS', 2)
     (tmp_path / 'hr' / 'photo1.png').write_text('<html>')  # the second of three
     assert list(stored_faults('a', folders)) == []
+
+
+@pytest.mark.parametrize('namesake', ['photo1.jpg', 'night/photo1.png'])
+def test_pictures_that_would_replace_one_another(folders, tmp_path, namesake):
+    hr_only = {**folders, 'type': 'HRImageDataset', 'phase': 'val'}
+    del hr_only['dataroot_lq']
+    path = tmp_path / 'hr' / namesake
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes((tmp_path / 'hr' / 'photo1.png').read_bytes())
+    listing = tmp_path / 'list.txt'
+    listing.write_text(f'photo0.png\nphoto1.png\n{namesake}\n')
+    hr_only['meta_info_file'] = str(listing)
+    assert list(stored_faults('datasets.val', hr_only)) == []
+    fault, = stored_faults('datasets.val', hr_only, saves_pictures=True)
+    assert fault.startswith(f'datasets.val: pictures of photo1.png and {namesake} would be saved under the same name')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -36,12 +37,13 @@ class Store(NamedTuple):
     size: Callable[[str], Size]
 
 
-def stored_faults(name: str, options: Mapping[str, Any]) -> Iterator[str]:
+def stored_faults(name: str, options: Mapping[str, Any], saves_pictures: bool = False) -> Iterator[str]:
     """Everything that is wrong with the images of a data set.
 
     Args:
         name: What to call the data set.
         options: Its block, with valid values, and with `scale` and `phase`.
+        saves_pictures: Whether what is made of an image will be saved under the image's name.
     """
     stores = {}
     for key in ('dataroot_gt', 'dataroot_lq'):
@@ -56,6 +58,8 @@ def stored_faults(name: str, options: Mapping[str, Any]) -> Iterator[str]:
         yield from (f'{name}.dataroot_gt: {fault}' for fault in size_faults(hr, hr.sample, options))
     if hr is not None and lr is not None:
         yield from _pair_faults(name, hr, lr, options)
+    if saves_pictures and stores:
+        yield from (f'{name}: {fault}' for fault in _namesakes((lr or hr).names))
 
 
 def open_store(root: str, options: Mapping[str, Any], listed: bool = True) -> Store:
@@ -177,6 +181,17 @@ def _pair_faults(name: str, hr: Store, lr: Store, options: Mapping[str, Any]) ->
             wrong.append('{} ({}x{}, lr {}x{})'.format(image, *(side for pair in zip(*sizes) for side in pair)))
     if wrong:
         yield f'{name}: dataroot_gt must be {scale} times the size of dataroot_lq, but is not for {_name_some(wrong)}.'
+
+
+def _namesakes(images: Sequence[str]) -> Iterator[str]:
+    """The first two images, if any, that differ in folder or extension only."""
+    first: dict[str, str] = {}
+    for image in images:
+        other = first.setdefault(PurePath(image).stem, image)
+        if other != image:
+            yield (f'pictures of {other} and {image} would be saved under the same name; rename one, or set '
+                   'val.save_img: false.')
+            return
 
 
 def _name_some(images: Sequence[str]) -> str:
