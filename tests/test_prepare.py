@@ -290,6 +290,19 @@ class TestResuming:
             prepare_quietly([photographs], tmp_path / 'set', step=4)
         assert prepare_quietly([photographs], tmp_path / 'set', step=4, overwrite=True).pairs == 4 * 3 * 5
 
+    def test_of_two_runs_at_once_the_second_is_refused(self, photographs, tmp_path, monkeypatch):
+        def second_run(*args):
+            with pytest.raises(PrepareError, match=r'right now: another process works in .*set_x4\.partial'):
+                prepare_quietly([photographs], tmp_path / 'set', overwrite=True)
+            refused.append(True)
+
+        refused = []
+        with monkeypatch.context() as patch:
+            patch.setattr(module, '_verify', second_run)  # of the first, when all is written
+            prepare_quietly([photographs], tmp_path / 'set')
+        assert refused == [True]
+        assert prepare_quietly([photographs], tmp_path / 'set').was_complete
+
     def test_finished_data_is_only_checked(self, photographs, tmp_path, monkeypatch):
         first = prepare_quietly([photographs], tmp_path / 'set')
         monkeypatch.setattr(module, 'make_pairs', None)

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from irnsigma_plugin.atomic import atomic_write
 from irnsigma_plugin.bicubic import MAX_EXACT_SCALE, bicubic_downscale
 from irnsigma_plugin.data.image_io import decode_rgb_image, read_rgb_image
+from irnsigma_plugin.folder_lock import FolderInUseError, exclusive
 from irnsigma_plugin.image_file import ImageReadError
 from irnsigma_plugin.image_names import IMAGE_EXTENSIONS, is_image_name
 
@@ -128,8 +129,8 @@ def prepare(sources: Sequence[str | os.PathLike], destination: str | os.PathLike
         What was written, with the images that were skipped. Their number is not an error.
 
     Raises:
-        PrepareError: Nothing can be prepared from these sources, something in the way has other settings, the
-            disk is full, or written data is damaged.
+        PrepareError: Nothing can be prepared from these sources, something in the way has other settings, another
+            run makes the same, the disk is full, or written data is damaged.
         ValueError: An argument makes no sense.
     """
     step = crop_size // 2 if step is None and crop_size is not None else step
@@ -149,10 +150,11 @@ def prepare(sources: Sequence[str | os.PathLike], destination: str | os.PathLike
     if store.is_finished(overwrite):
         _verify(store.final, scale, workers, progress)
         return store.summary(was_complete=True)
-    store.open_partial(overwrite)
-    _fill(store, photographs, workers, progress)
-    _verify(store.partial, scale, workers, progress)
-    store.finish()
+    with store.claimed():
+        store.open_partial(overwrite)
+        _fill(store, photographs, workers, progress)
+        _verify(store.partial, scale, workers, progress)
+        store.finish()
     return store.summary(was_complete=False)
 
 
@@ -268,8 +270,20 @@ class _Store:
         return (os.path.exists(os.path.join(self.folder, COMPLETE))
                 and _read_settings(self.folder) == self.settings)
 
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder of a run if need be, and keep other runs out of it."""
+        with _disk_errors(self.folder):
+            os.makedirs(self.folder, exist_ok=True)
+        try:
+            with exclusive(self.folder):
+                yield
+        except FolderInUseError as error:
+            raise PrepareError(f'The same data is being prepared right now: {error} Wait for it, or give another name '
+                               'or folder.') from None
+
     def open_partial(self, overwrite: bool) -> None:
-        """Make the folder of a new run, or accept that of an interrupted one with the same settings."""
+        """Begin a new run in the empty folder, or accept an interrupted one with the same settings."""
         made = _read_settings(self.folder)
         if made == self.settings:
             return
@@ -278,10 +292,12 @@ class _Store:
                                f'({self.settings.differences(made)}); continue with those, remove that '
                                'folder, or give --overwrite.')
         with _disk_errors(self.folder):
-            if os.path.exists(self.folder):
-                shutil.rmtree(self.folder)
             for path in self.partial:
+                _remove_lmdb(path)
                 os.makedirs(path)
+            for file in (PROGRESS, COMPLETE):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(self.folder, file))
             atomic_write(os.path.join(self.folder, SETTINGS), (json.dumps(asdict(self.settings)) + '\n').encode())
 
     def read_progress(self) -> list[dict]:
