@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.archs.rescaling_net import RescalingNet
-from irnsigma_plugin.tiling import coupling_blocks
+if TYPE_CHECKING:
+    from irnsigma_plugin.archs.rescaling_net import RescalingNet
 
 # (limit, use) of the control group that a container runs in, versions 2 and 1.
 CGROUP_FILES = (('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory.current'),
@@ -49,6 +49,10 @@ def bytes_per_pixel(net: RescalingNet) -> float:
     474 for x4 with growth 32, 346 with growth 16, 282 with growth 8, of which 395, 303 and 214 were measured. 2000
     for a network that is no InvRescaleNet.
     """
+    # Not at the top: who only asks for the available memory, as to read an image, needs no network.
+    from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+    from irnsigma_plugin.tiling import coupling_blocks
+
     if not isinstance(net, InvRescaleNet):
         return 2000
     return 200 + 8 * max(conv.in_channels / factor**2 for block, factor in coupling_blocks(net)

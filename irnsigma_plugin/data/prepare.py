@@ -283,7 +283,7 @@ class _Store:
                                'or folder.') from None
 
     def open_partial(self, overwrite: bool) -> None:
-        """Begin a new run in the empty folder, or accept an interrupted one with the same settings."""
+        """Begin a new run in the folder, or accept that of an interrupted one with the same settings."""
         made = _read_settings(self.folder)
         if made == self.settings:
             return

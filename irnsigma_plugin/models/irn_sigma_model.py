@@ -365,6 +365,6 @@ class IRNSigmaModel(SRGANModel):
             net.train(was_training)
         if self.is_train:
             self.validated.append(dataloader)
-        if self.is_train and self.state.get('iter') == current_iter:  # saved just before, without these results
-            with atomic_saves():
-                self._write_state()
+            if self.state.get('iter') == current_iter:  # saved just before, without these results
+                with atomic_saves():
+                    self._write_state()
