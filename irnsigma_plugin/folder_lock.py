@@ -37,6 +37,16 @@ def exclusive(folder: str | os.PathLike) -> Iterator[None]:
             raise FolderInUseError(f'another process works in {folder}.') from None
         except OSError:  # not supported there
             pass
+        if not _is_at(folder, descriptor):
+            raise FolderInUseError(f'another process has just removed {folder}.')
         yield
     finally:
         os.close(descriptor)
+
+
+def _is_at(folder: str | os.PathLike, descriptor: int) -> bool:
+    """Whether an opened folder still has its name."""
+    try:
+        return os.path.samestat(os.stat(folder), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 
@@ -35,6 +36,20 @@ def test_a_kill_frees_the_folder(tmp_path, repo_root):
         process.wait()
         with exclusive(tmp_path):
             pass
+
+
+def test_a_folder_removed_meanwhile_is_refused(tmp_path, monkeypatch):
+    def removed(folder, flags):
+        descriptor = os_open(folder, flags)
+        folder.rmdir()
+        return descriptor
+
+    os_open = os.open
+    folder = tmp_path / 'folder'
+    folder.mkdir()
+    monkeypatch.setattr(folder_lock.os, 'open', removed)
+    with pytest.raises(FolderInUseError, match='has just removed'), exclusive(folder):
+        pass
 
 
 def test_without_locks_nothing_is_refused(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 import importlib.util
 import io
+import operator
 import os
 import signal
 import subprocess
@@ -290,18 +291,36 @@ class TestResuming:
             prepare_quietly([photographs], tmp_path / 'set', step=4)
         assert prepare_quietly([photographs], tmp_path / 'set', step=4, overwrite=True).pairs == 4 * 3 * 5
 
-    def test_of_two_runs_at_once_the_second_is_refused(self, photographs, tmp_path, monkeypatch):
+    @pytest.mark.parametrize('stage', ['_verify', '_remove_lmdb', 'shutil.rmtree'])
+    def test_of_two_runs_at_once_the_second_is_refused(self, stage, photographs, tmp_path, monkeypatch):
         def second_run(*args):
-            with pytest.raises(PrepareError, match=r'right now: another process works in .*set_x4\.partial'):
-                prepare_quietly([photographs], tmp_path / 'set', overwrite=True)
+            for overwrite in (False, True):
+                with pytest.raises(PrepareError, match=r'right now: another process works in .*set_x4\.partial'):
+                    prepare_quietly([photographs], tmp_path / 'set', overwrite=overwrite)
             refused.append(True)
+            return original(*args)
 
         refused = []
+        original = operator.attrgetter(stage)(module)
         with monkeypatch.context() as patch:
-            patch.setattr(module, '_verify', second_run)  # of the first, when all is written
-            prepare_quietly([photographs], tmp_path / 'set')
-        assert refused == [True]
+            patch.setattr(f'{module.__name__}.{stage}', second_run)
+            first = prepare_quietly([photographs], tmp_path / 'set')
+        assert refused
+        assert not first.was_complete
         assert prepare_quietly([photographs], tmp_path / 'set').was_complete
+
+    def test_a_run_that_another_has_just_overtaken_changes_nothing(self, photographs, tmp_path, monkeypatch):
+        def overtaken(store):
+            assert not is_begun(store)
+            with monkeypatch.context() as patch:
+                patch.setattr(module._Store, 'is_begun', is_begun)
+                prepare_quietly([photographs], tmp_path / 'set')
+            return True  # as it would have been a moment ago
+
+        is_begun = module._Store.is_begun
+        monkeypatch.setattr(module._Store, 'is_begun', overtaken)
+        assert prepare_quietly([photographs], tmp_path / 'set').was_complete
+        assert sorted(os.listdir(tmp_path / 'set')) == ['set_hr.lmdb', 'set_lr_x4.lmdb']
 
     def test_finished_data_is_only_checked(self, photographs, tmp_path, monkeypatch):
         first = prepare_quietly([photographs], tmp_path / 'set')

@@ -94,6 +94,14 @@ def test_an_image_for_validation_is_not_replaced(tmp_path):
         dataset[2]
 
 
+def test_an_image_on_disk_is_named_by_its_file(tmp_path):
+    options = paired_options(tmp_path, phase='val')
+    dataset = build(options)
+    (tmp_path / dataset.dataset.paths[2]['lq_path']).write_bytes(b'damaged')
+    with pytest.raises(ImageReadError, match=rf'^{tmp_path}/hr/.*\.png or {tmp_path}/lr/.*\.png: cannot be read'):
+        dataset[2]
+
+
 def test_an_image_of_an_lmdb_is_named_by_its_key(tmp_path):
     options = paired_options(tmp_path, io_backend={'type': 'lmdb'})
     for key in ('dataroot_gt', 'dataroot_lq'):

@@ -145,17 +145,18 @@ def prepare(sources: Sequence[str | os.PathLike], destination: str | os.PathLike
                         _fingerprint(photographs))
     store = _Store(destination, name, settings)
 
-    if store.is_complete_partial():
-        store.finish()
-    if store.is_finished(overwrite):
-        _verify(store.final, scale, workers, progress)
-        return store.summary(was_complete=True)
-    with store.claimed():
-        store.open_partial(overwrite)
-        _fill(store, photographs, workers, progress)
-        _verify(store.partial, scale, workers, progress)
-        store.finish()
-    return store.summary(was_complete=False)
+    if store.is_begun() or not store.is_finished(overwrite):
+        with store.claimed():
+            if store.is_complete_partial():
+                store.finish()
+            elif not store.is_finished(overwrite):  # another run may just have finished it
+                store.open_partial(overwrite)
+                _fill(store, photographs, workers, progress)
+                _verify(store.partial, scale, workers, progress)
+                store.finish()
+                return store.summary(was_complete=False)
+    _verify(store.final, scale, workers, progress)
+    return store.summary(was_complete=True)
 
 
 def find_photographs(sources: Sequence[str | os.PathLike]) -> list[Photograph]:
@@ -265,6 +266,10 @@ class _Store:
             raise PrepareError(f'{present[0]} exists without its counterpart; {remedy}')
         return True
 
+    def is_begun(self) -> bool:
+        """Whether there is the folder of a run, interrupted or going on."""
+        return os.path.isdir(self.folder)
+
     def is_complete_partial(self) -> bool:
         """Whether a run with these settings was stopped between the check and the last renaming."""
         return (os.path.exists(os.path.join(self.folder, COMPLETE))
@@ -272,12 +277,16 @@ class _Store:
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """Make the folder of a run if need be, and keep other runs out of it."""
+        """Make the folder of a run if need be, and keep other runs out of it; it goes again where it stays empty."""
         with _disk_errors(self.folder):
             os.makedirs(self.folder, exist_ok=True)
         try:
             with exclusive(self.folder):
-                yield
+                try:
+                    yield
+                finally:
+                    with contextlib.suppress(OSError):
+                        os.rmdir(self.folder)
         except FolderInUseError as error:
             raise PrepareError(f'The same data is being prepared right now: {error} Wait for it, or give another name '
                                'or folder.') from None

@@ -96,8 +96,9 @@ class NamingDataset(Dataset):
     def _name(self, index: int) -> str:
         paths = self.dataset.paths[index] if hasattr(self.dataset, 'paths') else f'image {index}'
         paths = set(paths.values()) if isinstance(paths, Mapping) else {paths}
-        if self.opt.get('io_backend', {}).get('type', 'lmdb') == 'lmdb':  # BasicSR removes the type when it reads
-            roots = (self.opt[key] for key in ('dataroot_gt', 'dataroot_lq') if self.opt.get(key))
+        # Not by io_backend.type, which BasicSR removes when it reads.
+        roots = [self.opt[key] for key in ('dataroot_gt', 'dataroot_lq') if self.opt.get(key)]
+        if roots and all(root.endswith('.lmdb') for root in roots):
             return f'image {" or ".join(sorted(paths))} of {" or ".join(roots)}'
         return ' or '.join(sorted(paths))
 
