@@ -157,8 +157,8 @@ def _is_of_plugin(obj: type | Any) -> bool:
 
 def _check(opt: dict[str, Any], is_train: bool, option_file: str) -> None:
     """Refuse an option file with faults before anything is built or written."""
-    from irnsigma_plugin.option_check import option_faults, outside_faults
-    from irnsigma_plugin.options import refuse
+    from irnsigma_plugin.options.check import option_faults, outside_faults
+    from irnsigma_plugin.options.train_val import refuse
 
     states = opt['path'].get('training_states', '')
     resumes = opt['auto_resume'] and osp.isdir(states) and any(name.endswith('.state') for name in os.listdir(states))
@@ -169,7 +169,7 @@ def _unknown_types(opt: dict[str, Any]) -> Iterator[str]:
     """Types that neither BasicSR nor this plugin nor an extension has registered."""
     from basicsr.utils import registry
 
-    from irnsigma_plugin.option_check import MODEL, block_types
+    from irnsigma_plugin.options.check import MODEL, block_types
 
     registries = {'model_type': registry.MODEL_REGISTRY, 'network_g': registry.ARCH_REGISTRY,
                   'network_d': registry.ARCH_REGISTRY, 'datasets': registry.DATASET_REGISTRY,
@@ -185,9 +185,9 @@ def _unknown_types(opt: dict[str, Any]) -> Iterator[str]:
 
 def _explain(is_train: bool) -> None:
     """List the faults of an option file that BasicSR could not even read to the end."""
-    from irnsigma_plugin.option_check import option_faults
-    from irnsigma_plugin.option_file import read_option_file
-    from irnsigma_plugin.options import OptionError, refuse
+    from irnsigma_plugin.options.check import option_faults
+    from irnsigma_plugin.options.file import read_option_file
+    from irnsigma_plugin.options.train_val import OptionError, refuse
 
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument('-opt')
@@ -282,7 +282,7 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     """
     from basicsr.utils import check_resume
 
-    from irnsigma_plugin.training_states import first_line, newest_whole_state, read_state, remove_leftovers
+    from irnsigma_plugin.checkpoints.training_states import first_line, newest_whole_state, read_state, remove_leftovers
 
     if uses_plugin(opt):
         folder = opt['path']['training_states']
@@ -368,7 +368,7 @@ def _require_launcher(launcher: str, variable: str, command: str) -> None:
 
 def _describe_slurm_to_torch(port: int | str | None) -> None:
     """Set the environment variables of torch's rendezvous from Slurm's; the first node leads."""
-    from irnsigma_plugin.training_states import first_line
+    from irnsigma_plugin.checkpoints.training_states import first_line
 
     nodes = os.environ['SLURM_NODELIST']
     try:

@@ -51,7 +51,7 @@ def bytes_per_pixel(net: RescalingNet) -> float:
     """
     # Not at the top: who only asks for the available memory, as to read an image, needs no network.
     from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-    from irnsigma_plugin.tiling import coupling_blocks
+    from irnsigma_plugin.rescaling.grid import coupling_blocks
 
     if not isinstance(net, InvRescaleNet):
         return 2000

@@ -14,7 +14,7 @@ from irnsigma_plugin.archs.irn_arch import IMAGE_CHANNELS, InvRescaleNet
 from irnsigma_plugin.archs.learnable_downsampling import LearnableDownsampling
 from irnsigma_plugin.archs.quantize import quantize
 from irnsigma_plugin.atomic import atomic_write
-from irnsigma_plugin.checkpoint import model_hash
+from irnsigma_plugin.checkpoints.reading import model_hash
 from irnsigma_plugin.checks import whole_number
 
 #: The oldest set of operators that torch's exporter has of its own.

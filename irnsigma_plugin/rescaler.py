@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from irnsigma_plugin.archs.discover import build_network
 from irnsigma_plugin.archs.quantize import quantize
 from irnsigma_plugin.archs.rescaling_net import RescalingNet, scale_noise
-from irnsigma_plugin.checkpoint import model_hash, read_checkpoint
+from irnsigma_plugin.checkpoints.network import build_network
+from irnsigma_plugin.checkpoints.reading import model_hash, read_checkpoint
 from irnsigma_plugin.checks import whole_number
-from irnsigma_plugin.grey import is_grey, luma
 from irnsigma_plugin.memory import available_memory, bytes_per_pixel
-from irnsigma_plugin.noise import draw_epsilon
-from irnsigma_plugin.pixels import Image, check_image, height_width, new_image, read, write
-from irnsigma_plugin.sigma_map import check_sigma_map, sigma_of_cells
-from irnsigma_plugin.tiling import Size, Window, magnify, receptive_field, relative, windows
+from irnsigma_plugin.rescaling.grey import is_grey, luma
+from irnsigma_plugin.rescaling.grid import Size, Window, magnify, receptive_field, relative, windows
+from irnsigma_plugin.rescaling.noise import draw_epsilon
+from irnsigma_plugin.rescaling.pixels import Image, check_image, height_width, new_image, read, write
+from irnsigma_plugin.rescaling.sigma_map import check_sigma_map, sigma_of_cells
 
 # Side of the grid's cells, in hr pixels, and what a window adds around one by default, in lr pixels. Both
 # belong to the definition of the result: other values change the last bits of some pixels.
@@ -46,12 +46,12 @@ class Rescaler:
     windows become floating point, so memory is bounded by the windows that are computed at once.
 
     The overlap is 16 lr pixels by default (64 hr pixels at x4), or the network's receptive field where that is
-    less. With the :func:`~irnsigma_plugin.tiling.receptive_field` (480 hr pixels for the paper's x4 network) or
+    less. With the :func:`~irnsigma_plugin.rescaling.grid.receptive_field` (480 hr pixels for the paper's x4 network) or
     more, the result is that of the image in one piece up to the rounding of float32. The default is as good in
     practice: on a network trained for 1,300 iterations of `train_IRN_x4_cpu.yml` (field 240) it differs by 3e-7 at
     most, half of it by 2e-4 and none at all by 0.16.
 
-    Grey images, with all channels equal, stay grey; see :func:`~irnsigma_plugin.grey.luma`.
+    Grey images, with all channels equal, stay grey; see :func:`~irnsigma_plugin.rescaling.grey.luma`.
 
     Args:
         net: Network; it is moved to `device` and set to evaluation mode.
@@ -92,7 +92,7 @@ class Rescaler:
 
     @functools.cached_property
     def model_hash(self) -> str:
-        """See :func:`~irnsigma_plugin.checkpoint.model_hash`."""
+        """See :func:`~irnsigma_plugin.checkpoints.reading.model_hash`."""
         return model_hash(self.net.state_dict())
 
     def downscale(self, image: Image, tile: int | str | None = None, overlap: int | None = None) -> Image:
@@ -136,7 +136,7 @@ class Rescaler:
             lr: uint8 array (h, w) or (h, w, 3), RGB; or tensor (3, h, w) or (N, 3, h, w), float in [0, 1].
             sigma: From 0 (faithful) to 1 (sharp): a number, or a map of the hr or the lr image's size, floating
                 point or uint8 or uint16 (white = 1). The sigma of a lr pixel's detail is the mean of the map over its
-                hr pixels, see :func:`~irnsigma_plugin.sigma_map.sigma_of_cells`.
+                hr pixels, see :func:`~irnsigma_plugin.rescaling.sigma_map.sigma_of_cells`.
             seed: Seed of the restored detail.
             name: Name of the image, its file stem: every name has detail of its own. For a batch one name for
                 each image; a single one counts for all.

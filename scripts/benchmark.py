@@ -30,7 +30,7 @@ from invertibility import randomise
 from oracle import textbook
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.options import AMP_MODES
+from irnsigma_plugin.options.train_val import AMP_MODES
 
 EPILOG = f"""\
 Leave the machine alone meanwhile. Network and textbook form share weights and images.

@@ -39,7 +39,7 @@ import irnsigma_plugin  # noqa: E402, F401, I001
 from basicsr.train import train_pipeline  # noqa: E402
 from experiment import options_to_train, write_photographs, write_yaml  # noqa: E402
 
-from irnsigma_plugin.training_states import newest_whole_state  # noqa: E402
+from irnsigma_plugin.checkpoints.training_states import newest_whole_state  # noqa: E402
 
 OTHER_STRIKES = ('terminate', 'interrupt', 'disk_full', 'corrupt')
 STATUS = {'terminate': 128 + signal.SIGTERM, 'interrupt': 128 + signal.SIGINT, 'disk_full': 1}

@@ -16,13 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-from irnsigma_plugin import png
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.cli import main
 from irnsigma_plugin.commands import measuring
-from irnsigma_plugin.image_file import Picture, write_picture
-from irnsigma_plugin.lr_note import LrNote
-from irnsigma_plugin.weights import WeightsError
+from irnsigma_plugin.imagenet_weights import WeightsError
+from irnsigma_plugin.images import png
+from irnsigma_plugin.images.picture import Picture, write_picture
+from irnsigma_plugin.rescaling.lr_note import LrNote
 
 DOWN = 'downscale src out --model x4.pth'
 UP = 'upscale src out --model x4.pth'
@@ -291,7 +291,7 @@ def test_faults_of_the_disk(code, workplace, monkeypatch, capsys):
             raise OSError(code, os.strerror(code), str(path))
         return original(path, mode, *args)
 
-    monkeypatch.setattr('irnsigma_plugin.image_file.open', failing, raising=False)
+    monkeypatch.setattr('irnsigma_plugin.images.picture.open', failing, raising=False)
     assert main(DOWN.split()) == 1
     line, = error_lines(capsys.readouterr().err)
     assert f'out/bad.png: cannot be written ({os.strerror(code)}); check the rights and the free space' in line

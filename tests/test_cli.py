@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import irnsigma_plugin
-from irnsigma_plugin import weights
+from irnsigma_plugin import imagenet_weights
 from irnsigma_plugin.cli import main
 
 
@@ -65,14 +65,14 @@ def test_interrupt_is_one_line(capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(weights, 'fetch_weights', interrupt)
+    monkeypatch.setattr(imagenet_weights, 'fetch_weights', interrupt)
     assert main(['fetch-weights']) == 130
     assert one_error_line(capsys.readouterr().err) == 'irnsigma: error: interrupted\n'
 
 
 def test_fetch_weights_says_what_it_kept(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    path = weights.hub_path('alexnet')
+    path = imagenet_weights.hub_path('alexnet')
     path.parent.mkdir(parents=True)
     torch.save({f'features.{position}.weight': torch.zeros(1) for position in (0, 3, 6, 8, 10)}, path)
     assert main(['fetch-weights', '--net', 'alexnet']) == 0

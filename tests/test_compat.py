@@ -22,7 +22,7 @@ from experiment import options_to_train, write_photographs, write_yaml
 from irnsigma_plugin import compat
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.cli import main
-from irnsigma_plugin.options import OptionError
+from irnsigma_plugin.options.train_val import OptionError
 
 SITE_ROOT = Path(basicsr.__file__).resolve().parents[1]
 PLUGIN_METRIC = {'lpips': {'type': 'calculate_lpips'}}

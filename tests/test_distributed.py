@@ -26,7 +26,7 @@ from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.data.prepare import prepare
 from irnsigma_plugin.distributed import on_all_ranks, undeal
 from irnsigma_plugin.models.irn_sigma_model import IRNSigmaModel
-from irnsigma_plugin.options import ValOptions
+from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.validation.validator import Validator
 
 BATCH = 4

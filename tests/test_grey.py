@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from irnsigma_plugin import grey
-from irnsigma_plugin.grey import is_grey, luma
+from irnsigma_plugin.rescaling import grey
+from irnsigma_plugin.rescaling.grey import is_grey, luma
 
 
 def test_luma_by_hand():

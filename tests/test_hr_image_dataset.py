@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from irnsigma_plugin.bicubic import bicubic_downscale
 from irnsigma_plugin.data.hr_image_dataset import HRImageDataset
 from irnsigma_plugin.data.prepare import prepare
-from irnsigma_plugin.image_file import ImageReadError
+from irnsigma_plugin.images.picture import ImageReadError
 
 SIZES = {'a.png': (34, 41), 'b.png': (24, 24), 'c.png': (50, 27)}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.checkpoint import model_hash
+from irnsigma_plugin.checkpoints.reading import model_hash
 from irnsigma_plugin.cli import main
 from irnsigma_plugin.commands.info import describe
 

@@ -12,11 +12,11 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils.options import parse_options
 from experiment import options_to_train, write_photographs, write_yaml
 
-from irnsigma_plugin.archs.discover import build_network
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.checkpoint import CheckpointError, read_checkpoint
+from irnsigma_plugin.checkpoints.network import build_network
+from irnsigma_plugin.checkpoints.reading import CheckpointError, read_checkpoint
 from irnsigma_plugin.models.irn_sigma_model import IRNSigmaModel
-from irnsigma_plugin.options import OptionError
+from irnsigma_plugin.options.train_val import OptionError
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 from basicsr.metrics import calculate_metric
 
-from irnsigma_plugin import weights
+from irnsigma_plugin import imagenet_weights
 from irnsigma_plugin.metrics import lpips_metric
 from irnsigma_plugin.metrics.lpips_metric import BACKBONES, calculate_lpips, lpips_distance
 
@@ -22,7 +22,7 @@ def pair() -> tuple[np.ndarray, np.ndarray]:
 
 def need(net: str) -> None:
     name = BACKBONES[net][0]
-    if not weights.hub_path(name).exists():
+    if not imagenet_weights.hub_path(name).exists():
         pytest.skip(f'the ImageNet weights of {name} are not in the hub cache')
 
 
@@ -142,10 +142,10 @@ def test_unknown_option_is_refused():
 
 def test_missing_weights_are_named_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    monkeypatch.setattr(weights, 'SERVER', 'http://127.0.0.1:9/')
+    monkeypatch.setattr(imagenet_weights, 'SERVER', 'http://127.0.0.1:9/')
     monkeypatch.chdir(tmp_path)
     lpips_metric._load_lpips.cache_clear()
     with pytest.raises(
-        weights.WeightsError, match=r'alexnet-owt-7be5be79.pth.*irnsigma fetch-weights --net alexnet'
+        imagenet_weights.WeightsError, match=r'alexnet-owt-7be5be79.pth.*irnsigma fetch-weights --net alexnet'
     ):
         calculate_lpips(*pair())

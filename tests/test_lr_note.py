@@ -3,7 +3,7 @@
 import pytest
 
 import irnsigma_plugin
-from irnsigma_plugin.lr_note import LrNote, read_note
+from irnsigma_plugin.rescaling.lr_note import LrNote, read_note
 
 NOTE = LrNote(480, 321, 16, 4, 'feedfeedfeedfeed')
 

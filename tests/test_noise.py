@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from irnsigma_plugin.noise import draw_epsilon
+from irnsigma_plugin.rescaling.noise import draw_epsilon
 
 SHAPE = (1, 45, 3, 4)
 

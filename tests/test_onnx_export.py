@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from irnsigma_plugin import onnx_export
-from irnsigma_plugin.archs.discover import build_network
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.checkpoint import model_hash, read_checkpoint
+from irnsigma_plugin.checkpoints.network import build_network
+from irnsigma_plugin.checkpoints.reading import model_hash, read_checkpoint
 from irnsigma_plugin.cli import main
 
 PARITY = Path(__file__).parent / 'data/parity'

@@ -8,7 +8,7 @@ from basicsr.archs.vgg_arch import VGGFeatureExtractor
 from basicsr.losses import build_loss
 from torch.nn import functional as F
 
-from irnsigma_plugin import weights
+from irnsigma_plugin import imagenet_weights
 from irnsigma_plugin.losses.perceptual_loss import PerSamplePerceptualLoss
 from irnsigma_plugin.losses.vgg_features import VGGFeatures
 
@@ -26,7 +26,7 @@ def random_loss(**layer_weights: float) -> PerSamplePerceptualLoss:
 def without_weights(tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(weights, 'SERVER', 'http://127.0.0.1:9/')
+    monkeypatch.setattr(imagenet_weights, 'SERVER', 'http://127.0.0.1:9/')
 
 
 def normalised(image: torch.Tensor) -> torch.Tensor:
@@ -143,13 +143,13 @@ def test_unsuitable_images_are_refused(shape):
     ('vgg_type', 'remedy'), [('vgg16', 'irnsigma fetch-weights'), ('vgg19', 'vgg_type: vgg16')]
 )
 def test_no_weights_is_an_error_and_never_random_weights(without_weights, vgg_type, remedy):
-    with pytest.raises(weights.WeightsError, match=remedy):
+    with pytest.raises(imagenet_weights.WeightsError, match=remedy):
         PerSamplePerceptualLoss(vgg_type=vgg_type)
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning')
 def test_equals_basicsrs_extractor_with_imagenet_weights():
-    if not weights.hub_path('vgg16').exists():
+    if not imagenet_weights.hub_path('vgg16').exists():
         pytest.skip('the ImageNet weights of VGG16 are not in the hub cache')
     layers = ['conv1_2', 'relu3_3', 'conv5_3']
     image = images(1, 3, 32, 40)

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from irnsigma_plugin.pixels import new_image, read, write
+from irnsigma_plugin.rescaling.pixels import new_image, read, write
 
 REGION = (slice(0, 1), slice(1, 3))
 

@@ -15,9 +15,9 @@ from PIL import Image
 
 from irnsigma_plugin.bicubic import bicubic_downscale
 from irnsigma_plugin.data import prepare as module
-from irnsigma_plugin.data.image_io import decode_rgb_image, read_rgb_image
 from irnsigma_plugin.data.prepare import PrepareError, crop_starts, find_photographs, prepare
-from irnsigma_plugin.image_file import ImageReadError
+from irnsigma_plugin.images.picture import ImageReadError
+from irnsigma_plugin.images.rgb import decode_rgb_image, read_rgb_image
 
 
 def random_image(height, width, seed=0):

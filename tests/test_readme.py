@@ -12,13 +12,13 @@ import torch
 from experiment import options_to_train, write_photographs, write_yaml
 
 from irnsigma_plugin.archs.irn_arch import DEFAULT_BLOCK_NUM, InvRescaleNet
-from irnsigma_plugin.checkpoint import read_checkpoint
+from irnsigma_plugin.checkpoints.reading import read_checkpoint
 from irnsigma_plugin.losses.mixture_loss import MixtureLoss
 from irnsigma_plugin.memory import bytes_per_pixel
-from irnsigma_plugin.options import TrainOptions, ValOptions
+from irnsigma_plugin.options.train_val import TrainOptions, ValOptions
 from irnsigma_plugin.rescaler import OVERLAP
+from irnsigma_plugin.rescaling.grid import receptive_field
 from irnsigma_plugin.sigma import SigmaSampler
-from irnsigma_plugin.tiling import receptive_field
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')

@@ -15,9 +15,9 @@ from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.archs.quantize import quantize
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
-from irnsigma_plugin.noise import draw_epsilon
 from irnsigma_plugin.rescaler import Rescaler
-from irnsigma_plugin.tiling import receptive_field
+from irnsigma_plugin.rescaling.grid import receptive_field
+from irnsigma_plugin.rescaling.noise import draw_epsilon
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from PIL import Image
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.cli import main
 from irnsigma_plugin.commands import batch
-from irnsigma_plugin.image_file import Picture, read_picture, write_picture
-from irnsigma_plugin.options import ValOptions
+from irnsigma_plugin.images.picture import Picture, read_picture, write_picture
+from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.validation.figure import decode_png
 from irnsigma_plugin.validation.measures import LR_METRICS, hr_metrics
 from irnsigma_plugin.validation.validator import Validator
@@ -180,7 +180,7 @@ def test_an_interruption_leaves_whole_files_only(monkeypatch, capsys):
         return picture
 
     monkeypatch.setattr(batch, 'write_picture', slow_write)
-    monkeypatch.setattr('irnsigma_plugin.picture_rescaling.downscale_picture',
+    monkeypatch.setattr('irnsigma_plugin.rescaling.pictures.downscale_picture',
                         lambda rescaler, picture, tile, overlap: interrupt(picture, Path(names.pop(0))))
     names = [f'photo{index}.png' for index in range(8)]
     assert run('downscale photos small --workers 2') == 130

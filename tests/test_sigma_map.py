@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from irnsigma_plugin.sigma_map import check_sigma_map, sigma_of_cells
+from irnsigma_plugin.rescaling.sigma_map import check_sigma_map, sigma_of_cells
 
 ALL = (slice(0, 2), slice(0, 2))
 

@@ -11,7 +11,7 @@ import torch
 from experiment import write_photographs
 
 from irnsigma_plugin.data.supply import DataSupply, NamingDataset, Place, PlaceSampler, TrainingDataset
-from irnsigma_plugin.image_file import ImageReadError
+from irnsigma_plugin.images.picture import ImageReadError
 
 
 def paired_options(folder, **changes) -> dict:

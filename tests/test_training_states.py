@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from irnsigma_plugin.training_states import newest_whole_state, prune, remove_leftovers
+from irnsigma_plugin.checkpoints.training_states import newest_whole_state, prune, remove_leftovers
 
 
 @pytest.fixture

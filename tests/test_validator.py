@@ -12,7 +12,7 @@ from basicsr.utils import tensor2img
 from experiment import METRICS, write_photographs
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.options import ValOptions
+from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.rescaler import Rescaler
 from irnsigma_plugin.validation.validator import Validator
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from basicsr.archs.discriminator_arch import VGGStyleDiscriminator
 from basicsr.utils.registry import ARCH_REGISTRY
 
-from irnsigma_plugin.option_blocks import LARGEST_PATCH, SMALLEST_PATCH
+from irnsigma_plugin.options.blocks import LARGEST_PATCH, SMALLEST_PATCH
 
 
 @ARCH_REGISTRY.register()

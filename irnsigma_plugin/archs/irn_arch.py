@@ -13,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from irnsigma_plugin.archs.coupling import CouplingBlock
 from irnsigma_plugin.archs.dense_block import DenseBlock
 from irnsigma_plugin.archs.haar import HaarDownsampling
+from irnsigma_plugin.archs.irn_shapes import DEFAULT_BLOCK_NUM, LEVELS
 from irnsigma_plugin.archs.learnable_downsampling import LearnableDownsampling
 from irnsigma_plugin.archs.rescaling_net import RescalingNet, reflection_pad
 from irnsigma_plugin.checks import number, whole_number
-from irnsigma_plugin.network_shapes import DEFAULT_BLOCK_NUM, LEVELS
 
 IMAGE_CHANNELS = 3
 

@@ -62,7 +62,7 @@ def read_sigma_map(path: str) -> np.ndarray:
     """
     import cv2
 
-    from irnsigma_plugin.image_file import read_picture
+    from irnsigma_plugin.images.picture import read_picture
 
     picture = read_picture(path)
     if picture.alpha is not None and picture.alpha.min() < picture.alpha.max():

@@ -16,7 +16,7 @@ from typing import Any, Callable
 from tqdm import tqdm
 
 from irnsigma_plugin.commands.sources import Job
-from irnsigma_plugin.image_file import Picture, read_picture, write_picture
+from irnsigma_plugin.images.picture import Picture, read_picture, write_picture
 
 
 class Batch:

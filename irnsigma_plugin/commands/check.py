@@ -31,9 +31,9 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _check(path: str, with_data: bool) -> bool:
-    from irnsigma_plugin.option_check import is_training, option_faults, outside_faults
-    from irnsigma_plugin.option_file import read_option_file
-    from irnsigma_plugin.options import OptionError
+    from irnsigma_plugin.options.check import is_training, option_faults, outside_faults
+    from irnsigma_plugin.options.file import read_option_file
+    from irnsigma_plugin.options.train_val import OptionError
 
     try:
         opt = read_option_file(path)
@@ -54,7 +54,7 @@ def _check(path: str, with_data: bool) -> bool:
 
 
 def _looked_at(opt: Mapping[str, Any], with_data: bool) -> str:
-    from irnsigma_plugin.option_check import data_sets, is_training, unjudged
+    from irnsigma_plugin.options.check import data_sets, is_training, unjudged
 
     names = ', '.join(name for name, _ in data_sets(opt))
     outside = f'with the images of {names}, and checkpoints' if with_data else 'without images and checkpoints'

@@ -50,7 +50,7 @@ def _run(args: argparse.Namespace) -> None:
     from irnsigma_plugin.atomic import atomic_write
     from irnsigma_plugin.bicubic import bicubic_upscale
     from irnsigma_plugin.commands.measuring import rescale_file, usable_metrics
-    from irnsigma_plugin.image_file import to_8_bit
+    from irnsigma_plugin.images.picture import to_8_bit
     from irnsigma_plugin.validation.comparison import Panel, caption, draw_comparison, rescaling_panels
     from irnsigma_plugin.validation.measures import measure
 

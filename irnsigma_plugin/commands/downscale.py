@@ -29,7 +29,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
 def _run(args: argparse.Namespace) -> int:
     from irnsigma_plugin.commands.batch import rescale_files
     from irnsigma_plugin.commands.sources import plan_jobs
-    from irnsigma_plugin.picture_rescaling import downscale_picture
+    from irnsigma_plugin.rescaling.pictures import downscale_picture
 
     jobs = plan_jobs(args.sources, args.destination)
     rescaler = load_rescaler(args)

@@ -31,8 +31,8 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from irnsigma_plugin.archs.discover import build_network
-    from irnsigma_plugin.checkpoint import read_checkpoint
+    from irnsigma_plugin.checkpoints.network import build_network
+    from irnsigma_plugin.checkpoints.reading import read_checkpoint
     from irnsigma_plugin.onnx_export import export_onnx
 
     errors = export_onnx(build_network(read_checkpoint(args.model)), args.folder, args.direction, args.opset)

@@ -34,8 +34,8 @@ def describe(path: str) -> dict[str, str]:
     Raises:
         CheckpointError: It cannot be read, or is of another network.
     """
-    from irnsigma_plugin.archs.discover import build_network, discover_network
-    from irnsigma_plugin.checkpoint import DEFAULT_CLAMP, is_safetensors, model_hash, read_checkpoint
+    from irnsigma_plugin.checkpoints.network import build_network, discover_network
+    from irnsigma_plugin.checkpoints.reading import DEFAULT_CLAMP, is_safetensors, model_hash, read_checkpoint
 
     checkpoint = read_checkpoint(path)
     settings = discover_network(checkpoint.state_dict, path)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from irnsigma_plugin.data.image_io import read_rgb_image
+from irnsigma_plugin.imagenet_weights import WeightsError, imagenet_weights
+from irnsigma_plugin.images.rgb import read_rgb_image
 from irnsigma_plugin.validation.measures import MetricOptions, hr_metrics
-from irnsigma_plugin.weights import WeightsError, imagenet_weights
 
 if TYPE_CHECKING:
     from irnsigma_plugin.rescaler import Rescaler

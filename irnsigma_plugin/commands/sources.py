@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from irnsigma_plugin.image_names import IMAGE_EXTENSIONS, is_image_name
+from irnsigma_plugin.images.names import IMAGE_EXTENSIONS, is_image_name
 
 
 class Job(NamedTuple):

@@ -43,7 +43,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
 def _run(args: argparse.Namespace) -> int:
     from irnsigma_plugin.commands.batch import rescale_files
     from irnsigma_plugin.commands.sources import plan_jobs
-    from irnsigma_plugin.picture_rescaling import upscale_picture
+    from irnsigma_plugin.rescaling.pictures import upscale_picture
 
     jobs = plan_jobs(args.sources, args.destination)
     sigma = read_sigma_map(args.sigma_map) if args.sigma_map else args.sigma

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from irnsigma_plugin.bicubic import bicubic_downscale, bicubic_downscale_crop
-from irnsigma_plugin.data.image_io import decode_rgb_image
 from irnsigma_plugin.data.stored_images import StoreError, open_store, size_faults
-from irnsigma_plugin.image_file import ImageReadError
-from irnsigma_plugin.option_blocks import data_set
-from irnsigma_plugin.options import refuse
+from irnsigma_plugin.images.picture import ImageReadError
+from irnsigma_plugin.images.rgb import decode_rgb_image
+from irnsigma_plugin.options.blocks import data_set
+from irnsigma_plugin.options.train_val import refuse
 
 # A process may open an LMDB only once, so datasets that read the same one share it.
 _open_lmdbs: weakref.WeakValueDictionary[str, FileClient] = weakref.WeakValueDictionary()

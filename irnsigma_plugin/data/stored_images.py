@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from irnsigma_plugin.image_names import is_image_name
+from irnsigma_plugin.images.names import is_image_name
 
 Size = tuple[int, int]  # height, width
 

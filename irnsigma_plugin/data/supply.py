@@ -20,9 +20,9 @@ from basicsr.utils import get_root_logger
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from irnsigma_plugin.checks import whole_number
-from irnsigma_plugin.image_file import ImageReadError
-from irnsigma_plugin.option_blocks import MAX_CORRUPT
-from irnsigma_plugin.options import OptionError
+from irnsigma_plugin.images.picture import ImageReadError
+from irnsigma_plugin.options.blocks import MAX_CORRUPT
+from irnsigma_plugin.options.train_val import OptionError
 
 
 class Place(NamedTuple):

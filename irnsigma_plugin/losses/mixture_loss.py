@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from irnsigma_plugin.archs.rescaling_net import RescaleResult
 from irnsigma_plugin.checks import number
 from irnsigma_plugin.losses.terms import charbonnier, latent_energy, squared_error
-from irnsigma_plugin.option_blocks import DISTRIBUTIONS, WEIGHTINGS
+from irnsigma_plugin.options.blocks import DISTRIBUTIONS, WEIGHTINGS
 
 
 class MixtureTerms(NamedTuple):

@@ -9,7 +9,7 @@ from basicsr.archs.vgg_arch import NAMES
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from irnsigma_plugin.weights import imagenet_weights
+from irnsigma_plugin.imagenet_weights import imagenet_weights
 
 CONFIGURATIONS = {'vgg16': 'D', 'vgg19': 'E'}
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -27,7 +27,7 @@ class VGGFeatures(nn.Module):
     Args:
         layers: Names of BasicSR's table, such as `conv5_4`, `relu2_1`, `pool3`.
         vgg_type: `vgg16` or `vgg19`.
-        weights: `imagenet` (see :func:`irnsigma_plugin.weights.imagenet_weights`), or `random` for tests,
+        weights: `imagenet` (see :func:`irnsigma_plugin.imagenet_weights.imagenet_weights`), or `random` for tests,
             where the values do not matter. There is no silent change from one to the other.
 
     Shapes:

@@ -11,7 +11,7 @@ import torch
 from basicsr.utils.registry import METRIC_REGISTRY
 from torch import Tensor, nn
 
-from irnsigma_plugin.weights import imagenet_weights
+from irnsigma_plugin.imagenet_weights import imagenet_weights
 
 # LPIPS name -> torchvision name, and the shortest side (pixels) that survives the network's strides
 BACKBONES = {'alex': ('alexnet', 31), 'vgg': ('vgg16', 16), 'squeeze': ('squeezenet1_1', 17)}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from irnsigma_plugin.archs.rescaling_net import RescaleResult, RescalingNet
-from irnsigma_plugin.checkpoint import (
+from irnsigma_plugin.checkpoints.reading import (
     NETWORK_ENTRY,
     SaveError,
     atomic_saves,
@@ -25,6 +25,7 @@ from irnsigma_plugin.checkpoint import (
     read_checkpoint,
     saves_with,
 )
+from irnsigma_plugin.checkpoints.training_states import prune
 from irnsigma_plugin.distributed import on_all_ranks
 from irnsigma_plugin.losses.adversarial import per_sample_gan_loss
 from irnsigma_plugin.models.acceleration import (
@@ -40,8 +41,7 @@ from irnsigma_plugin.models.out_of_memory import explained_lack_of_memory
 from irnsigma_plugin.models.random_state import random_state, set_random_state
 from irnsigma_plugin.models.step_guard import StepGuard, finite_statistics
 from irnsigma_plugin.models.stop_request import StopRequest
-from irnsigma_plugin.options import OptionError, read_keep_last, read_train_options, read_val_options
-from irnsigma_plugin.training_states import prune
+from irnsigma_plugin.options.train_val import OptionError, read_keep_last, read_train_options, read_val_options
 from irnsigma_plugin.validation.validator import Validator
 
 
@@ -58,7 +58,8 @@ class IRNSigmaModel(SRGANModel):
 
     Args:
         opt: BasicSR's options; the plugin's keys are described in
-            :class:`~irnsigma_plugin.options.TrainOptions` and :class:`~irnsigma_plugin.options.ValOptions`.
+            :class:`~irnsigma_plugin.options.train_val.TrainOptions` and
+            :class:`~irnsigma_plugin.options.train_val.ValOptions`.
 
     Attributes:
         scaler: Scales the loss for `amp: fp16`, otherwise does nothing; belongs to the training state.

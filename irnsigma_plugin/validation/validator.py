@@ -16,7 +16,7 @@ from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.atomic import atomic_write
 from irnsigma_plugin.bicubic import bicubic_upscale
 from irnsigma_plugin.distributed import deal, on_all_ranks, undeal
-from irnsigma_plugin.options import ValOptions
+from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.rescaler import Rescaler
 from irnsigma_plugin.validation import report
 from irnsigma_plugin.validation.comparison import caption, draw_comparison, rescaling_panels

@@ -15,9 +15,9 @@ from torch import Tensor
 from benchmarks.measure import seconds
 from benchmarks.watch import Watch
 from irnsigma_plugin.archs.rescaling_net import RescaleResult
+from irnsigma_plugin.imagenet_weights import BASICSR_FOLDER, hub_path
 from irnsigma_plugin.models.irn_sigma_model import IRNSigmaModel
-from irnsigma_plugin.option_file import read_option_file
-from irnsigma_plugin.weights import BASICSR_FOLDER, hub_path
+from irnsigma_plugin.options.file import read_option_file
 
 OPTIONS = Path(__file__).resolve().parents[2] / 'options' / 'train_IRNsigma_x4.yml'
 EMA_DECAY = 0.999

@@ -9,10 +9,10 @@ import pytest
 import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
 
-from irnsigma_plugin.archs.discover import build_network, discover_network
 from irnsigma_plugin.archs.discriminator_arch import IRNDiscriminator
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.checkpoint import Checkpoint, CheckpointError, read_checkpoint
+from irnsigma_plugin.checkpoints.network import build_network, discover_network
+from irnsigma_plugin.checkpoints.reading import Checkpoint, CheckpointError, read_checkpoint
 
 PARITY = Path(__file__).parent / 'data/parity'
 

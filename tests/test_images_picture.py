@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from irnsigma_plugin import image_file, png
-from irnsigma_plugin.image_file import ImageReadError, Picture, decode_picture, read_picture, write_picture
-from irnsigma_plugin.image_names import is_image_name
+from irnsigma_plugin.images import picture as module
+from irnsigma_plugin.images import png
+from irnsigma_plugin.images.names import is_image_name
+from irnsigma_plugin.images.picture import ImageReadError, Picture, decode_picture, read_picture, write_picture
 
 
 def random_image(*shape, dtype=np.uint8):
@@ -243,7 +244,7 @@ class TestDamage:
         assert (picture.text, picture.warnings) == ('yes', ())
 
     def test_a_profile_that_unpacks_without_end_is_refused(self):
-        bomb = png.make_chunk(b'iCCP', b'a\0\0' + zlib.compress(bytes(image_file.MAX_PROFILE_BYTES + 1)))
+        bomb = png.make_chunk(b'iCCP', b'a\0\0' + zlib.compress(bytes(module.MAX_PROFILE_BYTES + 1)))
         picture = decode_picture(insert(encode(Image.new('L', (4, 4))), bomb), 'a')
         assert (picture.icc, len(picture.warnings)) == (None, 1)
 
@@ -260,14 +261,14 @@ class TestSize:
         inside, leave = threading.Event(), threading.Event()
 
         def stay():
-            with image_file._no_pixel_limit():
+            with module._no_pixel_limit():
                 inside.set()
                 leave.wait(10)
 
         thread = threading.Thread(target=stay)
         thread.start()
         inside.wait(10)
-        with image_file._no_pixel_limit():
+        with module._no_pixel_limit():
             leave.set()
             thread.join()
             assert Image.MAX_IMAGE_PIXELS is None
@@ -276,7 +277,7 @@ class TestSize:
     def test_the_memory_is_checked_before_it_is_taken(self, monkeypatch):
         header = struct.pack('>IIBBBBB', 100_000, 200_000, 8, 2, 0, 0, 0)
         content = png.SIGNATURE + png.make_chunk(b'IHDR', header) + png.make_chunk(b'IDAT', b'')
-        monkeypatch.setattr(image_file, 'available_memory', lambda device: 64e9)
+        monkeypatch.setattr(module, 'available_memory', lambda device: 64e9)
         with pytest.raises(ImageReadError, match='a: 100000x200000 pixels need about 240.0 GB of memory, but 64.0 GB'):
             decode_picture(content, 'a')
 
@@ -297,7 +298,7 @@ class TestPaths:
 
 def test_reading_loads_no_network():
     """Whoever reads pictures needs neither; and threads would meet half of BasicSR while it is being imported."""
-    code = ('import sys; from irnsigma_plugin.image_file import read_picture; '
+    code = ('import sys; from irnsigma_plugin.images.picture import read_picture; '
             'assert not {"basicsr", "irnsigma_plugin.archs"} & set(sys.modules)')
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, '-c', code], check=True, env=environment)

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from irnsigma_plugin.image_file import ImageReadError, Picture, decode_picture, read_picture, to_8_bit
+from irnsigma_plugin.images.picture import ImageReadError, Picture, decode_picture, read_picture, to_8_bit
 
 
 def read_rgb_image(path: str | os.PathLike) -> np.ndarray:

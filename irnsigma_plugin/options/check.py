@@ -10,10 +10,10 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from irnsigma_plugin.checkpoint_shapes import CheckpointError, differences, not_of, read_shapes
+from irnsigma_plugin.archs.irn_shapes import LEVELS, inv_rescale_net_shapes
+from irnsigma_plugin.checkpoints.shapes import CheckpointError, differences, not_of, read_shapes
 from irnsigma_plugin.data.stored_images import stored_faults
-from irnsigma_plugin.network_shapes import LEVELS, inv_rescale_net_shapes
-from irnsigma_plugin.option_blocks import (
+from irnsigma_plugin.options.blocks import (
     DATA_SETS,
     JUDGED_TYPES,
     METRICS,
@@ -25,8 +25,8 @@ from irnsigma_plugin.option_blocks import (
     data_set,
     is_whole,
 )
-from irnsigma_plugin.option_rules import anything, block, each, value_at
-from irnsigma_plugin.options import train_faults, val_faults
+from irnsigma_plugin.options.rules import anything, block, each, value_at
+from irnsigma_plugin.options.train_val import train_faults, val_faults
 
 MODEL = 'IRNSigmaModel'
 

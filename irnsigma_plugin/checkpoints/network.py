@@ -7,9 +7,9 @@ import re
 from typing import Any
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.checkpoint import DEFAULT_CLAMP, Checkpoint, CheckpointError, StateDict, shapes_of
-from irnsigma_plugin.checkpoint_shapes import differences
-from irnsigma_plugin.network_shapes import LEVELS, inv_rescale_net_shapes
+from irnsigma_plugin.archs.irn_shapes import LEVELS, inv_rescale_net_shapes
+from irnsigma_plugin.checkpoints.reading import DEFAULT_CLAMP, Checkpoint, CheckpointError, StateDict, shapes_of
+from irnsigma_plugin.checkpoints.shapes import differences
 
 FACTORS = {'haar_weights': 2, 'conv_weights': 3}
 EXPECTED = ('expected those of InvRescaleNet: operations.0.haar_weights (operations.0.conv_weights at scale 3), then '
@@ -53,7 +53,7 @@ def build_network(checkpoint: Checkpoint, clamp: float | None = None) -> InvResc
     """Build the network of a checkpoint, with its weights, in evaluation mode.
 
     Args:
-        checkpoint: See :func:`~irnsigma_plugin.checkpoint.read_checkpoint`.
+        checkpoint: See :func:`~irnsigma_plugin.checkpoints.reading.read_checkpoint`.
         clamp: Bound of the log-scale; by default the one saved with the weights, else 1, that of the original IRN.
 
     Raises:

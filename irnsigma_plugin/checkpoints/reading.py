@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from irnsigma_plugin.atomic import atomic_path
-from irnsigma_plugin.checkpoint_shapes import CheckpointError, Shapes, differences, not_of
+from irnsigma_plugin.checkpoints.shapes import CheckpointError, Shapes, differences, not_of
 from irnsigma_plugin.checks import number
 
 StateDict = Mapping[str, Tensor]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from irnsigma_plugin.tiling import Region, Size
+from irnsigma_plugin.rescaling.grid import Region, Size
 
 Image = Union[np.ndarray, Tensor]
 

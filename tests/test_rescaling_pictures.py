@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from irnsigma_plugin import image_file
 from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
 from irnsigma_plugin.bicubic import bicubic_downscale, bicubic_upscale
-from irnsigma_plugin.image_file import Picture
-from irnsigma_plugin.lr_note import read_note
-from irnsigma_plugin.picture_rescaling import downscale_picture, upscale_picture
+from irnsigma_plugin.images import picture as picture_module
+from irnsigma_plugin.images.picture import Picture
 from irnsigma_plugin.rescaler import Rescaler
+from irnsigma_plugin.rescaling.lr_note import read_note
+from irnsigma_plugin.rescaling.pictures import downscale_picture, upscale_picture
 
 
 @pytest.fixture(scope='module')
@@ -87,7 +87,7 @@ def test_a_note_of_another_size_is_passed_over(rescaler):
 
 
 def test_the_memory_for_the_result_is_checked(rescaler, monkeypatch):
-    monkeypatch.setattr(image_file, 'available_memory', lambda device: 1000)
+    monkeypatch.setattr(picture_module, 'available_memory', lambda device: 1000)
     with pytest.raises(ValueError, match='the restored picture: 40x48 pixels need about'):
         upscale_picture(rescaler, Picture(smooth(12, 10)), 'a')
 

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from basicsr.utils.options import ordered_yaml
 
-from irnsigma_plugin.option_file import read_option_file
-from irnsigma_plugin.options import OptionError
+from irnsigma_plugin.options.file import read_option_file
+from irnsigma_plugin.options.train_val import OptionError
 
 OPTION_FILES = sorted((Path(__file__).resolve().parents[1] / 'options').glob('*.yml'))
 

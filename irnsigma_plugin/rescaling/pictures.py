@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from irnsigma_plugin.bicubic import imresize
-from irnsigma_plugin.image_file import Picture, check_memory, to_8_bit
-from irnsigma_plugin.lr_note import LrNote, read_note
+from irnsigma_plugin.images.picture import Picture, check_memory, to_8_bit
+from irnsigma_plugin.rescaling.lr_note import LrNote, read_note
 
 if TYPE_CHECKING:
     from irnsigma_plugin.rescaler import Rescaler

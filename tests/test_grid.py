@@ -4,7 +4,7 @@ from test_rescaling_net import PixelShuffleNet
 
 from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.tiling import magnify, receptive_field, relative, windows
+from irnsigma_plugin.rescaling.grid import magnify, receptive_field, relative, windows
 
 
 def test_windows_by_hand():

@@ -1,7 +1,7 @@
 import pytest
 
 from irnsigma_plugin.archs import irn_arch
-from irnsigma_plugin.network_shapes import DEFAULT_BLOCK_NUM, LEVELS, inv_rescale_net_shapes
+from irnsigma_plugin.archs.irn_shapes import DEFAULT_BLOCK_NUM, LEVELS, inv_rescale_net_shapes
 
 
 @pytest.mark.parametrize('arguments', [

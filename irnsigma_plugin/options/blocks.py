@@ -1,7 +1,7 @@
 """The keys of every block that an option file of the plugin is made of, each with its rule.
 
 Blocks of an extension package, and those of BasicSR that are not named here, are not judged. `train` and `val` are
-in :mod:`irnsigma_plugin.options`, where their values are also read. Nothing here imports torch.
+in :mod:`irnsigma_plugin.options.train_val`, where their values are also read. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from irnsigma_plugin.network_shapes import LEVELS
-from irnsigma_plugin.option_rules import (
+from irnsigma_plugin.archs.irn_shapes import LEVELS
+from irnsigma_plugin.options.rules import (
     Rule,
     anything,
     arguments,

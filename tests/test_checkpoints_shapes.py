@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from irnsigma_plugin.checkpoint import read_state_dict
-from irnsigma_plugin.checkpoint_shapes import CheckpointError, differences, read_shapes
+from irnsigma_plugin.checkpoints.reading import read_state_dict
+from irnsigma_plugin.checkpoints.shapes import CheckpointError, differences, read_shapes
 
 WEIGHTS = {'conv.weight': torch.zeros(2, 3), 'conv.bias': torch.zeros(2), 'scalar': torch.tensor(1.)}
 SHAPES = {'conv.weight': (2, 3), 'conv.bias': (2, ), 'scalar': ()}

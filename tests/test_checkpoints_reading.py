@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from irnsigma_plugin.checkpoint import (
+from irnsigma_plugin.checkpoints.reading import (
     Checkpoint,
     CheckpointError,
     SaveError,
@@ -185,7 +185,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_old_file(path):
     saved(path, WEIGHTS)
     script = '''
 import os, signal, sys, torch
-from irnsigma_plugin.checkpoint import atomic_saves
+from irnsigma_plugin.checkpoints.reading import atomic_saves
 
 class Killer:
     def __reduce__(self):

@@ -66,7 +66,7 @@ class _ShapeUnpickler(pickle.Unpickler):
 
 
 def read_shapes(path: str | os.PathLike, param_key: str | None = 'params') -> dict[str, Shape]:
-    """Read what :func:`irnsigma_plugin.checkpoint.read_state_dict` would load, but only names and shapes.
+    """Read what :func:`irnsigma_plugin.checkpoints.reading.read_state_dict` would load, but only names and shapes.
 
     Args:
         path: File written by `torch.save`, or a `.safetensors` file.

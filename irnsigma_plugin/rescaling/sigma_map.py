@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from irnsigma_plugin.rescaling.grid import Region, Size, magnify
 from irnsigma_plugin.sigma import check_sigma
-from irnsigma_plugin.tiling import Region, Size, magnify
 
 
 def check_sigma_map(sigma: float | np.ndarray | Tensor, hr_size: Size, lr_size: Size) -> float | np.ndarray:
