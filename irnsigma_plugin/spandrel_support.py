@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from irnsigma_plugin.archs.irn_arch import IMAGE_CHANNELS, InvRescaleNet
 from irnsigma_plugin.archs.rescaling_net import scale_noise
 from irnsigma_plugin.checkpoints.network import build_network
-from irnsigma_plugin.checkpoints.reading import DEFAULT_CLAMP, Checkpoint
+from irnsigma_plugin.checkpoints.reading import Checkpoint
+from irnsigma_plugin.checkpoints.shapes import DEFAULT_CLAMP
 from irnsigma_plugin.checks import number
 from irnsigma_plugin.rescaling.noise import draw_epsilon
 from irnsigma_plugin.sigma import check_sigma

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.models.acceleration import SCALER_HALVINGS, explained_compile_errors, full_precision, split_batch
 from irnsigma_plugin.models.step_guard import StepGuard
-from irnsigma_plugin.options.train_val import OptionError
+from irnsigma_plugin.options.rules import OptionError
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,8 @@ from basicsr.archs.rrdbnet_arch import RRDBNet
 from irnsigma_plugin.archs.discriminator_arch import IRNDiscriminator
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.checkpoints.network import build_network, discover_network
-from irnsigma_plugin.checkpoints.reading import Checkpoint, CheckpointError, read_checkpoint
+from irnsigma_plugin.checkpoints.reading import Checkpoint, read_checkpoint
+from irnsigma_plugin.checkpoints.shapes import CheckpointError
 
 PARITY = Path(__file__).parent / 'data/parity'
 

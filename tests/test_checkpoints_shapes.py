@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from irnsigma_plugin.checkpoints.reading import read_state_dict
-from irnsigma_plugin.checkpoints.shapes import CheckpointError, differences, read_shapes
+from irnsigma_plugin.checkpoints.reading import read_checkpoint
+from irnsigma_plugin.checkpoints.shapes import CheckpointError, differences, read_outline
 
 WEIGHTS = {'conv.weight': torch.zeros(2, 3), 'conv.bias': torch.zeros(2), 'scalar': torch.tensor(1.)}
 SHAPES = {'conv.weight': (2, 3), 'conv.bias': (2, ), 'scalar': ()}
@@ -37,25 +37,28 @@ def path(tmp_path):
 @pytest.mark.parametrize(('content', 'param_key', 'expected'), [
     ({'params': WEIGHTS, 'params_ema': {'a': torch.zeros(7)}}, 'params', SHAPES),
     ({'params': WEIGHTS, 'params_ema': {'a': torch.zeros(7)}}, 'params_ema', {'a': (7, )}),
-    ({'params': WEIGHTS, 'iter': 3, 'dtype': torch.float32, 'network_g': {'type': 'InvRescaleNet'}}, None, SHAPES),
+    ({'params': WEIGHTS, 'iter': 3, 'dtype': torch.float32, 'network_g': {'type': 'InvRescaleNet', 'clamp': 0.5}}, None,
+     SHAPES),
     (WEIGHTS, 'params', SHAPES),
     (collections.OrderedDict(WEIGHTS), None, SHAPES),
     ({f'module.{key}': value for key, value in WEIGHTS.items()}, None, SHAPES),
     ({key: nn.Parameter(value) for key, value in WEIGHTS.items()}, None, SHAPES),
     ({key: value.bfloat16() for key, value in WEIGHTS.items()}, None, SHAPES),
 ])
-def test_shapes_are_those_that_torch_loads(path, content, param_key, expected, zipped):
+def test_outline_is_of_what_torch_loads(path, content, param_key, expected, zipped):
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    assert read_shapes(path, param_key) == expected
-    assert {key: tuple(value.shape) for key, value in read_state_dict(path, param_key).items()} == expected
+    outline, checkpoint = read_outline(path, param_key), read_checkpoint(path, param_key)
+    assert outline.shapes == expected
+    assert {key: tuple(value.shape) for key, value in checkpoint.state_dict.items()} == expected
+    assert outline.network == checkpoint.network
 
 
 def test_safetensors(tmp_path):
-    header = json.dumps({'__metadata__': {'clamp': '1.0'},
+    header = json.dumps({'__metadata__': {'clamp': '0.5'},
                          'a': {'dtype': 'F32', 'shape': [2, 3], 'data_offsets': [0, 24]}}).encode()
     path = tmp_path / 'net_g.safetensors'
     path.write_bytes(len(header).to_bytes(8, 'little') + header + bytes(24))
-    assert read_shapes(path) == {'a': (2, 3)}
+    assert read_outline(path) == ({'a': (2, 3)}, {'clamp': 0.5})
 
 
 @pytest.mark.parametrize('save', [
@@ -67,7 +70,7 @@ def test_code_in_a_file_does_not_run(path, tmp_path, save):
     victim = tmp_path / 'victim'
     save({'params': WEIGHTS, 'extra': Payload(victim)}, path)
     with pytest.raises(CheckpointError, match=r'net_g\.pth is refused: it asks for posix\.mkdir.*could run code'):
-        read_shapes(path)
+        read_outline(path)
     assert not victim.exists()
 
 
@@ -78,7 +81,7 @@ def test_truncated_files_are_one_clear_error(path, zipped):
     for length in range(0, 400 if not zipped else len(content) - 1, 40):
         path.write_bytes(content[:length])
         with pytest.raises(CheckpointError, match='no readable PyTorch checkpoint'):
-            read_shapes(path)
+            read_outline(path)
 
 
 @pytest.mark.parametrize('content', [{}, [1, 2], torch.zeros(3), {'params': {}}, {'iter': 7}, {'params': {'a': 1}}],
@@ -86,12 +89,12 @@ def test_truncated_files_are_one_clear_error(path, zipped):
 def test_files_without_weights(path, content):
     torch.save(content, path)
     with pytest.raises(CheckpointError, match="holds no network weights: .*'params'"):
-        read_shapes(path)
+        read_outline(path)
 
 
 def test_missing_file(path):
     with pytest.raises(CheckpointError, match=r'no checkpoint at .*net_g\.pth'):
-        read_shapes(path)
+        read_outline(path)
 
 
 @pytest.mark.parametrize(('change', 'message'), [

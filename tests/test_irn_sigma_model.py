@@ -14,9 +14,10 @@ from experiment import options_to_train, write_photographs, write_yaml
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.checkpoints.network import build_network
-from irnsigma_plugin.checkpoints.reading import CheckpointError, read_checkpoint
+from irnsigma_plugin.checkpoints.reading import read_checkpoint
+from irnsigma_plugin.checkpoints.shapes import CheckpointError
 from irnsigma_plugin.models.irn_sigma_model import IRNSigmaModel
-from irnsigma_plugin.options.train_val import OptionError
+from irnsigma_plugin.options.rules import OptionError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import yaml
 from basicsr.utils.options import ordered_yaml
 
 from irnsigma_plugin.options.file import read_option_file
-from irnsigma_plugin.options.train_val import OptionError
+from irnsigma_plugin.options.rules import OptionError
 
 OPTION_FILES = sorted((Path(__file__).resolve().parents[1] / 'options').glob('*.yml'))
 

@@ -3,7 +3,8 @@ import copy
 import pytest
 import yaml
 
-from irnsigma_plugin.options.train_val import OptionError, read_train_options, read_val_options
+from irnsigma_plugin.options.rules import OptionError
+from irnsigma_plugin.options.train_val import read_train_options, read_val_options
 
 IRN_SIGMA = {
     'scale': 4,

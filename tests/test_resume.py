@@ -17,9 +17,9 @@ import torch
 from basicsr.train import train_pipeline
 from experiment import METRICS, options_to_train, write_photographs, write_yaml
 
-from irnsigma_plugin.checkpoints.reading import SaveError
+from irnsigma_plugin.checkpoints.saving import SaveError
 from irnsigma_plugin.models.irn_sigma_model import IRNSigmaModel
-from irnsigma_plugin.options.train_val import OptionError
+from irnsigma_plugin.options.rules import OptionError
 
 ITERATIONS = 8
 PER_EPOCH = 3

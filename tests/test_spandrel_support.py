@@ -11,7 +11,7 @@ import torch
 
 import irnsigma_plugin
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.checkpoints.reading import CheckpointError
+from irnsigma_plugin.checkpoints.shapes import CheckpointError
 
 PARITY = Path(__file__).parent / 'data/parity'
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.archs.irn_shapes import LEVELS, inv_rescale_net_shapes
-from irnsigma_plugin.checkpoints.reading import DEFAULT_CLAMP, Checkpoint, CheckpointError, StateDict, shapes_of
-from irnsigma_plugin.checkpoints.shapes import differences
+from irnsigma_plugin.checkpoints.reading import Checkpoint, StateDict, shapes_of
+from irnsigma_plugin.checkpoints.shapes import DEFAULT_CLAMP, CheckpointError, differences
 
 FACTORS = {'haar_weights': 2, 'conv_weights': 3}
 EXPECTED = ('expected those of InvRescaleNet: operations.0.haar_weights (operations.0.conv_weights at scale 3), then '

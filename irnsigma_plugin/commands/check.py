@@ -33,7 +33,7 @@ def _run(args: argparse.Namespace) -> None:
 def _check(path: str, with_data: bool) -> bool:
     from irnsigma_plugin.options.check import is_training, option_faults, outside_faults
     from irnsigma_plugin.options.file import read_option_file
-    from irnsigma_plugin.options.train_val import OptionError
+    from irnsigma_plugin.options.rules import OptionError
 
     try:
         opt = read_option_file(path)

@@ -35,7 +35,8 @@ def describe(path: str) -> dict[str, str]:
         CheckpointError: It cannot be read, or is of another network.
     """
     from irnsigma_plugin.checkpoints.network import build_network, discover_network
-    from irnsigma_plugin.checkpoints.reading import DEFAULT_CLAMP, is_safetensors, model_hash, read_checkpoint
+    from irnsigma_plugin.checkpoints.reading import model_hash, read_checkpoint
+    from irnsigma_plugin.checkpoints.shapes import DEFAULT_CLAMP, is_safetensors
 
     checkpoint = read_checkpoint(path)
     settings = discover_network(checkpoint.state_dict, path)

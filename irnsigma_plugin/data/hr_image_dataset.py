@@ -19,7 +19,7 @@ from irnsigma_plugin.data.stored_images import StoreError, open_store, size_faul
 from irnsigma_plugin.images.picture import ImageReadError
 from irnsigma_plugin.images.rgb import decode_rgb_image
 from irnsigma_plugin.options.blocks import data_set
-from irnsigma_plugin.options.train_val import refuse
+from irnsigma_plugin.options.rules import refuse
 
 # A process may open an LMDB only once, so datasets that read the same one share it.
 _open_lmdbs: weakref.WeakValueDictionary[str, FileClient] = weakref.WeakValueDictionary()

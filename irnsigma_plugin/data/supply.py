@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from irnsigma_plugin.checks import whole_number
 from irnsigma_plugin.images.picture import ImageReadError
 from irnsigma_plugin.options.blocks import MAX_CORRUPT
-from irnsigma_plugin.options.train_val import OptionError
+from irnsigma_plugin.options.rules import OptionError
 
 
 class Place(NamedTuple):

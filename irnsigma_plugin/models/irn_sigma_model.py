@@ -16,15 +16,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from irnsigma_plugin.archs.rescaling_net import RescaleResult, RescalingNet
-from irnsigma_plugin.checkpoints.reading import (
-    NETWORK_ENTRY,
-    SaveError,
-    atomic_saves,
-    check_clamp,
-    check_fits,
-    read_checkpoint,
-    saves_with,
-)
+from irnsigma_plugin.checkpoints.reading import check_clamp, check_fits, read_checkpoint
+from irnsigma_plugin.checkpoints.saving import SaveError, atomic_saves, saves_with
+from irnsigma_plugin.checkpoints.shapes import NETWORK_ENTRY
 from irnsigma_plugin.checkpoints.training_states import prune
 from irnsigma_plugin.distributed import on_all_ranks
 from irnsigma_plugin.losses.adversarial import per_sample_gan_loss
@@ -41,7 +35,8 @@ from irnsigma_plugin.models.out_of_memory import explained_lack_of_memory
 from irnsigma_plugin.models.random_state import random_state, set_random_state
 from irnsigma_plugin.models.step_guard import StepGuard, finite_statistics
 from irnsigma_plugin.models.stop_request import StopRequest
-from irnsigma_plugin.options.train_val import OptionError, read_keep_last, read_train_options, read_val_options
+from irnsigma_plugin.options.rules import OptionError
+from irnsigma_plugin.options.train_val import read_keep_last, read_train_options, read_val_options
 from irnsigma_plugin.validation.validator import Validator
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from irnsigma_plugin.archs.irn_shapes import LEVELS, inv_rescale_net_shapes
-from irnsigma_plugin.checkpoints.shapes import CheckpointError, differences, not_of, read_shapes
+from irnsigma_plugin.checkpoints.shapes import CheckpointError, clamp_mismatch, read_outline, shape_mismatch
 from irnsigma_plugin.data.stored_images import stored_faults
 from irnsigma_plugin.options.blocks import (
     DATA_SETS,
@@ -130,7 +130,7 @@ def _checkpoint_faults(opt: Mapping[str, Any], network: str) -> Iterator[str]:
     if path is None or opt.get(network) is None:
         return
     try:
-        found = read_shapes(os.path.expanduser(path), param_key)
+        found = read_outline(os.path.expanduser(path), param_key)
     except CheckpointError as error:
         yield f'path.{key}: {error}'
         return
@@ -139,9 +139,10 @@ def _checkpoint_faults(opt: Mapping[str, Any], network: str) -> Iterator[str]:
             or opt['path'].get(f'strict_load{suffix}') is False):
         return
     arguments = {name: value for name, value in options.items() if name not in ('type', 'clamp')}
-    faults = differences(inv_rescale_net_shapes(**arguments), found)
-    if faults:
-        yield f'path.{key}: {not_of(options["type"], path, faults)}'
+    for mismatch in (shape_mismatch(options['type'], inv_rescale_net_shapes(**arguments), found.shapes, path),
+                     clamp_mismatch(found.network, options, path)):
+        if mismatch:
+            yield f'path.{key}: {mismatch}'
 
 
 def data_sets(opt: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

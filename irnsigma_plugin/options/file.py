@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from irnsigma_plugin.options.train_val import OptionError
+from irnsigma_plugin.options.rules import OptionError
 
 # Of `*name` in a file. Nested ones multiply: a few hundred bytes could stand for more than memory holds.
 MAX_ALIASES = 32

@@ -14,7 +14,23 @@ from typing import Any, Callable
 from irnsigma_plugin import checks
 
 Rule = Callable[[str, Any], Iterator[str]]
-Block = Mapping[str, Any]
+
+
+class OptionError(ValueError):
+    """Keys or values of an option file are wrong; the message lists all of them."""
+
+
+def refuse(faults: Iterable[str], source: str = 'The option file') -> None:
+    """Do nothing where there are no faults.
+
+    Raises:
+        OptionError: The only fault, or all of them below each other.
+    """
+    faults = list(faults)
+    if len(faults) > 1:
+        raise OptionError(f'{source} has {len(faults)} faults:' + ''.join(f'\n  {fault}' for fault in faults))
+    if faults:
+        raise OptionError(faults[0])
 
 
 def anything(name: str, value: Any) -> Iterator[str]:

@@ -7,7 +7,7 @@ refused, for BasicSR would pass over it in silence.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from irnsigma_plugin.options.blocks import (
@@ -33,6 +33,7 @@ from irnsigma_plugin.options.rules import (
     list_of,
     number,
     one_of,
+    refuse,
     text,
     value_at,
     whole,
@@ -43,23 +44,6 @@ FAKE_WEIGHTINGS = ('sigma', 'all')
 AMP_MODES = ('off', 'bf16', 'fp16')
 
 Options = TypeVar('Options')
-
-
-class OptionError(ValueError):
-    """Keys or values of an option file are wrong; the message lists all of them."""
-
-
-def refuse(faults: Iterable[str], source: str = 'The option file') -> None:
-    """Do nothing where there are no faults.
-
-    Raises:
-        OptionError: The only fault, or all of them below each other.
-    """
-    faults = list(faults)
-    if len(faults) > 1:
-        raise OptionError(f'{source} has {len(faults)} faults:' + ''.join(f'\n  {fault}' for fault in faults))
-    if faults:
-        raise OptionError(faults[0])
 
 
 def _key(rule: Rule, default: Any = dataclasses.MISSING) -> Any:
