@@ -69,7 +69,8 @@ class Rescaler:
     """
 
     def __init__(self, net: RescalingNet, device: torch.device | str = 'cpu') -> None:
-        self.device = torch.device(device)
+        # With its index: threads have a current GPU of their own.
+        self.device = torch.empty(0, device=device).device
         self.net = net.to(self.device).eval()
         self.scale = net.scale
 
@@ -252,15 +253,23 @@ def _check_dtype(dtype: type | None, lr: Image) -> type:
 
 @contextlib.contextmanager
 def _reproducible_convolutions(device: torch.device) -> Iterator[None]:
-    """On a GPU, choose convolutions by their shape alone, not by trial, and none that add in random order."""
+    """On a GPU, choose convolutions by their shape alone, not by trial, none that add in random order, and no TF32.
+
+    TF32, torch's default, has 10 bits of a float32's 23. It costs the inverse a fifth of an 8-bit level.
+    """
     if device.type != 'cuda':
         yield
         return
     cudnn = torch.backends.cudnn
+    # Since torch 2.9 the older name cannot be read where somebody has set the newer one.
+    full_precision = (cudnn.conv, 'fp32_precision', 'ieee') if hasattr(cudnn, 'conv') else (cudnn, 'allow_tf32', False)
+    settings = ((cudnn, 'benchmark', False), (cudnn, 'deterministic', True), full_precision)
     with _CUDNN_SETTINGS:
-        before = cudnn.benchmark, cudnn.deterministic
-        cudnn.benchmark, cudnn.deterministic = False, True
+        before = [getattr(owner, name) for owner, name, _ in settings]
         try:
+            for owner, name, value in settings:
+                setattr(owner, name, value)
             yield
         finally:
-            cudnn.benchmark, cudnn.deterministic = before
+            for (owner, name, _), value in zip(settings, before):
+                setattr(owner, name, value)

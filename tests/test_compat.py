@@ -22,7 +22,8 @@ from experiment import options_to_train, write_photographs, write_yaml
 from irnsigma_plugin import compat
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.cli import main
-from irnsigma_plugin.options.train_val import OptionError
+from irnsigma_plugin.compat import launch, missing_modules, recognise, resume
+from irnsigma_plugin.options.rules import OptionError
 
 SITE_ROOT = Path(basicsr.__file__).resolve().parents[1]
 PLUGIN_METRIC = {'lpips': {'type': 'calculate_lpips'}}
@@ -108,12 +109,12 @@ def test_a_root_chosen_by_the_users_script_is_kept(parse, tmp_path):
 
 def test_uses_plugin_looks_at_every_type():
     stock = {'model_type': 'SRModel', 'network_g': {'type': 'EDSR'}, 'datasets': {'val': {'type': 'unknown'}}}
-    assert not compat.uses_plugin(stock)
-    assert not compat.uses_plugin({'name': 'IRNSigmaModel', 'note': ['InvRescaleNet']})
-    assert compat.uses_plugin({**stock, 'model_type': 'IRNSigmaModel'})
-    assert compat.uses_plugin({**stock, 'datasets': {'val_1': {'type': 'HRImageDataset'}}})
-    assert compat.uses_plugin({**stock, 'stages': [{'loss': {'type': 'MixtureLoss'}}]})
-    assert compat.uses_plugin({**stock, 'val': {'metrics': PLUGIN_METRIC}})
+    assert not recognise.uses_plugin(stock)
+    assert not recognise.uses_plugin({'name': 'IRNSigmaModel', 'note': ['InvRescaleNet']})
+    assert recognise.uses_plugin({**stock, 'model_type': 'IRNSigmaModel'})
+    assert recognise.uses_plugin({**stock, 'datasets': {'val_1': {'type': 'HRImageDataset'}}})
+    assert recognise.uses_plugin({**stock, 'stages': [{'loss': {'type': 'MixtureLoss'}}]})
+    assert recognise.uses_plugin({**stock, 'val': {'metrics': PLUGIN_METRIC}})
 
 
 def test_uses_plugin_knows_classes_derived_elsewhere(monkeypatch):
@@ -121,8 +122,8 @@ def test_uses_plugin_knows_classes_derived_elsewhere(monkeypatch):
     unrelated = type('UnrelatedNet', (torch.nn.Module,), {'__module__': 'irnsigma_plugin_look_alike'})
     monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'ExtensionNet', derived)
     monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'UnrelatedNet', unrelated)
-    assert compat.uses_plugin({'network_g': {'type': 'ExtensionNet'}})
-    assert not compat.uses_plugin({'network_g': {'type': 'UnrelatedNet'}})
+    assert recognise.uses_plugin({'network_g': {'type': 'ExtensionNet'}})
+    assert not recognise.uses_plugin({'network_g': {'type': 'UnrelatedNet'}})
 
 
 class TestLoadResumeState:
@@ -146,14 +147,14 @@ class TestLoadResumeState:
         return path
 
     def test_nothing_to_resume(self, opt):
-        assert compat.load_resume_state(opt) is None
+        assert resume.load_resume_state(opt) is None
         assert opt['path']['resume_state'] is None
 
     def test_newest_is_the_highest_iteration(self, opt):
         for iteration in (9, 10, 2):
             self.save(opt, iteration)
         Path(opt['path']['training_states'], 'best.state').touch()
-        state = compat.load_resume_state(opt)
+        state = resume.load_resume_state(opt)
         assert state['iter'] == 10
         assert state['schedulers'][0]['milestones'] == Counter([3])
         assert state['optimizers'][0]['state'][0]['exp_avg'].device.type == 'cpu'
@@ -167,7 +168,7 @@ class TestLoadResumeState:
         for path in (Path(opt['path']['models'], 'net_g_6.pth'), state_truncated):
             path.write_bytes(path.read_bytes()[:-40])
 
-        assert compat.load_resume_state(opt)['iter'] == 2
+        assert resume.load_resume_state(opt)['iter'] == 2
         assert opt['path']['resume_state'] == str(whole)
         messages = [record.getMessage() for record in caplog.records]
         assert len(messages) == 3
@@ -179,7 +180,7 @@ class TestLoadResumeState:
         opt['auto_resume'] = False
         opt['path']['resume_state'] = str(self.save(opt, 2))
         self.save(opt, 4)
-        assert compat.load_resume_state(opt)['iter'] == 2
+        assert resume.load_resume_state(opt)['iter'] == 2
 
     @pytest.mark.parametrize('content', [None, b'', b'not a checkpoint'])
     def test_explicit_state_that_cannot_be_read(self, opt, tmp_path, content):
@@ -189,7 +190,7 @@ class TestLoadResumeState:
         opt.update(auto_resume=False)
         opt['path']['resume_state'] = str(path)
         with pytest.raises(RuntimeError, match=r'cannot read .*some\.state.*--auto_resume'):
-            compat.load_resume_state(opt)
+            resume.load_resume_state(opt)
 
     @pytest.mark.parametrize('auto_resume', [False, True])
     def test_code_in_a_training_state_does_not_run(self, opt, tmp_path, caplog, auto_resume):
@@ -197,12 +198,12 @@ class TestLoadResumeState:
         torch.save({'iter': 2, 'optimizers': [Payload(tmp_path / 'victim')]}, path)
         opt.update(auto_resume=auto_resume)
         if auto_resume:
-            assert compat.load_resume_state(opt) is None
+            assert resume.load_resume_state(opt) is None
             message = caplog.records[0].getMessage()
         else:
             opt['path']['resume_state'] = str(path)
             with pytest.raises(RuntimeError) as info:
-                compat.load_resume_state(opt)
+                resume.load_resume_state(opt)
             message = str(info.value)
         assert f'{path}' in message
         assert 'could run code' in message
@@ -300,34 +301,34 @@ def test_functional_tensor_is_an_alias_only_where_it_is_missing(monkeypatch):
     from torchvision.transforms.functional import rgb_to_grayscale
 
     monkeypatch.delitem(sys.modules, FUNCTIONAL_TENSOR, raising=False)
-    monkeypatch.setattr(compat.importlib.util, 'find_spec', lambda name: None)
-    compat.alias_functional_tensor()
+    monkeypatch.setattr(missing_modules.importlib.util, 'find_spec', lambda name: None)
+    missing_modules.alias_functional_tensor()
     assert sys.modules[FUNCTIONAL_TENSOR].rgb_to_grayscale is rgb_to_grayscale
 
     del sys.modules[FUNCTIONAL_TENSOR]
-    monkeypatch.setattr(compat.importlib.util, 'find_spec', lambda name: object())
-    compat.alias_functional_tensor()
+    monkeypatch.setattr(missing_modules.importlib.util, 'find_spec', lambda name: object())
+    missing_modules.alias_functional_tensor()
     assert FUNCTIONAL_TENSOR not in sys.modules
 
     somebody_elses = ModuleType(FUNCTIONAL_TENSOR)
     monkeypatch.setitem(sys.modules, FUNCTIONAL_TENSOR, somebody_elses)
-    compat.alias_functional_tensor()
+    missing_modules.alias_functional_tensor()
     assert sys.modules[FUNCTIONAL_TENSOR] is somebody_elses
 
 
 def test_distutils_version_is_an_alias_only_where_it_is_missing(monkeypatch):
     monkeypatch.delitem(sys.modules, 'distutils.version', raising=False)
-    monkeypatch.setattr(compat.importlib.util, 'find_spec', lambda name: object())
-    compat.alias_distutils_version()
+    monkeypatch.setattr(missing_modules.importlib.util, 'find_spec', lambda name: object())
+    missing_modules.alias_distutils_version()
     assert 'distutils.version' not in sys.modules
 
-    monkeypatch.setattr(compat.importlib.util, 'find_spec', lambda name: None)
-    compat.alias_distutils_version()
+    monkeypatch.setattr(missing_modules.importlib.util, 'find_spec', lambda name: None)
+    missing_modules.alias_distutils_version()
     from distutils.version import LooseVersion
     assert LooseVersion('0.9.0') < LooseVersion('0.29.1+cpu')
 
     alias = sys.modules['distutils.version']
-    compat.alias_distutils_version()
+    missing_modules.alias_distutils_version()
     assert sys.modules['distutils.version'] is alias
 
 
@@ -340,6 +341,16 @@ def test_shims_are_applied_once():
 @pytest.mark.parametrize('argument', ['--local-rank=3', '--local_rank=3'])
 def test_rank_passed_by_the_old_launcher_is_understood(parse, tmp_path, argument):
     assert parse(write_options(tmp_path), argument)['rank'] == 0  # the process is told by RANK
+
+
+def test_one_process_takes_one_gpu(parse, tmp_path, monkeypatch, caplog):
+    own = options_to_train(write_photographs(tmp_path / 'photographs'))
+    own['num_gpu'] = 'auto'
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
+    assert parse(write_yaml(own, tmp_path / 'own.yml'))['num_gpu'] == 1
+    assert 'One process uses one of the 4 GPUs' in caplog.text
+    other = write_options(tmp_path, PLUGIN_METRIC)  # a model of BasicSR
+    assert parse(other, '--force_yml', 'num_gpu=4')['num_gpu'] == 4
 
 
 def test_torchrun_without_launcher_option_is_refused(parse, tmp_path, monkeypatch):
@@ -362,7 +373,7 @@ def test_launcher_option_without_launcher_is_refused(monkeypatch, launcher, vari
 @pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
 def test_processes_leave_each_other_at_exit(monkeypatch, tmp_path):
     at_exit = []
-    monkeypatch.setattr(compat.atexit, 'register', at_exit.append)
+    monkeypatch.setattr(launch.atexit, 'register', at_exit.append)
     monkeypatch.setenv('RANK', '0')
     dist_util._init_dist_pytorch('nccl', init_method=f'file://{tmp_path}/rendezvous', rank=0, world_size=1)
     leave = at_exit[-1]

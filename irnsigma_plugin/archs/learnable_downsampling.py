@@ -43,4 +43,4 @@ class LearnableDownsampling(InvertibleModule):
 
     def inverse_matrix(self) -> Tensor:
         """M⁻¹, (scale², scale²)."""
-        return torch.linalg.inv(self.conv_weights)
+        return torch.linalg.inv_ex(self.conv_weights)[0]  # inv would wait for the GPU, to check the result

@@ -52,7 +52,8 @@ def lpips_of_many(
     for image in images:
         if image.shape != reference.shape:
             raise ValueError(f'calculate_lpips: expected images of one shape, got {image.shape} and {reference.shape}')
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    # Not on a GPU that the rest of the work leaves alone (num_gpu: 0, --device cpu).
+    device = torch.device('cuda' if torch.cuda.is_initialized() else 'cpu')
     with torch.no_grad():
         target = _features(_to_tensor(reference, crop_border).to(device), net)
         # One after the other: memory for two images is all it takes.

@@ -1,0 +1,199 @@
+"""What happens between the command line and BasicSR's training or test."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import difflib
+import inspect
+import logging
+import os
+import os.path as osp
+import re
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+from irnsigma_plugin.compat.launch import has_cuda
+from irnsigma_plugin.compat.recognise import has_model_of_plugin, uses_plugin
+from irnsigma_plugin.compat.resume import load_resume_state
+
+_logger = logging.getLogger(__name__.partition('.')[0])
+
+
+def replace_parse_options() -> None:
+    """Do, right after BasicSR has read an option file, what has to be done before anything is built or written.
+
+    Under `python -m basicsr.train` BasicSR takes the parent of its own package, which is site-packages, for the
+    project: experiments, results and logs land there, while `--auto_resume` looks in ./experiments. Faults of the file
+    come to light one by one, some after hours. So option files of this plugin are checked as a whole, and write below
+    the current directory; resuming and data come from this plugin, too.
+
+    The copy of `basicsr.train` that runs as `__main__` is executed after this and imports the replaced
+    `parse_options`; what else it has can only be reached once it calls us.
+    """
+    from basicsr.utils import options
+
+    original = options.parse_options
+    if original.__module__ == __name__:
+        return
+    site_root = osp.dirname(osp.dirname(osp.abspath(sys.modules['basicsr'].__file__)))
+
+    def parse_options(root_path, is_train=True):
+        caller = sys._getframe(1).f_globals
+        _accept_dashed_local_rank()
+        try:
+            opt, args = original(root_path, is_train=is_train)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            _explain(is_train)
+            raise
+        plugin_opt = uses_plugin(opt)
+        if plugin_opt:
+            if not opt['dist']:
+                _refuse_processes_unaware_of_each_other()
+            if osp.realpath(root_path) == osp.realpath(site_root):
+                opt = _rerooted(opt, root_path, os.getcwd())
+            _check(opt, is_train, args.opt)
+            if not opt['dist']:
+                _take_one_gpu(opt)
+        if plugin_opt or not has_cuda():
+            _replace_load_resume_state(caller)
+        _replace_builders(caller, opt)
+        return opt, args
+
+    for name in ('basicsr.utils.options', 'basicsr.train', 'basicsr.test', '__main__'):
+        module = sys.modules.get(name)
+        if getattr(module, 'parse_options', None) is original:
+            module.parse_options = parse_options
+
+
+def _accept_dashed_local_rank() -> None:
+    """`python -m torch.distributed.launch` passes `--local-rank` since torch 2.0; BasicSR knows `--local_rank`."""
+    sys.argv[1:] = [re.sub('^--local-rank(?==|$)', '--local_rank', argument) for argument in sys.argv[1:]]
+
+
+def _refuse_processes_unaware_of_each_other() -> None:
+    count = os.environ.get('WORLD_SIZE', '1')
+    if count != '1' and 'TORCHELASTIC_RUN_ID' in os.environ:  # set by torchrun
+        raise RuntimeError(f'torchrun started {count} processes, but each would do the whole work and write the same '
+                           'files: add --launcher pytorch after -opt.')
+
+
+def _take_one_gpu(opt: dict[str, Any]) -> None:
+    """Use one GPU where there is one process.
+
+    BasicSR would wrap the networks in DataParallel, which multiplies the batch, knows no bfloat16 in its threads (their
+    convolutions would be in float16, with an unscaled loss), and cannot be compiled.
+    """
+    if opt['num_gpu'] > 1 and has_model_of_plugin(opt):
+        _logger.warning('One process uses one of the %d GPUs. For all of them: torchrun --nproc_per_node=%d -m '
+                        'basicsr.train -opt ... --launcher pytorch', opt['num_gpu'], opt['num_gpu'])
+        opt['num_gpu'] = 1
+
+
+def _check(opt: dict[str, Any], is_train: bool, option_file: str) -> None:
+    """Refuse an option file with faults before anything is built or written."""
+    from irnsigma_plugin.options.check import option_faults, outside_faults
+    from irnsigma_plugin.options.rules import refuse
+
+    states = opt['path'].get('training_states', '')
+    resumes = opt['auto_resume'] and osp.isdir(states) and any(name.endswith('.state') for name in os.listdir(states))
+    refuse([*option_faults(opt, is_train), *_unknown_types(opt), *outside_faults(opt, resumes)], option_file)
+
+
+def _unknown_types(opt: dict[str, Any]) -> Iterator[str]:
+    """Types that neither BasicSR nor this plugin nor an extension has registered."""
+    from basicsr.utils import registry
+
+    from irnsigma_plugin.options.check import MODEL, block_types
+
+    registries = {'model_type': registry.MODEL_REGISTRY, 'network_g': registry.ARCH_REGISTRY,
+                  'network_d': registry.ARCH_REGISTRY, 'datasets': registry.DATASET_REGISTRY,
+                  'train': registry.LOSS_REGISTRY, 'val': registry.METRIC_REGISTRY}
+    blocks = block_types(opt) if opt.get('model_type') == MODEL else {}  # other models may read theirs in other ways
+    for name, kind in {'model_type': opt.get('model_type'), **blocks}.items():
+        known = registries[name.partition('.')[0]]
+        if isinstance(kind, str) and kind not in known and f'{kind}_basicsr' not in known:
+            nearest = difflib.get_close_matches(kind, known.keys(), n=1)
+            yield (f'{name}: there is no {kind}. '
+                   + (f'Did you mean {nearest[0]}?' if nearest else 'An extension has to be imported first.'))
+
+
+def _explain(is_train: bool) -> None:
+    """List the faults of an option file that BasicSR could not even read to the end."""
+    from irnsigma_plugin.options.check import option_faults
+    from irnsigma_plugin.options.file import read_option_file
+    from irnsigma_plugin.options.rules import OptionError, refuse
+
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument('-opt')
+    option_file = parser.parse_known_args()[0].opt
+    try:
+        opt = read_option_file(option_file)
+    except OptionError:  # then BasicSR's own error says more
+        return
+    if uses_plugin(opt):
+        refuse(option_faults(opt, is_train), option_file)
+
+
+class _RootedOptions(OrderedDict):
+    """Options whose `root_path`, once set, stays: `train_pipeline` overwrites it right after parsing."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key != 'root_path' or key not in self:
+            super().__setitem__(key, value)
+
+
+def _rerooted(opt: dict[str, Any], old_root: str, new_root: str) -> _RootedOptions:
+    """Move the output paths that BasicSR put below `old_root` (all but those given by the user)."""
+    for key in ('experiments_root', 'models', 'training_states', 'results_root', 'log', 'visualization'):
+        path = opt['path'].get(key)
+        if path is not None and path.startswith(osp.join(old_root, '')):
+            opt['path'][key] = osp.join(new_root, osp.relpath(path, old_root))
+    return _RootedOptions(opt, root_path=new_root)
+
+
+def _replace_load_resume_state(caller: dict[str, Any]) -> None:
+    """Give a running `basicsr/train.py` (imported, or the copy executed as `__main__`) our function."""
+    if _is_copy_of(caller, 'train'):
+        caller['load_resume_state'] = load_resume_state
+
+
+def _replace_builders(caller: dict[str, Any], opt: dict[str, Any]) -> None:
+    """Let a model of the plugin get its data from :class:`DataSupply`, any other model from BasicSR.
+
+    BasicSR starts an interrupted epoch anew, and an unreadable image ends in an error that does not name it. Its
+    TensorBoard writer loses the last events where a training ends by a signal or an error.
+    """
+    from basicsr import data
+    from basicsr.data.data_sampler import EnlargedSampler
+    from basicsr.utils import init_tb_logger
+
+    from irnsigma_plugin.data.supply import DataSupply
+
+    create = inspect.unwrap(caller.get('create_train_val_dataloader'))  # none in basicsr.test
+    builders = {'build_dataset': data.build_dataset, 'build_dataloader': data.build_dataloader,
+                'EnlargedSampler': EnlargedSampler, 'init_tb_logger': init_tb_logger,
+                'create_train_val_dataloader': create}
+    if has_model_of_plugin(opt):
+        supply = DataSupply(opt)
+        builders = {'build_dataset': supply.build_dataset, 'build_dataloader': supply.build_dataloader,
+                    'EnlargedSampler': supply.build_sampler, 'init_tb_logger': _tb_logger_closed_at_exit,
+                    'create_train_val_dataloader': create and supply.lasting(create)}
+    if _is_copy_of(caller, 'train') or _is_copy_of(caller, 'test'):
+        caller.update((name, builder) for name, builder in builders.items() if name in caller)
+
+
+def _tb_logger_closed_at_exit(log_dir: str) -> Any:
+    from basicsr.utils import init_tb_logger
+
+    writer = init_tb_logger(log_dir)
+    if writer is not None:  # of the first process
+        atexit.register(writer.close)
+    return writer
+
+
+def _is_copy_of(caller: dict[str, Any], name: str) -> bool:
+    module = sys.modules.get(f'basicsr.{name}')
+    return module is not None and osp.realpath(caller.get('__file__', '')) == osp.realpath(module.__file__)
