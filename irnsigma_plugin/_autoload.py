@@ -36,7 +36,14 @@ def _complete():
 
     from irnsigma_plugin import compat
 
-    compat.apply_after_import()
+    try:
+        compat.apply_after_import()
+    except compat.ForeignBasicSRError as error:
+        import warnings
+
+        warnings.warn(f'irnsigma_plugin stays out of {sys.modules["basicsr"].__file__}, which is not BasicSR 1.4.2 or '
+                      f'later: {error}.', stacklevel=2)
+        return
     for name in REGISTERING_MODULES:
         try:
             import_module(name)

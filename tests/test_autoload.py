@@ -62,6 +62,13 @@ def test_broken_basicsr_raises_its_own_error(run_cli, fake_basicsr):
     assert out.splitlines()[-1] == 'ImportError: libfoo is too old'
 
 
+def test_an_older_basicsr_is_left_alone(run_cli, fake_basicsr):
+    out = run_cli('-c', 'import sys; sys.events = []; import basicsr; print("imported")').stdout
+    assert out.splitlines()[-1] == 'imported'
+    assert 'irnsigma_plugin stays out of' in out
+    assert 'basicsr.utils.options has no parse_options' in out
+
+
 def test_failed_registration_names_module_reason_and_remedy(run_cli, fake_basicsr):
     (fake_basicsr / 'registering.py').write_text('import no_such_library')
     last_line = run_cli('-c', f'{WATCH_EVENTS}\nimport basicsr', check=False).stdout.splitlines()[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import re
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 from types import ModuleType
 
 import basicsr
+import basicsr.train
 import pytest
 import torch
 import yaml
+from basicsr.models.base_model import BaseModel
 from basicsr.utils import dist_util
 from basicsr.utils import options as basicsr_options
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -26,7 +29,7 @@ from irnsigma_plugin.compat import launch, missing_modules, recognise, resume
 from irnsigma_plugin.options.rules import OptionError
 
 SITE_ROOT = Path(basicsr.__file__).resolve().parents[1]
-PLUGIN_METRIC = {'lpips': {'type': 'calculate_lpips'}}
+PLUGIN_METRIC = {'lpips': {'type': 'calculate_lpips', 'better': 'lower'}}
 FUNCTIONAL_TENSOR = 'torchvision.transforms.functional_tensor'
 
 
@@ -264,6 +267,12 @@ class TestWrongOptionFiles:
         opt['model_type'] = None
         assert refused(opt).startswith('model_type is missing')
 
+    @pytest.mark.skipif(hasattr(BaseModel, 'get_optimizer') and 'AdamW' in inspect.getsource(BaseModel.get_optimizer),
+                        reason='this BasicSR knows more optimisers')
+    def test_optimisers_that_basicsr_does_not_know(self, opt, refused):
+        opt['train']['optim_g']['type'] = 'AdamW'
+        assert refused(opt) == 'train.optim_g.type: the installed BasicSR has no AdamW; take Adam.'
+
     def test_a_training_file_is_no_test_file(self, opt, refused):
         assert 'datasets.train: a test takes data sets named test and val' in refused(opt, is_train=False)
 
@@ -295,6 +304,28 @@ class TestWrongOptionFiles:
         assert last[1] == '  Unknown key network_g.growth_channel. Did you mean growth_channels?'
         assert last[2] == '  val.sigmas[1]: sigma must be a number from 0 (faithful) to 1 (sharp), but got 2.'
         assert os.listdir(job) == []
+
+
+def test_other_models_keep_what_others_have_put_in_place(parse, tmp_path, monkeypatch):
+    def theirs(*args):
+        """Somebody else's builder."""
+
+    def parsed_by_train(opt):
+        monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', str(write_yaml(opt, tmp_path / 'options.yml'))])
+        exec('parse_options(root, is_train=True)', basicsr.train.__dict__, {'root': str(SITE_ROOT)})
+
+    monkeypatch.chdir(tmp_path)
+    own = options_to_train(write_photographs(tmp_path / 'photographs'))
+    other = yaml.safe_load(write_options(tmp_path).read_text())
+    monkeypatch.setattr(basicsr.train, 'build_dataset', theirs)
+    parsed_by_train(other)
+    assert basicsr.train.build_dataset is theirs
+    parsed_by_train(own)
+    assert basicsr.train.build_dataset.__self__.__class__.__name__ == 'DataSupply'
+    parsed_by_train(other)
+    assert basicsr.train.build_dataset is theirs
+    del other['model_type']  # of no concern to this plugin
+    parsed_by_train(other)
 
 
 def test_functional_tensor_is_an_alias_only_where_it_is_missing(monkeypatch):

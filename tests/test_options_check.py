@@ -135,6 +135,7 @@ WRONG_TRAINING_FILES = [
     ('val.metrics.psnr.type', MISSING, 'is missing'),
     ('val.metrics.lpips.net', 'alexnet', "'alex', 'vgg', 'squeeze'"),
     ('val.metrics.lpips.better', 'higher', "'lower'"),
+    ('val.metrics.lpips.better', MISSING, 'is missing'),
     ('val.lr_metrics.psnr_y.test_y_channel', 'y', 'must be true or false'),
     ('logger.print_freq', 0, '1 or more'),
     # What must agree with each other.
@@ -152,6 +153,9 @@ WRONG_TRAINING_FILES = [
     ('train.scheduler', {**COSINE, 'periods': [1000]}, 'train.total_iter is 400000: make them last to the end'),
     ('train.scheduler', {**COSINE, 'restart_weights': [1, 1]}, 'must be of the same length'),
     ('val.sigmas', [0, 1, 0], 'must differ from each other'),
+    ('val.metrics', MISSING, 'val.lr_metrics needs val.metrics'),
+    ('datasets.train_2', IRN_SIGMA['datasets']['train'], 'a training takes data sets named train and val'),
+    ('datasets.val_2', IRN_SIGMA['datasets']['val'], 'is also that of datasets.val'),
 ]
 WRONG_TEST_FILES = [
     ('val', MISSING, 'is missing'),
@@ -186,6 +190,13 @@ def test_released_option_files_are_good(file):
 def test_wrong_training_file(key, value, words):
     faults = option_faults(changed(IRN_SIGMA, key, value), is_train=True)
     assert any(key in fault and words in fault for fault in faults), faults
+
+
+def test_prefetching_to_a_gpu_needs_one():
+    options = changed(changed(IRN_SIGMA, 'datasets.train.prefetch_mode', 'cuda'), 'datasets.train.pin_memory', True)
+    assert option_faults(options, is_train=True) == []
+    fault, = option_faults({**options, 'num_gpu': 0}, is_train=True)
+    assert 'datasets.train.prefetch_mode: cuda needs a GPU' in fault
 
 
 def test_prefetching_to_a_gpu_needs_pinned_memory():
@@ -251,7 +262,7 @@ def test_all_faults_are_listed_at_once():
 @pytest.mark.parametrize(('key', 'value'), [
     ('train.total_iter', 4e5), ('val.val_freq', 5e3), ('train.ema_decay', 0.999), ('train.grad_clip', None),
     ('val', MISSING), ('num_gpu', 0), ('manual_seed', None), ('val.seed', -1), ('val.sigmas', None),
-    ('network_g.block_num', None), ('datasets.val_2', IRN_SIGMA['datasets']['val']),
+    ('network_g.block_num', None), ('datasets.val_2', {**IRN_SIGMA['datasets']['val'], 'name': 'Set14'}),
     ('train.scheduler', COSINE), ('train.optim_g', {'type': 'AdamW', 'lr': 1e-4, 'anything': 1}),
     ('datasets.train.phase', 'train'), ('path.experiments_root', '/a'), ('rank', 0),  # as BasicSR sets them
 ])
@@ -268,12 +279,20 @@ def test_blocks_of_an_extension_are_left_to_it(block):
     assert unjudged(opt) == [f'{block} (TypeOfAnExtension)']
 
 
+@pytest.mark.parametrize(('key', 'kind', 'meant'), [
+    ('model_type', 'IRNSigmaModle', 'IRNSigmaModel'), ('network_g', 'InvRescalNet', 'InvRescaleNet'),
+    ('train.mixture_opt', 'MixtureLos', 'MixtureLoss'), ('val.metrics.psnr', 'calculate_pnsr', 'calculate_psnr')])
+def test_types_that_look_like_typing_errors_are_pointed_out(key, kind, meant):
+    opt = changed(IRN_SIGMA, key if key == 'model_type' else f'{key}.type', kind)
+    assert f'{key} ({kind}: did you mean {meant}?)' in unjudged(opt)
+
+
 def test_of_another_model_only_the_plugins_blocks_are_judged():
     opt = {'model_type': 'TheirModel', 'their_key': 1, 'train': {'their_opt': 1}, 'network_g': {'type': 'TheirNet'},
            'datasets': {'train': {'type': 'PairedImageDataset', 'their_key': 1},
                         'val': {'type': 'HRImageDataset', 'gt_sise': 1, 'dataroot_gt': 'a', 'io_backend': None}},
            'scale': 4, 'val': {'metrics': {'psnr': {'type': 'calculate_psnr'},
-                                           'lpips': {'type': 'calculate_lpips', 'net': 'al'}}}}
+                                           'lpips': {'type': 'calculate_lpips', 'net': 'al', 'better': 'lower'}}}}
     faults = option_faults(opt, is_train=True)
     assert len(faults) == 3
     for fault, key in zip(sorted(faults), ('datasets.val.gt_sise', 'datasets.val.io_backend', 'val.metrics.lpips.net')):
@@ -346,6 +365,19 @@ class TestFilesThatAnOptionFileNames:
         assert 'operations.1.F.conv1.weight has shape (8, 9, 3, 3) instead of (4, 9, 3, 3)' in fault
         opt['path']['strict_load_g'] = False
         assert outside_faults(opt) == []
+
+    def test_checkpoint_of_another_clamp(self, opt, tmp_path):
+        path = tmp_path / 'net_g.pth'
+        opt['path'] = {'pretrain_network_g': str(path)}
+        torch.save({'params': InvRescaleNet(4, [1, 1], 4).state_dict(), 'network_g': {'clamp': 2.0}}, path)
+        fault, = outside_faults(opt)
+        assert fault.endswith('was trained with clamp: 2.0, but network_g has clamp: 1.0. '
+                              'Set network_g.clamp: 2.0 in the option file.')
+
+    def test_a_state_that_auto_resume_does_not_look_at_may_be_gone(self, opt, tmp_path):
+        opt['path'] = {'resume_state': str(tmp_path / 'gone.state')}
+        assert len(outside_faults(opt)) == 1
+        assert outside_faults({**opt, 'auto_resume': True}) == []
 
     def test_a_resumed_training_needs_no_start(self, opt, tmp_path):
         opt['path'] = {'pretrain_network_g': str(tmp_path / 'gone.pth')}

@@ -107,8 +107,27 @@ def test_a_border_that_basicsr_cuts_off_is_no_fault_of_a_test(folders, tmp_path)
     write_photographs(tmp_path / 'hr', height=66, width=97)
     assert 'photo0.png (66x97, lr 16x24)' in one_fault(folders)
     assert list(stored_faults('a', {**folders, 'phase': 'test'})) == []
-    write_photographs(tmp_path / 'hr', height=68, width=97)
-    assert 'photo0.png (68x97, lr 16x24)' in one_fault({**folders, 'phase': 'test'})
+    write_photographs(tmp_path / 'hr', height=75, width=107)  # as where the lr is of what is a multiple of 12
+    assert list(stored_faults('a', {**folders, 'phase': 'test'})) == []
+    for height in (60, 128):
+        write_photographs(tmp_path / 'hr', height=height, width=97)
+        assert f'photo0.png ({height}x97, lr 16x24)' in one_fault({**folders, 'phase': 'test'})
+
+
+def test_a_list_may_be_of_a_part_of_the_folders(folders, tmp_path):
+    (tmp_path / 'list.txt').write_text('photo0.png\nphoto2.png\n')
+    options = {**folders, 'meta_info_file': str(tmp_path / 'list.txt')}
+    assert list(stored_faults('a', options)) == []
+    (tmp_path / 'lr' / 'photo2.png').unlink()
+    assert 'without lr: photo2.png.' in one_fault(options)
+
+
+def test_lmdbs_of_different_preparations(lmdbs, tmp_path):
+    prepare([tmp_path / 'photographs'], tmp_path / 'set', scale=2, crop_size=48, step=48, min_size=48, workers=1,
+            overwrite=True, progress=False)
+    fault = one_fault(lmdbs)
+    assert f'{lmdbs["dataroot_gt"]} and {lmdbs["dataroot_lq"]} were not made together' in fault
+    assert '--name' in fault
 
 
 def test_images_without_counterpart(folders, lmdbs, tmp_path):

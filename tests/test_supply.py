@@ -8,6 +8,7 @@ import lmdb
 import numpy as np
 import pytest
 import torch
+from basicsr.data.prefetch_dataloader import CPUPrefetcher
 from experiment import write_photographs
 
 from irnsigma_plugin.data.supply import DataSupply, NamingDataset, Place, PlaceSampler, TrainingDataset
@@ -24,6 +25,16 @@ def paired_options(folder, **changes) -> dict:
 
 def build(options: dict):
     return DataSupply({'manual_seed': 5}).build_dataset(options)
+
+
+def read_by_basicsr(loader):
+    """The batches of an epoch, as basicsr.train reads them."""
+    prefetcher = CPUPrefetcher(loader)
+    prefetcher.reset()
+    batch = prefetcher.next()
+    while batch is not None:
+        yield batch
+        batch = prefetcher.next()
 
 
 def place(index: int, epoch: int = 0, number: int = 0) -> Place:
@@ -83,6 +94,36 @@ def test_unreadable_images_are_named_and_replaced_up_to_a_number(tmp_path, caplo
     for _ in range(2):  # each image counts once
         replaced = tolerant[place(1)]
     assert replaced['gt_path'] == whole['gt_path']
+
+
+def test_a_set_without_a_readable_image_ends_the_training(tmp_path):
+    options = paired_options(tmp_path)
+    for path in (tmp_path / 'lr').iterdir():
+        path.write_bytes(b'damaged')
+    with pytest.raises(ImageReadError, match=r'All images .* of photos cannot be read, so the training stops'):
+        build(options)[place(0)]
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_prefetching_neither_hides_errors_nor_changes_the_images(tmp_path, workers):
+    def batches(mode):
+        supply = DataSupply({'manual_seed': 5})
+        dataset = supply.build_dataset(options)
+        return supply.build_dataloader(dataset, {**options, 'prefetch_mode': mode}, num_gpu=0,
+                                       sampler=PlaceSampler(dataset, 1, 0))
+
+    options = paired_options(tmp_path, batch_size_per_gpu=1, num_worker_per_gpu=workers, max_corrupt=0)
+    for read, expected in zip(read_by_basicsr(batches('cpu')), read_by_basicsr(batches(None))):
+        assert torch.equal(read['gt'], expected['gt'])
+    next((tmp_path / 'lr').iterdir()).write_bytes(b'damaged')
+    with pytest.raises(ImageReadError, match='so the training stops'):
+        list(read_by_basicsr(batches('cpu')))
+
+
+def test_empty_keys_count_as_absent(tmp_path):
+    options = {'type': 'SingleImageDataset', 'name': 'lr', 'phase': 'test', 'io_backend': {'type': 'disk'},
+               'dataroot_lq': str(write_photographs(tmp_path / 'lr')), 'meta_info_file': None}
+    assert len(build(options)) == 3
 
 
 def test_an_image_for_validation_is_not_replaced(tmp_path):

@@ -45,4 +45,5 @@ def has_model_of_plugin(opt: dict[str, Any]) -> bool:
     """Whether the model of an option file is this plugin's, or derived from it."""
     from basicsr.utils.registry import MODEL_REGISTRY
 
-    return opt['model_type'] in MODEL_REGISTRY and is_of_plugin(MODEL_REGISTRY.get(opt['model_type']))
+    name = opt.get('model_type')
+    return name in MODEL_REGISTRY and is_of_plugin(MODEL_REGISTRY.get(name))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import atexit
 import difflib
-import inspect
 import logging
 import os
 import os.path as osp
@@ -18,8 +17,11 @@ from typing import Any
 from irnsigma_plugin.compat.launch import has_cuda
 from irnsigma_plugin.compat.recognise import has_model_of_plugin, uses_plugin
 from irnsigma_plugin.compat.resume import load_resume_state
+from irnsigma_plugin.options.rules import value_at
 
 _logger = logging.getLogger(__name__.partition('.')[0])
+# By module: names in it that are replaced for the last option file, by what, and what they were before.
+_replaced: dict[str, dict[str, tuple[Any, Any]]] = {}
 
 
 def replace_parse_options() -> None:
@@ -99,7 +101,8 @@ def _check(opt: dict[str, Any], is_train: bool, option_file: str) -> None:
 
     states = opt['path'].get('training_states', '')
     resumes = opt['auto_resume'] and osp.isdir(states) and any(name.endswith('.state') for name in os.listdir(states))
-    refuse([*option_faults(opt, is_train), *_unknown_types(opt), *outside_faults(opt, resumes)], option_file)
+    refuse([*option_faults(opt, is_train), *_unknown_types(opt), *_optimizer_faults(opt),
+            *outside_faults(opt, resumes)], option_file)
 
 
 def _unknown_types(opt: dict[str, Any]) -> Iterator[str]:
@@ -118,6 +121,22 @@ def _unknown_types(opt: dict[str, Any]) -> Iterator[str]:
             nearest = difflib.get_close_matches(kind, known.keys(), n=1)
             yield (f'{name}: there is no {kind}. '
                    + (f'Did you mean {nearest[0]}?' if nearest else 'An extension has to be imported first.'))
+
+
+def _optimizer_faults(opt: dict[str, Any]) -> Iterator[str]:
+    """Optimisers that the installed BasicSR does not know; its releases know Adam alone, its git master more."""
+    from basicsr.models.base_model import BaseModel
+    from torch import nn, zeros
+
+    if not has_model_of_plugin(opt):
+        return
+    for key in ('optim_g', 'optim_d'):
+        kind = value_at(opt, f'train.{key}.type')
+        try:
+            BaseModel.get_optimizer(None, kind, [nn.Parameter(zeros(1))], lr=0.1)
+        except NotImplementedError:
+            if kind is not None:
+                yield f'train.{key}.type: the installed BasicSR has no {kind}; take Adam.'
 
 
 def _explain(is_train: bool) -> None:
@@ -161,28 +180,29 @@ def _replace_load_resume_state(caller: dict[str, Any]) -> None:
 
 
 def _replace_builders(caller: dict[str, Any], opt: dict[str, Any]) -> None:
-    """Let a model of the plugin get its data from :class:`DataSupply`, any other model from BasicSR.
+    """Let a model of the plugin get its data from :class:`DataSupply`, and give back to any other model what it had.
 
     BasicSR starts an interrupted epoch anew, and an unreadable image ends in an error that does not name it. Its
     TensorBoard writer loses the last events where a training ends by a signal or an error.
     """
-    from basicsr import data
-    from basicsr.data.data_sampler import EnlargedSampler
-    from basicsr.utils import init_tb_logger
-
     from irnsigma_plugin.data.supply import DataSupply
 
-    create = inspect.unwrap(caller.get('create_train_val_dataloader'))  # none in basicsr.test
-    builders = {'build_dataset': data.build_dataset, 'build_dataloader': data.build_dataloader,
-                'EnlargedSampler': EnlargedSampler, 'init_tb_logger': init_tb_logger,
-                'create_train_val_dataloader': create}
+    if not _is_copy_of(caller, 'train') and not _is_copy_of(caller, 'test'):
+        return
+    replaced = _replaced.setdefault(caller['__name__'], {})
+    for name, (builder, original) in replaced.items():  # for an earlier option file of this process
+        if caller.get(name) is builder:
+            caller[name] = original
+    replaced.clear()
     if has_model_of_plugin(opt):
         supply = DataSupply(opt)
         builders = {'build_dataset': supply.build_dataset, 'build_dataloader': supply.build_dataloader,
-                    'EnlargedSampler': supply.build_sampler, 'init_tb_logger': _tb_logger_closed_at_exit,
-                    'create_train_val_dataloader': create and supply.lasting(create)}
-    if _is_copy_of(caller, 'train') or _is_copy_of(caller, 'test'):
-        caller.update((name, builder) for name, builder in builders.items() if name in caller)
+                    'EnlargedSampler': supply.build_sampler, 'init_tb_logger': _tb_logger_closed_at_exit}
+        if 'create_train_val_dataloader' in caller:  # not in basicsr.test
+            builders['create_train_val_dataloader'] = supply.lasting(caller['create_train_val_dataloader'])
+        for name in builders.keys() & caller.keys():
+            replaced[name] = builders[name], caller[name]
+            caller[name] = builders[name]
 
 
 def _tb_logger_closed_at_exit(log_dir: str) -> Any:

@@ -60,7 +60,8 @@ class HRImageDataset(Dataset):
     """
 
     def __init__(self, opt: Mapping):
-        refuse(data_set('HRImageDataset', {**opt, 'type': 'HRImageDataset'}))
+        opt = {**opt, 'type': 'HRImageDataset'}
+        refuse(data_set('HRImageDataset', opt))
         self.opt = opt
         self.scale = opt['scale']
         self.is_training = opt['phase'] == 'train'
@@ -104,7 +105,7 @@ class HRImageDataset(Dataset):
         top, left = (random.randint(0, (side - size) // scale) * scale for side in hr.shape[:2])
         lr = bicubic_downscale_crop(hr, scale, top, left, size)
         hr = np.ascontiguousarray(hr[top:top + size, left:left + size])
-        return augment([hr, lr], self.opt.get('use_hflip', True), self.opt.get('use_rot', True))
+        return augment([hr, lr], self.opt.get('use_hflip') is not False, self.opt.get('use_rot') is not False)
 
     def _read(self, path: str) -> bytes:
         if self._client is None:

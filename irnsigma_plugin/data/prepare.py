@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from irnsigma_plugin.atomic import atomic_write
 from irnsigma_plugin.bicubic import MAX_EXACT_SCALE, bicubic_downscale
+from irnsigma_plugin.data.stored_images import SETTINGS
 from irnsigma_plugin.folder_lock import FolderInUseError, exclusive
 from irnsigma_plugin.images.names import IMAGE_EXTENSIONS, is_image_name
 from irnsigma_plugin.images.picture import ImageReadError
@@ -36,7 +37,6 @@ from irnsigma_plugin.images.rgb import decode_rgb_image, read_rgb_image
 PNG_COMPRESSION = 1
 FIRST_MAP_SIZE = 2**28  # bytes an LMDB may grow to before the limit is doubled
 META_INFO = 'meta_info.txt'
-SETTINGS = 'prepared_with.json'
 PROGRESS = 'progress.jsonl'
 COMPLETE = 'complete'
 LMDB_FILES = {'data.mdb', 'lock.mdb', META_INFO, SETTINGS}

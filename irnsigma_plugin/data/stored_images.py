@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -16,6 +18,7 @@ Size = tuple[int, int]  # height, width
 
 HEADERS = 200  # files of a folder whose headers are read, evenly spread; an LMDB lists all sizes in one file
 NAMED = 3  # images that a message names
+SETTINGS = 'prepared_with.json'  # what scripts/prepare_data.py says in an LMDB about its making
 _META_LINE = re.compile(r'([^.]*)\..* \((\d+),(\d+),\d+\)')
 
 
@@ -58,6 +61,7 @@ def stored_faults(name: str, options: Mapping[str, Any], saves_pictures: bool = 
         yield from (f'{name}.dataroot_gt: {fault}' for fault in size_faults(hr, hr.sample, options))
     if hr is not None and lr is not None:
         yield from _pair_faults(name, hr, lr, options)
+        yield from _mixed_preparations(name, options['dataroot_gt'], options['dataroot_lq'])
     if saves_pictures and stores:
         yield from (f'{name}: {fault}' for fault in _namesakes((lr or hr).names))
 
@@ -123,7 +127,7 @@ def _open_folder(root: str, listing: str | None, images_only: bool) -> Store:
             names = [re.sub(r' \(.*', '', line).strip() for line in file if line.strip()]
         if not names:
             raise StoreError(f'meta_info_file {listing} lists no images.')
-    return Store(names, names[::-(-len(names) // HEADERS)], lambda name: _read_size(os.path.join(root, name)))
+    return Store(names, names[::math.ceil(len(names) / HEADERS)], lambda name: _read_size(os.path.join(root, name)))
 
 
 def _read_size(path: str) -> Size:
@@ -160,15 +164,16 @@ def size_faults(hr: Store, images: Sequence[str], options: Mapping[str, Any]) ->
 
 def _pair_faults(name: str, hr: Store, lr: Store, options: Mapping[str, Any]) -> Iterator[str]:
     """Images without counterpart, and pairs whose sizes are not in the ratio of the scale."""
-    scale, exact = options['scale'], options['phase'] == 'train'  # else BasicSR cuts off what is too much
-    template = options.get('filename_tmpl', '{}') if options['io_backend']['type'] == 'disk' else '{}'
+    scale, on_disk = options['scale'], options['io_backend']['type'] == 'disk'
+    template = (options.get('filename_tmpl') or '{}') if on_disk else '{}'
     counterparts = {}
     for image in hr.names:
-        stem, extension = os.path.splitext(image)
+        stem, extension = os.path.splitext(os.path.basename(image))
         counterparts[image] = template.replace('{}', stem) + extension
-    listed = set(lr.names)
-    alone = [image for image in hr.names if counterparts[image] not in listed]
-    if alone or len(listed) != len(counterparts):
+    stored = set(lr.names)
+    alone = [image for image in hr.names if counterparts[image] not in stored]
+    is_whole_folder = options.get('meta_info_file') is None  # else a part of the folders is used
+    if alone or is_whole_folder and len(stored) != len(counterparts):
         yield (f'{name}: dataroot_gt lists {len(hr.names)} images and dataroot_lq {len(lr.names)}'
                + (f'; without lr: {_name_some(alone)}' if alone else '') + '. Give the two of one preparation.')
     wrong = []
@@ -177,10 +182,26 @@ def _pair_faults(name: str, hr: Store, lr: Store, options: Mapping[str, Any]) ->
             sizes = list(zip(hr.size(image), lr.size(counterparts[image])))
         except (StoreError, KeyError):  # reported above, or found when it is read
             continue
-        if not all(0 <= high - scale * low < (1 if exact else scale) for high, low in sizes):
+        # In training to the pixel; otherwise BasicSR cuts off what the original has too much.
+        surplus = [high - scale * low for high, low in sizes]
+        if options['phase'] == 'train' and any(surplus) or any(not 0 <= more < high / 2
+                                                               for more, (high, _) in zip(surplus, sizes)):
             wrong.append('{} ({}x{}, lr {}x{})'.format(image, *(side for pair in zip(*sizes) for side in pair)))
     if wrong:
         yield f'{name}: dataroot_gt must be {scale} times the size of dataroot_lq, but is not for {_name_some(wrong)}.'
+
+
+def _mixed_preparations(name: str, hr_root: str, lr_root: str) -> Iterator[str]:
+    """Two LMDBs that scripts/prepare_data.py did not make together; they can agree in all names and sizes."""
+    settings = []
+    for root in (hr_root, lr_root):
+        try:
+            settings.append(json.loads(Path(os.path.expanduser(root), SETTINGS).read_text(encoding='utf-8')))
+        except (OSError, ValueError):  # made by something else
+            return
+    if settings[0] != settings[1]:
+        yield (f'{name}: {hr_root} and {lr_root} were not made together. Prepare them again, for each scale under a '
+               '--name of its own.')
 
 
 def _namesakes(images: Sequence[str]) -> Iterator[str]:

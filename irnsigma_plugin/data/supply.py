@@ -138,11 +138,11 @@ class TrainingDataset(NamingDataset):
             except ImageReadError as error:
                 known = bool(self._corrupt[index])
                 self._corrupt[index] = True
-                if self._corrupt.sum() > self.max_corrupt:
+                if self._corrupt.all() or self._corrupt.sum() > self.max_corrupt:
+                    count = 'All' if self._corrupt.all() else f'More than {self.max_corrupt}'
                     raise ImageReadError(
-                        f'{error} More than {self.max_corrupt} images (datasets.train.max_corrupt) of '
-                        f'{self.opt["name"]} cannot be read, so the training stops. What was saved is untouched: '
-                        'resume with --auto_resume.') from error
+                        f'{error} {count} images (datasets.train.max_corrupt) of {self.opt["name"]} cannot be read, so '
+                        'the training stops. What was saved is untouched: resume with --auto_resume.') from error
                 if not known:
                     get_root_logger().warning(f'{error} Another image takes its place; the training stops after '
                                               f'{self.max_corrupt} such images.')
@@ -162,7 +162,8 @@ class DataSupply:
 
     def build_dataset(self, dataset_opt: Mapping[str, Any]) -> NamingDataset:
         """A data set of BasicSR's registry, guarded against unreadable images."""
-        dataset_opt = dict(dataset_opt)
+        # Without empty keys: BasicSR asks of some only whether they are there.
+        dataset_opt = {key: value for key, value in dataset_opt.items() if value is not None}
         max_corrupt = dataset_opt.pop('max_corrupt', MAX_CORRUPT)
         dataset = basicsr.data.build_dataset(dataset_opt)
         if dataset_opt['phase'] == 'train':
@@ -175,7 +176,13 @@ class DataSupply:
 
     def build_dataloader(self, dataset: Dataset, dataset_opt: Mapping[str, Any], num_gpu: int = 1, dist: bool = False,
                          sampler: PlaceSampler | None = None, seed: int | None = None) -> DataLoader:
-        """BasicSR's loader; its seeds for workers are not drawn from the numbers that the model draws from."""
+        """BasicSR's loader; its seeds for workers are not drawn from the numbers that the model draws from.
+
+        There is no `prefetch_mode: cpu`: worker processes read ahead in any case. BasicSR's thread for it draws its
+        random patches beside another, and hides errors in the data, so that the training would wait forever.
+        """
+        if dataset_opt.get('prefetch_mode') == 'cpu':
+            dataset_opt = {**dataset_opt, 'prefetch_mode': None}
         loader = basicsr.data.build_dataloader(dataset, dataset_opt, num_gpu=num_gpu, dist=dist, sampler=sampler,
                                                seed=seed)
         loader.generator = torch.Generator().manual_seed(self.opt['manual_seed'])

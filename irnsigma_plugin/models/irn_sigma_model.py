@@ -161,6 +161,9 @@ class IRNSigmaModel(SRGANModel):
         """As BasicSR's, without waiting for the GPU where the data set's `pin_memory` is true."""
         if 'seen' in data:
             self.reached = {key: data[key][-1] for key in ('epoch', 'seen')}
+        for key in ('gt', 'lq'):
+            if data[key].is_cuda:  # by prefetch_mode: cuda, whose stream is to leave them alone until this one is done
+                data[key].record_stream(torch.cuda.current_stream())
         self.gt, self.lq = (data[key].to(self.device, non_blocking=True, memory_format=self.memory_format)
                             for key in ('gt', 'lq'))
 
@@ -170,7 +173,7 @@ class IRNSigmaModel(SRGANModel):
         train_g = current_iter > self.net_d_init_iters and current_iter % self.net_d_iters == 0
         self.log_dict = OrderedDict()
         self.validated.clear()
-        sigma = self.sigma_sampler(len(self.gt), self.device)
+        sigma = self._draw_sigma()
         batches = split_batch(self.gt, self.lq, sigma, self.train_options.accumulate)
         with finite_statistics(self.net_g, self.net_d):
             restored = self._optimize_generator(batches, train_g)
@@ -179,6 +182,14 @@ class IRNSigmaModel(SRGANModel):
         self.scaler.update()
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
+
+    def _draw_sigma(self) -> Tensor:
+        """sigma of each image; with `train.sigma.per: batch` one for those of all processes, which differ in seed."""
+        sigma = self.sigma_sampler(len(self.gt), self.device)
+        if self.opt['dist'] and self.sigma_sampler.per == 'batch':
+            sigma = sigma.contiguous()
+            torch.distributed.broadcast(sigma, 0)
+        return sigma
 
     def get_current_log(self) -> dict[str, float]:
         """See BasicSR, which asks every process at the log interval: the only time to wait for a GPU."""
@@ -362,5 +373,4 @@ class IRNSigmaModel(SRGANModel):
         if self.is_train:
             self.validated.append(dataloader)
             if self.state.get('iter') == current_iter:  # saved just before, without these results
-                with atomic_saves():
-                    self._write_state()
+                on_all_ranks('Saving', atomic_saves()(self._write_state), SaveError)

@@ -105,6 +105,8 @@ _ADAM = {
     'foreach': empty_or(flag),
     'fused': empty_or(flag),
     'capturable': flag,
+    'differentiable': flag,
+    'decoupled_weight_decay': flag,
 }
 _RESTARTS = {'restarts': list_of(whole(0), '[0]'), 'restart_weights': list_of(number(smallest=0), '[1]')}
 _MULTI_STEP = {'milestones': list_of(iterations(), '[50000, 100000]', 0), 'gamma': number(above=0), **_RESTARTS}
@@ -156,7 +158,7 @@ LPIPS = {**_ANY_METRIC, 'better': one_of('lower'), 'net': one_of(*LPIPS_NETS)}
 METRICS = each(typed({
     'calculate_psnr': arguments(_PIXEL_METRIC, needed=('crop_border', )),
     'calculate_ssim': arguments(_PIXEL_METRIC, needed=('crop_border', )),
-    'calculate_lpips': arguments(LPIPS),
+    'calculate_lpips': arguments(LPIPS, needed=('better', )),  # BasicSR takes higher for better where it is absent
 }))
 
 # ------------------------------------------------------------------------------------------------------ data sets

@@ -6,8 +6,9 @@ BasicSR. In a file of another model only the blocks whose type is the plugin's a
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from irnsigma_plugin.archs.irn_shapes import LEVELS, inv_rescale_net_shapes
@@ -94,7 +95,7 @@ def outside_faults(opt: Mapping[str, Any], resumes: bool = False) -> list[str]:
             validated = value['phase'] != 'train'
             faults += stored_faults(name, value, validated and value_at(opt, 'val.save_img') is True)
     if opt.get('model_type') == MODEL and not any(block(PATH)('path', opt.get('path'))):
-        state = opt['path'].get('resume_state')
+        state = None if opt.get('auto_resume') else opt['path'].get('resume_state')  # which that does not look at
         if state is not None and not os.path.isfile(os.path.expanduser(state)):
             faults.append(f'path.resume_state: there is no training state at {state}.')
         if state is None and not resumes:
@@ -104,8 +105,17 @@ def outside_faults(opt: Mapping[str, Any], resumes: bool = False) -> list[str]:
 
 
 def unjudged(opt: Mapping[str, Any]) -> list[str]:
-    """Names and types of the blocks that are left to BasicSR or to an extension."""
-    return [f'{name} ({kind})' for name, kind in block_types(opt).items() if not _is_judged(opt, kind)]
+    """Names and types of the blocks that are left to BasicSR or to an extension, typing errors perhaps among them."""
+    types = {'model_type': opt.get('model_type'), **block_types(opt)}
+    known = (MODEL, *JUDGED_TYPES)
+    return [f'{name} ({kind}{nearest_type(kind, known)})' for name, kind in types.items()
+            if kind != MODEL and not _is_judged(opt, kind)]
+
+
+def nearest_type(kind: str, known: Iterable[str]) -> str:
+    """Ask whether a very similar type was meant; empty where there is none."""
+    nearest = difflib.get_close_matches(kind, known, n=1, cutoff=0.88)
+    return f': did you mean {nearest[0]}?' if nearest and nearest[0] != kind else ''
 
 
 def block_types(opt: Mapping[str, Any]) -> dict[str, str]:
@@ -179,8 +189,7 @@ def _file_faults(opt: Mapping[str, Any], is_train: bool) -> Iterator[str]:
             yield from train_faults(opt)
     if opt.get('val') is not None:
         yield from val_faults(opt)
-    yield from _missing(opt, (_NEEDED_TO_VALIDATE if opt.get('val') is not None else {}) if is_train
-                        else _NEEDED_TO_TEST)
+    yield from _missing(opt, _NEEDED_TO_VALIDATE if is_train else _NEEDED_TO_TEST)
     if value_at(opt, 'logger.wandb.project') is not None and value_at(opt, 'logger.use_tb_logger') is not True:
         yield 'logger.wandb.project needs logger.use_tb_logger: true.'
 
@@ -197,14 +206,21 @@ def _data_faults(opt: Mapping[str, Any], is_train: bool) -> Iterator[str]:
     if opt.get('datasets') is not None:
         yield from each(anything)('datasets', opt['datasets'])
     phases = ('train', 'val') if is_train else ('test', 'val')
+    names: dict[str, str] = {}
     for name, value in data_sets(opt):
         yield from data_set(name, value)
         if isinstance(value, Mapping):
-            if value['phase'] not in phases:
+            if value['phase'] not in phases or value['phase'] == 'train' and name != 'datasets.train':
                 yield (f'{name}: a {"training" if is_train else "test"} takes data sets named {phases[0]} and '
                        f'{phases[1]}, {phases[1]}_2 and so on.')
             if value.get('name') is None:
                 yield f'{name}.name is missing: what to call the data set.'
+            elif value['phase'] != 'train' and isinstance(value['name'], str):
+                other = names.setdefault(value['name'], name)
+                if other != name:
+                    yield f'{name}.name is also that of {other}, and their results would be mixed: rename one.'
+            if value.get('prefetch_mode') == 'cuda' and opt.get('num_gpu') == 0:
+                yield f'{name}.prefetch_mode: cuda needs a GPU, but num_gpu is 0 (auto: there is none); remove it.'
 
 
 def _network_faults(opt: Mapping[str, Any]) -> Iterator[str]:

@@ -186,6 +186,8 @@ def val_faults(opt: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with `val`."""
     val = opt.get('val') or {}
     yield from _VAL('val', val)
+    if value_at(val, 'lr_metrics') and not value_at(val, 'metrics'):
+        yield 'val.lr_metrics needs val.metrics: without them nothing is measured.'
     sigmas = value_at(val, 'sigmas')
     if isinstance(sigmas, (list, tuple)) and any(sigmas.count(value) > 1 for value in sigmas):
         yield f'val.sigmas must differ from each other, but are {list(sigmas)}.'
