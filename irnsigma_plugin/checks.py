@@ -1,4 +1,4 @@
-"""Checks of numbers that people write into option files."""
+"""Checks of numbers that people give: in option files, on the command line, in calls."""
 
 from __future__ import annotations
 

@@ -20,11 +20,11 @@ from irnsigma_plugin.archs.rescaling_net import RescalingNet, scale_noise
 from irnsigma_plugin.checkpoints.network import build_network
 from irnsigma_plugin.checkpoints.reading import model_hash, read_checkpoint
 from irnsigma_plugin.checks import whole_number
-from irnsigma_plugin.memory import available_memory, bytes_per_pixel
+from irnsigma_plugin.memory import available_memory
 from irnsigma_plugin.rescaling.grey import is_grey, luma
-from irnsigma_plugin.rescaling.grid import Size, Window, magnify, receptive_field, relative, windows
+from irnsigma_plugin.rescaling.grid import Size, Window, magnify, relative, windows
 from irnsigma_plugin.rescaling.noise import draw_epsilon
-from irnsigma_plugin.rescaling.pixels import Image, check_image, height_width, new_image, read, write
+from irnsigma_plugin.rescaling.pixels import Image, check_image, empty_like, height_width, read_region, write_region
 from irnsigma_plugin.rescaling.sigma_map import check_sigma_map, sigma_of_cells
 
 # Side of the grid's cells, in hr pixels, and what a window adds around one by default, in lr pixels. Both
@@ -46,10 +46,10 @@ class Rescaler:
     windows become floating point, so memory is bounded by the windows that are computed at once.
 
     The overlap is 16 lr pixels by default (64 hr pixels at x4), or the network's receptive field where that is
-    less. With the :func:`~irnsigma_plugin.rescaling.grid.receptive_field` (480 hr pixels for the paper's x4 network) or
-    more, the result is that of the image in one piece up to the rounding of float32. The default is as good in
-    practice: on a network trained for 1,300 iterations of `train_IRN_x4_cpu.yml` (field 240) it differs by 3e-7 at
-    most, half of it by 2e-4 and none at all by 0.16.
+    less. With the :meth:`~irnsigma_plugin.archs.rescaling_net.RescalingNet.receptive_field` (480 hr pixels for the
+    paper's x4 network) or more, the result is that of the image in one piece up to the rounding of float32. The
+    default is as good in practice: on a network trained for 1,300 iterations of `train_IRN_x4_cpu.yml` (field 240) it
+    differs by 3e-7 at most, half of it by 2e-4 and none at all by 0.16.
 
     Grey images, with all channels equal, stay grey; see :func:`~irnsigma_plugin.rescaling.grey.luma`.
 
@@ -75,21 +75,19 @@ class Rescaler:
         self.scale = net.scale
 
     @classmethod
-    def from_checkpoint(cls, path: str | os.PathLike, device: torch.device | str = 'auto',
-                        clamp: float | None = None) -> Rescaler:
+    def from_checkpoint(cls, path: str | os.PathLike, device: torch.device | str = 'auto') -> Rescaler:
         """Build the network that a checkpoint holds.
 
         Args:
             path: Checkpoint of an InvRescaleNet.
             device: `auto`: the GPU if there is one, else the CPU.
-            clamp: Bound of the log-scale, which the weights do not tell; by default what was saved with them, else 1.
 
         Raises:
             CheckpointError: The file is missing, damaged, or of another network.
         """
         if device == 'auto':
             device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        return cls(build_network(read_checkpoint(path), clamp), device)
+        return cls(build_network(read_checkpoint(path)), device)
 
     @functools.cached_property
     def model_hash(self) -> str:
@@ -117,13 +115,14 @@ class Rescaler:
         check_image('image', image, (np.uint8, np.uint16))
         hr_size = height_width(image)
         lr_size = tuple(-(-side // self.scale) for side in hr_size)
-        lr = new_image(image, *lr_size, np.uint8)
+        lr = empty_like(image, *lr_size, np.uint8)
         grey = is_grey(image)
 
         def work(window: Window) -> None:
-            small, _ = self.net.downscale(read(image, magnify(window.area, self.scale, *hr_size)).to(self.device))
+            area = magnify(window.area, self.scale, *hr_size)
+            small, _ = self.net.downscale(read_region(image, area).to(self.device))
             small = quantize(luma(small) if grey else small)
-            write(lr, window.core, small[(..., *relative(window.core, window.area))])
+            write_region(lr, window.core, small[(..., *relative(window.core, window.area))])
 
         self._run(work, lr_size, tile, overlap)
         return lr
@@ -169,7 +168,7 @@ class Rescaler:
         if isinstance(seed, bool) or not isinstance(seed, Integral):
             raise ValueError(f'seed must be a whole number, but got {seed!r}.')
         sigma = check_sigma_map(sigma, hr_size, lr_size)
-        hr = new_image(lr, *hr_size, _check_dtype(dtype, lr))
+        hr = empty_like(lr, *hr_size, _check_dtype(dtype, lr))
         latent_shape = self.net.latent_shape((1, 3, *lr_size))
         per_pixel = self._has_latent_per_pixel(lr_size)
         grey = is_grey(lr)
@@ -177,10 +176,10 @@ class Rescaler:
         def work(window: Window) -> None:
             epsilon = draw_epsilon(latent_shape, seed, name, window.area if per_pixel else None)
             latent = scale_noise(epsilon, sigma_of_cells(sigma, window.area, lr_size, self.scale))
-            restored = self.net.upscale(read(lr, window.area).to(self.device), latent.to(self.device))
+            restored = self.net.upscale(read_region(lr, window.area).to(self.device), latent.to(self.device))
             area, core = (magnify(region, self.scale, *hr_size) for region in window)
             restored = restored[(..., *relative(core, area))]
-            write(hr, core, luma(restored) if grey else restored)
+            write_region(hr, core, luma(restored) if grey else restored)
 
         self._run(work, lr_size, tile, overlap)
         return hr
@@ -216,13 +215,15 @@ class Rescaler:
         """What a window adds around a cell, in lr pixels; none for a network that needs the image in one piece."""
         if overlap is not None:
             whole_number('overlap', overlap, smallest=0)
-        reach = receptive_field(self.net)
-        if not self._has_latent_per_pixel(lr_size):
-            reason, remedy = 'its latent is not one of lr pixels', 'leave tile and overlap out'
-        elif reach is None and overlap is None:
+        reach = self.net.receptive_field()
+        if self._has_latent_per_pixel(lr_size):
+            if overlap is None and reach is not None:
+                overlap = min(reach, OVERLAP * self.scale)
+            if overlap is not None:
+                return -(-overlap // self.scale)
             reason, remedy = 'its receptive field is not known', 'leave tile out, or give overlap'
         else:
-            return -(-(min(reach, OVERLAP * self.scale) if overlap is None else overlap) // self.scale)
+            reason, remedy = 'its latent is not one of lr pixels', 'leave tile and overlap out'
         if tile not in (None, 'auto') or overlap is not None:
             raise ValueError(f'{type(self.net).__name__} takes images in one piece, because {reason}: {remedy}.')
         return None
@@ -234,7 +235,7 @@ class Rescaler:
         if tile is None:
             return 1
         if tile == 'auto':
-            window_memory = bytes_per_pixel(self.net) * (CELL + 2 * margin * self.scale)**2
+            window_memory = self.net.bytes_per_pixel() * (CELL + 2 * margin * self.scale)**2
             at_once = int(available_memory(self.device) / 2 / window_memory)
         else:
             at_once = (tile // CELL)**2

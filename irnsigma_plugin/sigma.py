@@ -1,4 +1,4 @@
-"""How sigma is drawn during training."""
+"""sigma: what values it may have, and how it is drawn during training."""
 
 from __future__ import annotations
 

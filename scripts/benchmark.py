@@ -32,7 +32,7 @@ from oracle import textbook
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.options.train_val import AMP_MODES
 
-EPILOG = f"""\
+EPILOG = f'''\
 Leave the machine alone meanwhile. Network and textbook form share weights and images.
 
 MiB is what one call takes at its highest beyond what was in use when it began. What is there before does not count:
@@ -55,7 +55,7 @@ examples:
   python scripts/benchmark.py --parts step loader --images BSDS400
   python scripts/benchmark.py --parts step --device cuda --batch 16 --amp bf16 --channels-last --json gpu.json
   python scripts/benchmark.py --parts sizes --largest 1024 --plot sizes.png
-"""
+'''
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

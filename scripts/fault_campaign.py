@@ -206,7 +206,7 @@ def main() -> int:
     rounds = ['kill' if index % 2 else 'kill_saving' for index in range(args.kills)]
     rounds += [kind for kind in OTHER_STRIKES for _ in range(args.others)]
     random.Random(args.seed).shuffle(rounds)
-    rounds.sort(key='disk_full'.__eq__)  # limits need something saved; and copies of this process
+    rounds.sort(key=lambda kind: kind == 'disk_full')  # limits need something saved; and copies of this process
     figures: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         campaign = Campaign(Path(folder), args.seed, args.literal)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-DESCRIPTION = """\
+DESCRIPTION = '''\
 Turn photographs into training data for BasicSR's PairedImageDataset.
 
 Each image is cut to a multiple of the scale (at its right and bottom), shrunk bicubically as a whole (the
@@ -17,9 +17,9 @@ Written are two LMDBs with the same keys:
 
 The command can be stopped at any moment, also by a kill; the same command again goes on from there, and
 checks the data where it is complete already. Every stored image is read back at the end.
-"""
+'''
 
-EPILOG = """\
+EPILOG = '''\
 examples:
   DIV2K (sub-images of 480 pixels, every 240):
     python scripts/prepare_data.py DIV2K_train_HR datasets/DIV2K --scale 4 --crop-size 480 --step 240
@@ -28,12 +28,12 @@ examples:
   whole images, for validation:
     python scripts/prepare_data.py Set14/HR datasets/Set14 --scale 4 --no-crop --min-size 4
 
-images: PNG, JPEG, BMP, TIFF, WebP. Grey ones get three channels, 16 bits become 8, opaque alpha is dropped,
+images: PNG, JPEG, BMP, TIFF, WebP, PPM, GIF. Grey ones get three channels, 16 bits become 8, opaque alpha is dropped,
 the camera's orientation is applied. Damaged, transparent, CMYK and too small images are named and skipped.
 
 exit status: 0 the data is complete (images may have been skipped), 1 it is not, or --strict and an image was
 skipped, 2 wrong arguments, 130 interrupted.
-"""
+'''
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -315,7 +315,7 @@ def test_a_file_that_cannot_be_written_whole_is_not_there(workplace, capsys):
 
 def test_memory_that_runs_out_has_a_remedy(workplace, monkeypatch, capsys):
     def fail(*args, **kwargs):
-        raise RuntimeError('DefaultCPUAllocator: can\'t allocate memory: you tried to allocate 1 bytes')
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
     monkeypatch.setattr('irnsigma_plugin.rescaler.Rescaler.downscale', fail)
     assert main(DOWN.split()) == 1

@@ -29,3 +29,7 @@ def test_sigma_has_no_effect_and_any_size_comes_back():
 def test_wrong_scales_are_refused(scale):
     with pytest.raises(ValueError, match=f'scale must be.*got {scale}'):
         BicubicRescaleNet(scale)
+
+
+def test_receptive_field_is_that_of_the_kernel():
+    assert BicubicRescaleNet(4).receptive_field() == 8

@@ -1,10 +1,7 @@
 import numpy as np
 import pytest
-from test_rescaling_net import PixelShuffleNet
 
-from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
-from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.rescaling.grid import magnify, receptive_field, relative, windows
+from irnsigma_plugin.rescaling.grid import magnify, relative, windows
 
 
 def test_windows_by_hand():
@@ -33,16 +30,3 @@ def test_cores_cover_an_image_once_and_lie_in_their_windows(size, overlap):
 def test_regions_by_hand():
     assert magnify((slice(1, 3), slice(2, 4)), 4, 10, 16) == (slice(4, 10), slice(8, 16))
     assert relative((slice(5, 7), slice(2, 4)), (slice(3, 9), slice(2, 8))) == (slice(2, 4), slice(0, 2))
-
-
-@pytest.mark.parametrize(('net', 'expected'), [
-    (InvRescaleNet(2, [8], 2), 160),
-    (InvRescaleNet(3, [12], 2), 360),
-    (InvRescaleNet(4, [8, 8], 2), 480),
-    (InvRescaleNet(4, [1, 2], 2), 100),
-    (InvRescaleNet(8, [8, 8, 8], 2), 1120),
-    (BicubicRescaleNet(4), 8),
-    (PixelShuffleNet(), None),
-], ids=lambda value: type(value).__name__)
-def test_receptive_field(net, expected):
-    assert receptive_field(net) == expected

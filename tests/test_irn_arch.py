@@ -204,3 +204,16 @@ def assert_same_gradients(actual, expected):
     assert actual.keys() == expected.keys()
     for name, gradient in actual.items():
         torch.testing.assert_close(gradient, expected[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(('arguments', 'expected'), [
+    ((2, [8], 2), 160), ((3, [12], 2), 360), ((4, [8, 8], 2), 480), ((4, [1, 2], 2), 100), ((8, [8, 8, 8], 2), 1120)])
+def test_receptive_field(arguments, expected):
+    assert InvRescaleNet(*arguments).receptive_field() == expected
+
+
+@pytest.mark.parametrize(('arguments', 'expected'), [
+    ((4, [1, 1], 32), 200 + 8 * (9 + 128) / 4), ((4, [1, 1], 8), 200 + 8 * (9 + 32) / 4),
+    ((3, [1], 32), 200 + 8 * (24 + 128) / 9)])
+def test_bytes_per_pixel(arguments, expected):
+    assert InvRescaleNet(*arguments).bytes_per_pixel() == pytest.approx(expected)

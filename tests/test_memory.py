@@ -2,11 +2,9 @@ import os
 
 import pytest
 import torch
-from test_rescaling_net import PixelShuffleNet
 
 from irnsigma_plugin import memory
-from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.memory import available_memory, bytes_per_pixel
+from irnsigma_plugin.memory import available_memory
 
 CPU = torch.device('cpu')
 
@@ -23,13 +21,3 @@ def test_a_container_has_what_its_group_leaves(monkeypatch, tmp_path, limit, exp
         (tmp_path / 'max').write_text(limit)
         (tmp_path / 'current').write_text('1000\n')
     assert available_memory(CPU) == expected
-
-
-@pytest.mark.parametrize(('net', 'expected'), [
-    (InvRescaleNet(4, [1, 1], 32), 200 + 8 * (9 + 128) / 4),
-    (InvRescaleNet(4, [1, 1], 8), 200 + 8 * (9 + 32) / 4),
-    (InvRescaleNet(3, [1], 32), 200 + 8 * (24 + 128) / 9),
-    (PixelShuffleNet(), 2000),
-], ids=['x4', 'x4 narrow', 'x3', 'other'])
-def test_bytes_per_pixel(net, expected):
-    assert bytes_per_pixel(net) == pytest.approx(expected)

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from irnsigma_plugin.rescaling.pixels import new_image, read, write
+from irnsigma_plugin.rescaling.pixels import empty_like, read_region, write_region
 
 REGION = (slice(0, 1), slice(1, 3))
 
@@ -9,28 +9,28 @@ REGION = (slice(0, 1), slice(1, 3))
 def test_read_by_hand():
     colour = np.array([[[0, 0, 0], [255, 51, 0], [0, 102, 255]]], np.uint8)
     expected = torch.tensor([[1., 0.], [0.2, 0.4], [0., 1.]]).view(1, 3, 1, 2)
-    part = read(colour, REGION)
+    part = read_region(colour, REGION)
     assert torch.equal(part, expected)
     assert part.is_contiguous()
-    assert torch.equal(read(torch.from_numpy(colour / 255).permute(2, 0, 1), REGION), expected)
+    assert torch.equal(read_region(torch.from_numpy(colour / 255).permute(2, 0, 1), REGION), expected)
     grey = np.array([[0, 65535, 13107]], np.uint16)
-    assert torch.equal(read(grey, REGION), torch.tensor([1., 0.2]).expand(1, 3, 1, 2))
+    assert torch.equal(read_region(grey, REGION), torch.tensor([1., 0.2]).expand(1, 3, 1, 2))
 
 
 def test_write_rounds_and_clamps():
     pixels = torch.tensor([[-1., 0.2], [0.3, 2.], [0.5 / 255, 1.5 / 255]]).view(1, 3, 1, 2)
     colour = np.full((1, 3, 3), 7, np.uint8)
-    write(colour, REGION, pixels)
+    write_region(colour, REGION, pixels)
     assert colour.tolist() == [[[7, 7, 7], [0, 76, 0], [51, 255, 2]]]  # halves to the even number
     grey = np.full((1, 3), 7, np.uint16)
-    write(grey, REGION, pixels)
+    write_region(grey, REGION, pixels)
     assert grey.tolist() == [[7, 0, 13107]]
-    tensor = new_image(torch.zeros(3, 1, 1), 1, 3, np.uint8)
-    write(tensor, REGION, pixels)
+    tensor = empty_like(torch.zeros(3, 1, 1), 1, 3, np.uint8)
+    write_region(tensor, REGION, pixels)
     assert torch.equal(tensor[None, ..., 1:], pixels.clamp(0, 1))
 
 
 def test_a_new_image_has_the_form_of_the_other():
-    assert new_image(np.zeros((5, 5), np.uint8), 2, 3, np.uint16).shape == (2, 3)
-    assert new_image(np.zeros((5, 5, 3), np.uint8), 2, 3, np.uint16).dtype == np.uint16
-    assert new_image(torch.zeros(3, 5, 5), 2, 3, np.uint8).shape == (3, 2, 3)
+    assert empty_like(np.zeros((5, 5), np.uint8), 2, 3, np.uint16).shape == (2, 3)
+    assert empty_like(np.zeros((5, 5, 3), np.uint8), 2, 3, np.uint16).dtype == np.uint16
+    assert empty_like(torch.zeros(3, 5, 5), 2, 3, np.uint8).shape == (3, 2, 3)

@@ -14,10 +14,8 @@ from experiment import options_to_train, write_photographs, write_yaml
 from irnsigma_plugin.archs.irn_arch import DEFAULT_BLOCK_NUM, InvRescaleNet
 from irnsigma_plugin.checkpoints.reading import read_checkpoint
 from irnsigma_plugin.losses.mixture_loss import MixtureLoss
-from irnsigma_plugin.memory import bytes_per_pixel
 from irnsigma_plugin.options.train_val import TrainOptions, ValOptions
 from irnsigma_plugin.rescaler import OVERLAP
-from irnsigma_plugin.rescaling.grid import receptive_field
 from irnsigma_plugin.sigma import SigmaSampler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,5 +81,5 @@ def test_every_experiment_is_that_of_an_option_file():
 def test_the_table_of_tiles(scale):
     net = InvRescaleNet(scale)
     block_num = DEFAULT_BLOCK_NUM[scale]
-    row = [receptive_field(net), OVERLAP * scale, round(bytes_per_pixel(net))]
+    row = [net.receptive_field(), OVERLAP * scale, round(net.bytes_per_pixel())]
     assert f'| ×{scale}, `{list(block_num)}` | {" | ".join(map(str, row))} |' in README

@@ -16,7 +16,6 @@ from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.archs.quantize import quantize
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.rescaler import Rescaler
-from irnsigma_plugin.rescaling.grid import receptive_field
 from irnsigma_plugin.rescaling.noise import draw_epsilon
 
 
@@ -102,7 +101,7 @@ def test_windows_with_the_receptive_field_around_them_are_exact(small_cells, sca
     net = randomise(InvRescaleNet(scale, {2: [2], 3: [1], 4: [1, 1], 8: [1, 1, 1]}[scale], 2))
     image, rescaler = random_image(3, 190, 75), Rescaler(net)
     lr, restored = in_one_piece(net, image[None], 0.2, 'baby')
-    overlap = receptive_field(net)
+    overlap = net.receptive_field()
     # Other sums within the windows may round a value halfway between two levels to the other one.
     levels = 255 * net.downscale(image[None])[0][0].detach()
     halfway = (levels - levels.floor() - 0.5).abs() < 1e-3
@@ -136,7 +135,7 @@ def test_a_tile_is_so_many_cells_at_once(net, small_cells, cores, monkeypatch, t
 
 @pytest.mark.parametrize(('windows_in_memory', 'expected'), [(1, 1), (7, 3), (10**6, 10)])
 def test_auto_takes_half_of_the_available_memory(net, small_cells, cores, monkeypatch, windows_in_memory, expected):
-    monkeypatch.setattr(rescaler_module, 'bytes_per_pixel', lambda net: 100)
+    monkeypatch.setattr(net, 'bytes_per_pixel', lambda: 100)
     window = 32 + 2 * 60  # a cell and the receptive field, which is less than 64
     monkeypatch.setattr(rescaler_module, 'available_memory', lambda device: windows_in_memory * 100 * window**2)
     assert Rescaler(net)._windows_at_once('auto', 25, 15) == expected
@@ -176,7 +175,7 @@ def test_a_map_acts_where_it_is(net):
     sigma[:, :160] = 255
     found = rescaler.upscale(lr, sigma)
     faithful, sharp = rescaler.upscale(lr, 0), rescaler.upscale(lr, 1)
-    reach = receptive_field(net)
+    reach = net.receptive_field()
     assert (found[:, :160 - reach] == sharp[:, :160 - reach]).all()
     assert (found[:, 160 + reach:] == faithful[:, 160 + reach:]).all()
     assert (sharp[:, 160 + reach:] != faithful[:, 160 + reach:]).any()

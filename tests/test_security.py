@@ -35,6 +35,6 @@ def test_every_file_is_read_safely(path):
 
 
 @pytest.mark.parametrize('call', ['torch.load(path)', 'torch.load(path, weights_only=False)', 'pickle.load(file)',
-                                  'yaml.load(file, Loader=yaml.Loader)', "np.load(path)", 'eval(text)'])
+                                  'yaml.load(file, Loader=yaml.Loader)', 'np.load(path)', 'eval(text)'])
 def test_the_search_finds_what_it_should(call):
     assert unguarded(f'def read(path):\n    return {call}') == [call]

@@ -85,7 +85,7 @@ def test_an_incomplete_lmdb(lmdbs, tmp_path, file, message):
 def test_a_damaged_list_of_an_lmdb(lmdbs, tmp_path):
     meta_info = tmp_path / 'set' / 'set_hr.lmdb' / 'meta_info.txt'
     meta_info.write_text('a.png (48,48,3) 1\nb.png\n')
-    assert "line 2 of" in one_fault(lmdbs)
+    assert 'line 2 of' in one_fault(lmdbs)
     meta_info.write_text('')
     assert 'lists no images' in one_fault(lmdbs)
 

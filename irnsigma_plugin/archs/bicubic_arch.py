@@ -35,3 +35,7 @@ class BicubicRescaleNet(RescalingNet):
         """(N, 0, h, w): nothing is kept of the lost detail."""
         n, _, height, width = lr_shape
         return (n, 0, height, width)
+
+    def receptive_field(self) -> int:
+        """The kernel spans four lr pixels."""
+        return 2 * self.scale

@@ -30,18 +30,21 @@ class RescaleResult(NamedTuple):
 class RescalingNet(nn.Module):
     """A network that downscales images by `scale` and restores them with adjustable detail.
 
-    :class:`~irnsigma_plugin.models.irn_sigma_model.IRNSigmaModel` uses nothing but the members below, so a
-    subclass that implements `downscale` and `upscale` (and `latent_shape`, if its latent is shaped in
-    another way) can take the place of :class:`~irnsigma_plugin.archs.irn_arch.InvRescaleNet`.
+    Trainings and :class:`~irnsigma_plugin.rescaler.Rescaler` use nothing but the members below, so a subclass that
+    implements `downscale` and `upscale` (and `latent_shape`, if its latent is shaped in another way) can take the
+    place of :class:`~irnsigma_plugin.archs.irn_arch.InvRescaleNet`. The others tell what large images take.
 
     Images are RGB tensors (N, 3, H, W) with values in [0, 1]. With h = ceil(H / scale) and
     w = ceil(W / scale), the low-resolution image is (N, 3, h, w).
 
     Attributes:
         scale: Rescaling factor.
+        checkpoint_blocks: Whether the network computes parts of itself a second time in the backward pass instead of
+            keeping them; None where it cannot.
     """
 
     scale: int
+    checkpoint_blocks: bool | None = None
 
     def downscale(self, hr: Tensor) -> tuple[Tensor, Tensor]:
         """Split an image of any size into a small image and the detail that it lost.
@@ -74,6 +77,18 @@ class RescalingNet(nn.Module):
         """
         n, channels, height, width = lr_shape
         return (n, (self.scale**2 - 1) * channels, height, width)
+
+    def receptive_field(self) -> int | None:
+        """How far around a cell of scale x scale hr pixels its result depends on the image, in both directions.
+
+        Returns:
+            hr pixels; by default none, not known: images are then worked on in one piece.
+        """
+        return None
+
+    def bytes_per_pixel(self) -> float:
+        """Upper estimate of the memory that an image takes, for each hr pixel, in either direction, in bytes."""
+        return 2000
 
     def forward(self, hr: Tensor, sigma: Tensor | float, epsilon: Tensor | None = None) -> RescaleResult:
         """The whole cycle in one call, since DistributedDataParallel sees gradients only through `forward`.
@@ -128,5 +143,5 @@ def reflection_pad(image: Tensor, multiple: int) -> Tensor:
         if missing:
             period = max(2 * (size - 1), 1)
             index = torch.arange(size + missing, device=image.device) % period
-            image = image.index_select(dim, torch.minimum(index, period - index) if size > 1 else index)
+            image = image.index_select(dim, torch.minimum(index, period - index))
     return image

@@ -15,7 +15,7 @@ from irnsigma_plugin.options.blocks import DISTRIBUTIONS, WEIGHTINGS
 
 
 class MixtureTerms(NamedTuple):
-    """The contributions to the loss, lambda and sigma included: scalars that add up to the loss."""
+    """One value for each term of the loss."""
 
     reconstruction: Tensor
     guidance: Tensor

@@ -65,29 +65,6 @@ def lpips_of_many(
 calculate_lpips.many = lpips_of_many
 
 
-def lpips_distance(image: Tensor, reference: Tensor, net: str = 'alex') -> Tensor:
-    """LPIPS per sample, without gradient, on the device of the images.
-
-    Args:
-        image: (N, 3, H, W) float RGB in [0, 1].
-        reference: Tensor of the same shape.
-        net: `alex`, `vgg` or `squeeze`.
-
-    Returns:
-        (N,) tensor.
-
-    Raises:
-        ValueError: Unknown `net`, different shapes, or images too small for the network.
-        WeightsError: The ImageNet weights are missing or damaged.
-    """
-    if image.shape != reference.shape:
-        raise ValueError(
-            f'LPIPS: images of the same shape expected, got {tuple(image.shape)} and {tuple(reference.shape)}'
-        )
-    with torch.no_grad():
-        return _distance(_features(image, net), _features(reference, net), net)
-
-
 def _features(image: Tensor, net: str) -> list[Tensor]:
     """Outputs of the backbone's layers, each pixel's channels scaled to length 1."""
     if net not in BACKBONES:

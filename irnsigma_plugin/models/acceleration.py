@@ -1,4 +1,4 @@
-"""Ways to make the training step faster or smaller without changing what it computes."""
+"""Ways to make the training step faster or smaller: mixed precision, parts of a batch, compilation."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def split_batch(hr: Tensor, lr_ref: Tensor, sigma: Tensor, count: int) -> list[M
             for index, part in enumerate(parts, 1)]
 
 
-def averaged_at(is_last: bool, net: nn.Module) -> AbstractContextManager[None]:
-    """Let processes average the gradients of `net` in the last backward pass of a step only."""
-    if isinstance(net, DistributedDataParallel) and not is_last:
+def gradient_sync(net: nn.Module, enabled: bool) -> AbstractContextManager[None]:
+    """Let processes average the gradients of `net` or not; once, in the last backward pass of a step, is enough."""
+    if isinstance(net, DistributedDataParallel) and not enabled:
         return net.no_sync()
     return nullcontext()
 

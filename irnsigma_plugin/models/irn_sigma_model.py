@@ -26,9 +26,9 @@ from irnsigma_plugin.models.acceleration import (
     AMP_DTYPES,
     SCALER_HALVINGS,
     MicroBatch,
-    averaged_at,
     explained_compile_errors,
     full_precision,
+    gradient_sync,
     split_batch,
 )
 from irnsigma_plugin.models.out_of_memory import explained_lack_of_memory
@@ -71,7 +71,7 @@ class IRNSigmaModel(SRGANModel):
             self.keep_last = read_keep_last(opt)
             self.reached: dict[str, Any] = {}  # place in the data of the last batch
             self.validated: list[Any] = []  # data loaders since the last step
-            self.state: dict[str, Any] = {}  # as saved last
+            self.saved_state: dict[str, Any] = {}  # as saved last
             self.random_states: list[dict[str, Any]] = []  # of all processes, to be saved
         super().__init__(opt)
         self.stop_request = StopRequest(self.device)
@@ -86,7 +86,7 @@ class IRNSigmaModel(SRGANModel):
         options = self.train_options
         if options.checkpoint_blocks:
             net_g = self.get_bare_model(self.net_g)
-            if not hasattr(net_g, 'checkpoint_blocks'):
+            if net_g.checkpoint_blocks is None:
                 raise OptionError(f'train.checkpoint_blocks: {type(net_g).__name__} cannot recompute its blocks. '
                                   'Leave the key out, or save memory with train.accumulate.')
             net_g.checkpoint_blocks = True
@@ -201,7 +201,7 @@ class IRNSigmaModel(SRGANModel):
         restored = []
         self.optimizer_g.zero_grad()
         for batch in batches:
-            with torch.set_grad_enabled(train_g), averaged_at(batch.is_last, self.net_g):
+            with torch.set_grad_enabled(train_g), gradient_sync(self.net_g, batch.is_last):
                 with self._autocast(), explained_compile_errors():
                     result = self.net_g(batch.hr, batch.sigma)
                 if train_g:
@@ -231,10 +231,10 @@ class IRNSigmaModel(SRGANModel):
         self.optimizer_d.zero_grad()
         for batch, fakes in zip(batches, restored):
             # Real and restored images in batches of their own, so that batch normalisation does not mix them.
-            with averaged_at(False, self.net_d):
+            with gradient_sync(self.net_d, False):
                 loss_real = self.cri_gan(self._judge(self.net_d, batch.hr), True, is_disc=True)
                 self._backward(loss_real, batch)
-            with averaged_at(batch.is_last, self.net_d):
+            with gradient_sync(self.net_d, batch.is_last):
                 loss_fake = per_sample_gan_loss(self.cri_gan, self._judge(self.net_d, fakes), False, is_disc=True)
                 if self.train_options.fake_weighting == 'sigma':
                     loss_fake = loss_fake * batch.sigma
@@ -280,10 +280,10 @@ class IRNSigmaModel(SRGANModel):
         # Before anything can fail in one process alone.
         self.random_states = on_all_ranks('Saving random numbers', random_state)
         on_all_ranks('Saving', lambda: self._save_files(epoch, current_iter), SaveError)
-        if self.keep_last and self.state and self.opt['rank'] == 0:
-            prune(self.opt, self.keep_last, self.state['iter'])
+        if self.keep_last and self.saved_state and self.opt['rank'] == 0:
+            prune(self.opt, self.keep_last, self.saved_state['iter'])
         if current_iter == -1:  # the end of the training
-            number = self.stop_request.arrived(0)
+            number = self.stop_request.arrived()
             self.stop_request.close()
             if number:
                 raise SystemExit(128 + number)
@@ -299,7 +299,7 @@ class IRNSigmaModel(SRGANModel):
         """As BasicSR's, with everything else that the next iterations depend on."""
         if current_iter == -1:
             return
-        self.state = {
+        self.saved_state = {
             'epoch': epoch, 'iter': current_iter, **{key: int(value) for key, value in self.reached.items()},
             'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
@@ -311,8 +311,8 @@ class IRNSigmaModel(SRGANModel):
 
     def _write_state(self) -> None:
         if self.opt['rank'] == 0:
-            self.state['best'] = self.validator.best
-            torch.save(self.state, Path(self.opt['path']['training_states'], f'{self.state["iter"]}.state'))
+            self.saved_state['best'] = self.validator.best
+            torch.save(self.saved_state, Path(self.opt['path']['training_states'], f'{self.saved_state["iter"]}.state'))
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """As BasicSR's, with what :meth:`save_training_state` adds. States that BasicSR saved have less."""
@@ -331,7 +331,7 @@ class IRNSigmaModel(SRGANModel):
 
     def _stop(self, number: int, last_iter: int) -> None:
         """Save what was reached, unless that is done, and end the process."""
-        if self.reached and self.state.get('iter') != last_iter:
+        if self.reached and self.saved_state.get('iter') != last_iter:
             self.save(int(self.reached['epoch']), last_iter)
         saved = f'Saved iteration {last_iter}, resume with --auto_resume.' if self.reached else 'Nothing new to save.'
         get_root_logger().info(f'Stopped by {signal.Signals(number).name}. {saved}')
@@ -372,5 +372,5 @@ class IRNSigmaModel(SRGANModel):
             net.train(was_training)
         if self.is_train:
             self.validated.append(dataloader)
-            if self.state.get('iter') == current_iter:  # saved just before, without these results
+            if self.saved_state.get('iter') == current_iter:  # saved just before, without these results
                 on_all_ranks('Saving', atomic_saves()(self._write_state), SaveError)

@@ -53,15 +53,16 @@ class StopRequest:
         while self._previous:
             signal.signal(*self._previous.popitem())
 
-    def arrived(self, current_iter: int) -> int:
+    def arrived(self, current_iter: int | None = None) -> int:
         """The signal that came to any process by now, or 0; the same answer in all processes.
 
         Args:
             current_iter: Iteration. On several GPUs the answer is 0 in most iterations, so as not to wait for them.
+                None, at the end, asks in any case.
         """
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return self._number
-        if self.device.type != 'cpu' and current_iter % ITERATIONS_PER_ROUND:
+        if self.device.type != 'cpu' and current_iter is not None and current_iter % ITERATIONS_PER_ROUND:
             return 0
         number = torch.tensor(self._number, device=self.device)
         dist.all_reduce(number, dist.ReduceOp.MAX)

@@ -75,7 +75,7 @@ def iterations(smallest: int = 1) -> Rule:
 def text(name: str, value: Any) -> Iterator[str]:
     """Text; a name such as 2024 needs quotes, since YAML reads it as a number."""
     if not isinstance(value, str) or not value:
-        yield f"{name} must be text, in quotes where it looks like a number, but is {value!r}."
+        yield f'{name} must be text, in quotes where it looks like a number, but is {value!r}.'
 
 
 def flag(name: str, value: Any) -> Iterator[str]:

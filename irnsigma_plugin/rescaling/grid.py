@@ -6,14 +6,6 @@ import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from torch import nn
-
-from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
-from irnsigma_plugin.archs.coupling import CouplingBlock
-from irnsigma_plugin.archs.haar import HaarDownsampling
-from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.archs.rescaling_net import RescalingNet
-
 Size = tuple[int, int]  # height, width
 Region = tuple[slice, slice]  # rows, columns
 
@@ -54,38 +46,6 @@ def magnify(region: Region, factor: int, height: int, width: int) -> Region:
 def relative(region: Region, area: Region) -> Region:
     """A region, counted from the start of an area."""
     return tuple(slice(part.start - whole.start, part.stop - whole.start) for part, whole in zip(region, area))
-
-
-def receptive_field(net: RescalingNet) -> int | None:
-    """How far around a cell of scale x scale hr pixels its result depends on the image, in both directions.
-
-    A coupling block reaches as far as F and then G or H, five 3x3 convolutions each: 10 pixels, of the level it
-    is on. That is 480 hr pixels for x4 with [8, 8] (2·80 + 4·80), 160 for x2 with [8], 360 for x3 with [12] and
-    1120 for x8 with [8, 8, 8].
-
-    Returns:
-        hr pixels; none for a network of which it is not known.
-    """
-    if isinstance(net, BicubicRescaleNet):
-        return 2 * net.scale  # the kernel spans four lr pixels
-    if not isinstance(net, InvRescaleNet):
-        return None
-    return sum(factor * (_reach(block.F) + max(_reach(block.G), _reach(block.H)))
-               for block, factor in coupling_blocks(net))
-
-
-def coupling_blocks(net: InvRescaleNet) -> Iterator[tuple[CouplingBlock, int]]:
-    """The coupling blocks, each with the hr pixels (of a row) to one of its level."""
-    factor = 1
-    for operation in net.operations:
-        if isinstance(operation, CouplingBlock):
-            yield operation, factor
-        else:
-            factor *= 2 if isinstance(operation, HaarDownsampling) else operation.scale
-
-
-def _reach(subnet: nn.Module) -> int:
-    return sum(conv.kernel_size[0] // 2 for conv in subnet.modules() if isinstance(conv, nn.Conv2d))
 
 
 def _cells(size: int, cell: int) -> list[slice]:

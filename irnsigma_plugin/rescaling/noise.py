@@ -12,24 +12,24 @@ from torch import Tensor
 BLOCK = 64
 
 
-def draw_epsilon(shape: Sequence[int], seed: int, name: str, window: tuple[slice, slice] | None = None) -> Tensor:
-    """Draw epsilon ~ N(0, 1) for the latent of an image, or for a window of it.
+def draw_epsilon(shape: Sequence[int], seed: int, name: str, region: tuple[slice, slice] | None = None) -> Tensor:
+    """Draw epsilon ~ N(0, 1) for the latent of an image, or for a region of it.
 
     The latent is divided into blocks of 64x64 cells, each drawn from a generator seeded by (seed, name, block
     row, block column). So an image is restored alike whatever the order, the process, the tiles or the number
-    of sigmas, and a window costs no more than the blocks it touches.
+    of sigmas, and a region costs no more than the blocks it touches.
 
     Args:
         shape: (..., h, w), the shape of the whole latent.
         seed: The user's seed.
         name: Name of the image, without folder and extension.
-        window: Rows and columns, in cells; everything by default.
+        region: Rows and columns, in cells; everything by default.
 
     Returns:
         float32 tensor on the CPU, (..., rows, columns): that part of the whole.
     """
     *leading, height, width = shape
-    rows, columns = window or (slice(0, height), slice(0, width))
+    rows, columns = region or (slice(0, height), slice(0, width))
     epsilon = torch.empty(*leading, rows.stop - rows.start, columns.stop - columns.start)
     for top in range(rows.start // BLOCK * BLOCK, rows.stop, BLOCK):
         for left in range(columns.start // BLOCK * BLOCK, columns.stop, BLOCK):
@@ -49,6 +49,6 @@ def _draw_block(shape: Sequence[int], key: str) -> Tensor:
 
 
 def _overlap(wanted: slice, start: int) -> tuple[slice, slice]:
-    """What a window and the block from `start` share: counted from the window's start, and from the block's."""
+    """What a region and the block from `start` share: counted from the region's start, and from the block's."""
     first, last = max(wanted.start, start), min(wanted.stop, start + BLOCK)
     return slice(first - wanted.start, last - wanted.start), slice(first - start, last - start)

@@ -40,14 +40,14 @@ def height_width(image: Image) -> Size:
     return tuple(image.shape[-2:] if isinstance(image, Tensor) else image.shape[:2])
 
 
-def new_image(like: Image, height: int, width: int, dtype: type) -> Image:
+def empty_like(like: Image, height: int, width: int, dtype: type) -> Image:
     """An image to be filled, of the form, channels and device of another: an array of `dtype`, or a float tensor."""
     if isinstance(like, Tensor):
         return torch.empty(3, height, width, device=like.device)
     return np.empty((height, width, *like.shape[2:]), dtype)
 
 
-def read(image: Image, region: Region) -> Tensor:
+def read_region(image: Image, region: Region) -> Tensor:
     """A part of an image, as the network sees it.
 
     Its memory is always laid out in the same way: the layout decides which kernels torch uses, and so the last bit.
@@ -60,7 +60,7 @@ def read(image: Image, region: Region) -> Tensor:
     return part[None].contiguous()
 
 
-def write(image: Image, region: Region, pixels: Tensor) -> None:
+def write_region(image: Image, region: Region, pixels: Tensor) -> None:
     """Put a part back, clamped to [0, 1], into an array rounded."""
     pixels = pixels[0].clamp(0, 1)
     if isinstance(image, Tensor):

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import Machine, medians, peak_memory
-from irnsigma_plugin.archs.coupling import CouplingBlock
-from irnsigma_plugin.archs.haar import HaarDownsampling
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 
 COLUMNS = (
@@ -81,14 +79,8 @@ def row(machine: Machine, what: str, taken: dict[str, float], memory: dict[str, 
 
 def flop_per_pixel(net: InvRescaleNet) -> float:
     """Floating-point operations of the convolutions in one direction, per hr pixel."""
-    total, pixels = 0.0, 1.0
-    for operation in net.operations:
-        if isinstance(operation, CouplingBlock):
-            weights = sum(module.weight.numel() for module in operation.modules() if isinstance(module, nn.Conv2d))
-            total += 2 * weights * pixels
-        else:
-            pixels /= 4 if isinstance(operation, HaarDownsampling) else operation.scale**2
-    return total
+    return sum(2 * module.weight.numel() / factor**2 for block, factor in net.coupling_blocks()
+               for module in block.modules() if isinstance(module, nn.Conv2d))
 
 
 def _train(net: InvRescaleNet, optimizer: torch.optim.Optimizer, hr: Tensor) -> None:
