@@ -62,7 +62,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      epilog=EPILOG)
-    parser.add_argument('--device', default='cpu', help='cpu or cuda (default: cpu)')
+    parser.add_argument('--device', default='cpu', help='cpu or cuda, or cuda:1 (default: cpu)')
     parser.add_argument('--threads', type=int, help="of the CPU (default: torch's)")
     parser.add_argument('--parts', nargs='+', default=['inference', 'training'],
                         choices=['inference', 'training', 'step', 'loader', 'sizes'],
@@ -119,11 +119,15 @@ def measure(args: argparse.Namespace) -> dict:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     device = torch.device(args.device)
+    if device.type == 'cuda':
+        torch.cuda.set_device(device.index or 0)  # events are recorded there
+        torch.backends.cudnn.benchmark = True  # as basicsr.train has it
     machine = measure_machine(device, args.runs)
     print(f'{device}, {torch.get_num_threads()} threads, torch {torch.__version__}: matrix product '
           f'{machine.product:.0f} GFLOP/s, 3x3 convolution of 128 channels {machine.convolution:.0f} GFLOP/s')
     figures = {'device': str(device), 'threads': torch.get_num_threads(), 'torch': torch.__version__,
                'processor': platform.processor() or platform.machine(), 'cores': os.cpu_count(),
+               'gpu': torch.cuda.get_device_name(device) if device.type == 'cuda' else None,
                'matrix_product_gflops': machine.product, 'convolution_gflops': machine.convolution}
     net = randomise(InvRescaleNet(args.scale, args.blocks, args.growth), std=0.01)
     nets = {'plugin': net.to(device), 'textbook': textbook(net).to(device)}
