@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable
 
@@ -20,6 +21,24 @@ if (SHARED_DIR / 'torch_home').is_dir():
     os.environ.setdefault('TORCH_HOME', str(SHARED_DIR / 'torch_home'))
 
 import irnsigma_plugin  # noqa: E402, F401  arms the plugin for every test that imports basicsr
+from irnsigma_plugin import imagenet_weights  # noqa: E402
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _no_server() -> Iterator[None]:
+    """No result depends on the network: torchvision's server is out of reach, except for other processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(imagenet_weights, 'SERVER', 'http://127.0.0.1:9/')
+        yield
+
+
+@pytest.fixture
+def basicsr_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What is logged, with BasicSR's logger, which by itself passes nothing on."""
+    from basicsr.utils import get_root_logger
+
+    monkeypatch.setattr(get_root_logger(), 'propagate', True)  # the first call sets it to False
+    return caplog
 
 
 @pytest.fixture(scope='session')

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import torch
 from basicsr.data import build_dataloader, build_dataset
@@ -118,11 +116,9 @@ def test_best_values_are_kept_per_sigma(tmp_path, net, loader):
     assert (tmp_path / 'experiments_root/validation/photographs/20/table.md').exists()
 
 
-def test_nothing_to_measure_and_nothing_to_save_is_said(tmp_path, net, loader, caplog):
-    logging.getLogger('basicsr').propagate = True
-    with caplog.at_level(logging.WARNING):
-        validator(tmp_path, metrics={}).run(net, loader(), CPU, 'tiny', None, save_img=False)
-    assert 'Nothing came of photographs' in caplog.text
+def test_nothing_to_measure_and_nothing_to_save_is_said(tmp_path, net, loader, basicsr_log):
+    validator(tmp_path, metrics={}).run(net, loader(), CPU, 'tiny', None, save_img=False)
+    assert 'Nothing came of photographs' in basicsr_log.text
     assert not (tmp_path / 'results_root').exists()
 
 
