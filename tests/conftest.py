@@ -66,6 +66,14 @@ def checkout_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     return os.pathsep.join([str(autoload), str(REPO_ROOT)])
 
 
+@pytest.fixture(scope='session')
+def rank_server(checkout_path: str) -> None:
+    """What `ranks.run_ranks` needs."""
+    from ranks import start_rank_server
+
+    start_rank_server(checkout_path)
+
+
 @pytest.fixture
 def run_cli(tmp_path: Path, checkout_path: str) -> Callable[..., subprocess.CompletedProcess]:
     """Run `python <args>` in another process, by default in `tmp_path`.

@@ -19,7 +19,7 @@ from basicsr.models import build_model
 from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.options import parse_options
 from experiment import METRICS, options_to_test, options_to_train, write_photographs, write_yaml
-from ranks import rank_server, run_ranks
+from ranks import run_ranks
 
 from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
@@ -30,12 +30,7 @@ from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.validation.validator import Validator
 
 BATCH = 4
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _rank_server(checkout_path):
-    with rank_server(checkout_path):
-        yield
+pytestmark = pytest.mark.usefixtures('rank_server')
 
 
 @pytest.fixture
