@@ -38,6 +38,7 @@ def basicsr_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixtur
     from basicsr.utils import get_root_logger
 
     monkeypatch.setattr(get_root_logger(), 'propagate', True)  # the first call sets it to False
+    caplog.set_level('INFO', 'basicsr')
     return caplog
 
 
