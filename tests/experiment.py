@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import cv2
 import numpy as np
@@ -88,6 +88,18 @@ def options_to_test(train: dict, checkpoint: Path | None = None) -> dict:
     options['path'] = {'pretrain_network_g': checkpoint and str(checkpoint)}
     options['val']['save_img'] = True
     return options
+
+
+def set_option(*keys_and_value: Any) -> Callable[[dict], None]:
+    """A change of the options: `set_option('train', 'grad_clip', 1)`."""
+    *keys, last, value = keys_and_value
+
+    def change(options: dict) -> None:
+        for key in keys:
+            options = options[key]
+        options[last] = value
+
+    return change
 
 
 def write_yaml(options: dict, path: Path) -> Path:

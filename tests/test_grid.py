@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from test_rescaling_net import PixelShuffleNet
+from invertibility import PixelShuffleNet
 
 from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet

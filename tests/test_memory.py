@@ -2,7 +2,7 @@ import os
 
 import pytest
 import torch
-from test_rescaling_net import PixelShuffleNet
+from invertibility import PixelShuffleNet
 
 from irnsigma_plugin import memory
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet

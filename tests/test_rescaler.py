@@ -7,8 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from invertibility import random_image, randomise
-from test_rescaling_net import PixelShuffleNet
+from invertibility import PixelShuffleNet, random_image, randomise
 
 from irnsigma_plugin import rescaler as rescaler_module
 from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
