@@ -1,4 +1,4 @@
-"""What all tests share: paths, and a way to run Python as a user would."""
+"""What all tests share: paths, a small model, and ways to run Python as a user would, or in several processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable
 
@@ -20,6 +21,25 @@ if (SHARED_DIR / 'torch_home').is_dir():
     os.environ.setdefault('TORCH_HOME', str(SHARED_DIR / 'torch_home'))
 
 import irnsigma_plugin  # noqa: E402, F401  arms the plugin for every test that imports basicsr
+from irnsigma_plugin import imagenet_weights  # noqa: E402
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _no_server() -> Iterator[None]:
+    """No result depends on the network: torchvision's server is out of reach, except for other processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(imagenet_weights, 'SERVER', 'http://127.0.0.1:9/')
+        yield
+
+
+@pytest.fixture
+def basicsr_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What is logged, with BasicSR's logger, which by itself passes nothing on."""
+    from basicsr.utils import get_root_logger
+
+    monkeypatch.setattr(get_root_logger(), 'propagate', True)  # the first call sets it to False
+    caplog.set_level('INFO', 'basicsr')
+    return caplog
 
 
 @pytest.fixture(scope='session')
@@ -45,6 +65,48 @@ def checkout_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     (autoload / 'sitecustomize.py').write_text(
         "import os\nif os.environ.get('IRNSIGMA_AUTOLOAD') != '0':\n    import irnsigma_plugin\n")
     return os.pathsep.join([str(autoload), str(REPO_ROOT)])
+
+
+@pytest.fixture
+def make_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Build an IRNSigmaModel of random weights from small options, as `basicsr.train` does, and feed it a batch.
+
+    Called as `make_model(adversarial, change)`, where `change(options)` changes the options.
+    """
+    import torch
+    from basicsr.models import build_model
+    from basicsr.utils.options import parse_options
+    from experiment import options_to_train, write_photographs, write_yaml
+
+    monkeypatch.chdir(tmp_path)
+    photographs = write_photographs(tmp_path / 'photographs')
+
+    def make(adversarial: bool = True, change: Callable[[dict], None] = lambda options: None):
+        options = options_to_train(photographs, adversarial)
+        change(options)
+        file = write_yaml(options, tmp_path / 'train.yml')
+        monkeypatch.setattr('sys.argv', ['train.py', '-opt', str(file)])
+        opt, _ = parse_options(str(tmp_path), is_train=True)
+        for folder in ('models', 'training_states'):
+            Path(opt['path'][folder]).mkdir(parents=True, exist_ok=True)
+        model = build_model(opt)
+        torch.manual_seed(0)
+        for parameter in model.net_g.parameters():  # conv5 starts at zero: give every layer a gradient
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.05)
+        hr = torch.rand(3, 3, 32, 32)
+        model.feed_data({'gt': hr, 'lq': torch.nn.functional.avg_pool2d(hr, 4)})
+        return model
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def rank_server(checkout_path: str) -> None:
+    """What `ranks.run_ranks` needs."""
+    from ranks import start_rank_server
+
+    start_rank_server(checkout_path)
 
 
 @pytest.fixture

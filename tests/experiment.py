@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
+from typing import Any, Callable
 
 import cv2
 import numpy as np
@@ -87,7 +90,32 @@ def options_to_test(train: dict, checkpoint: Path | None = None) -> dict:
     return options
 
 
+def set_option(*keys_and_value: Any) -> Callable[[dict], None]:
+    """A change of the options: `set_option('train', 'grad_clip', 1)`."""
+    *keys, last, value = keys_and_value
+
+    def change(options: dict) -> None:
+        for key in keys:
+            options = options[key]
+        options[last] = value
+
+    return change
+
+
 def write_yaml(options: dict, path: Path) -> Path:
-    """Write an option file. JSON numbers are used, since YAML reads 1e-4 as a string."""
+    """Write an option file. Its numbers are numbers to BasicSR, too: 1.0e-06, since YAML reads 1e-6 as a string."""
     path.write_text(yaml.safe_dump(options, sort_keys=False))
     return path
+
+
+def differences(a: Any, b: Any, name: str = '') -> list[str]:
+    """Names of all leaves that differ in at least one bit."""
+    if isinstance(a, Mapping) and not isinstance(a, Counter):
+        if a.keys() != b.keys():
+            return [f'{name}: {sorted(map(str, a.keys() ^ b.keys()))}']
+        return [each for key in a for each in differences(a[key], b[key], f'{name}.{key}')]
+    if isinstance(a, (list, tuple)):
+        return [] if len(a) == len(b) and not any(differences(x, y) for x, y in zip(a, b)) else [name]
+    if isinstance(a, torch.Tensor):
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [name]
+    return [] if a == b else [name]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.forkserver
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Callable
@@ -19,15 +17,13 @@ START_METHOD = 'forkserver'  # one process imports what takes long, and all rank
 PRELOAD = ['basicsr.models', 'matplotlib.figure', 'matplotlib.backends.backend_agg']
 
 
-@contextmanager
-def rank_server(python_path: str) -> Iterator[None]:
-    """Start the process from which the ranks are forked."""
+def start_rank_server(python_path: str) -> None:
+    """Start the process from which the ranks are forked, unless it runs."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (('PYTHONPATH', python_path), ('OMP_NUM_THREADS', '1'), ('CUDA_VISIBLE_DEVICES', '')):
             patch.setenv(name, value)
         multiprocessing.get_context(START_METHOD).set_forkserver_preload(PRELOAD)
         multiprocessing.forkserver.ensure_running()
-    yield
 
 
 def run_ranks(count: int, function: Callable[..., Any], folder: Path, *args: Any, seconds: float = 120) -> list[Any]:

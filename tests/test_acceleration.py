@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_irn_sigma_model import make_model, set_option  # noqa: F401
+from experiment import set_option
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -65,7 +65,7 @@ def difference(gradients, expected):
     ('amp', 'bf16', 0.1),
     ('amp', 'fp16', 0.05),
 ])
-def test_gradients_and_losses_are_those_of_the_plain_step(make_model, option, value, tolerance):  # noqa: F811
+def test_gradients_and_losses_are_those_of_the_plain_step(make_model, option, value, tolerance):
     expected, expected_log = one_step(make_model())
     model = make_model(change=set_option('train', option, value))
     if value == 'fp16':  # a scale without overflow, which training finds in its first steps
@@ -75,7 +75,7 @@ def test_gradients_and_losses_are_those_of_the_plain_step(make_model, option, va
     assert difference(gradients, expected) < tolerance
 
 
-def test_compiled_generator_computes_the_same_and_keeps_its_keys(make_model, monkeypatch):  # noqa: F811
+def test_compiled_generator_computes_the_same_and_keeps_its_keys(make_model, monkeypatch):
     """Traced and differentiated by torch.compile, but run by torch itself: the compiler would take a minute."""
     compiled = functools.partialmethod(nn.Module.compile, backend='aot_eager')
     monkeypatch.setattr(nn.Module, 'compile', compiled)
@@ -90,7 +90,7 @@ def test_compiled_generator_computes_the_same_and_keeps_its_keys(make_model, mon
 
 
 @pytest.mark.parametrize('option', ['channels_last', 'compile'])
-def test_a_saved_generator_is_an_ordinary_one(make_model, option):  # noqa: F811
+def test_a_saved_generator_is_an_ordinary_one(make_model, option):
     model = make_model(change=set_option('train', option, True))
     model.save(0, 1)
     saved = torch.load(Path(model.opt['path']['models'], 'net_g_1.pth'))['params']
@@ -99,7 +99,7 @@ def test_a_saved_generator_is_an_ordinary_one(make_model, option):  # noqa: F811
     torch.testing.assert_close(dict(net.state_dict()), dict(model.net_g.state_dict()), rtol=0, atol=0)
 
 
-def test_a_failing_compiler_is_one_clear_error(make_model, monkeypatch):  # noqa: F811
+def test_a_failing_compiler_is_one_clear_error(make_model, monkeypatch):
     def no_compiler(*_):
         raise OSError('no compiler found')
 
@@ -115,7 +115,7 @@ def test_other_errors_pass_the_explanation():
         raise RuntimeError('out of memory')
 
 
-def test_fused_optimiser_takes_the_same_step(make_model):  # noqa: F811
+def test_fused_optimiser_takes_the_same_step(make_model):
     def weights_after_two_steps(fused):
         model = make_model(change=set_option('train', 'optim_g', {'type': 'Adam', 'lr': 1e-3, 'fused': fused}))
         assert all(bool(group['fused']) == fused for group in model.optimizer_g.param_groups)
@@ -141,7 +141,7 @@ class ValuesRead(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(('amp', 'fused'), [('off', True), ('fp16', True), ('off', False)])
-def test_only_steps_that_are_not_fused_wait_for_values(make_model, monkeypatch, amp, fused):  # noqa: F811
+def test_only_steps_that_are_not_fused_wait_for_values(make_model, monkeypatch, amp, fused):
     def change(options):
         options['train']['amp'] = amp
         for name in ('optim_g', 'optim_d'):
@@ -154,7 +154,7 @@ def test_only_steps_that_are_not_fused_wait_for_values(make_model, monkeypatch, 
     assert bool(values.found) == (not fused)
 
 
-def test_overflows_at_first_are_no_divergence_in_fp16(make_model):  # noqa: F811
+def test_overflows_at_first_are_no_divergence_in_fp16(make_model):
     def change(options):
         options['train'].update(amp='fp16', max_skipped_steps=2)
 
@@ -167,7 +167,7 @@ def test_overflows_at_first_are_no_divergence_in_fp16(make_model):  # noqa: F811
         model.optimize_parameters(2 + SCALER_HALVINGS)
 
 
-def test_gradients_are_averaged_once_per_step(make_model, tmp_path):  # noqa: F811
+def test_gradients_are_averaged_once_per_step(make_model, tmp_path):
     """Whatever the number of parts, processes exchange the gradients of each network once."""
     distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
     try:
@@ -205,7 +205,7 @@ def test_full_precision_of_nested_predictions():
     assert (result[0][0].dtype, result[1].dtype) == (torch.float32, torch.float64)
 
 
-def test_recomputed_blocks_are_the_networks_own_matter(make_model):  # noqa: F811
+def test_recomputed_blocks_are_the_networks_own_matter(make_model):
     change = set_option('train', 'checkpoint_blocks', True)
     assert make_model(change=change).net_g.checkpoint_blocks is True
 

@@ -76,54 +76,50 @@ def test_failed_registration_names_module_reason_and_remedy(run_cli, fake_basics
     assert 'IRNSIGMA_AUTOLOAD=0' in last_line
 
 
-def test_registers_into_a_basicsr_imported_earlier(run_cli):
-    code = '''
-import sys, types
-import torchvision.transforms.functional as functional
-alias = types.ModuleType('torchvision.transforms.functional_tensor')  # as users patch it themselves
-alias.rgb_to_grayscale = functional.rgb_to_grayscale
-sys.modules[alias.__name__] = alias
-from basicsr.train import parse_options
-from basicsr.utils.registry import MODEL_REGISTRY
-assert 'IRNSigmaModel' not in MODEL_REGISTRY
-import irnsigma_plugin, basicsr.train
-assert 'IRNSigmaModel' in MODEL_REGISTRY
-assert basicsr.train.parse_options.__module__ == 'irnsigma_plugin.compat.start'
-assert parse_options is basicsr.train.parse_options  # the name this script had bound before
-assert sys.modules[alias.__name__] is alias
-'''
-    run_cli('-c', code, IRNSIGMA_AUTOLOAD='0')
-
-
-def test_every_module_can_be_imported_first(run_cli, repo_root):
-    """Whichever module of ours imports BasicSR first triggers the registration of all, itself unfinished."""
+def test_registers_whatever_is_imported_first(run_cli, repo_root):
+    """BasicSR, or any module of ours: that triggers the registration of all, itself unfinished."""
     users_of_basicsr = ['.'.join(path.relative_to(repo_root).with_suffix('').parts)
                         for path in sorted((repo_root / 'irnsigma_plugin').rglob('*.py'))
                         if 'from basicsr' in path.read_text() and 'compat' not in path.parts]
     assert set(REGISTERING_MODULES) <= set(users_of_basicsr)
     code = f'''
-import os, sys
-import irnsigma_plugin
-from irnsigma_plugin import _autoload, compat
+import os, sys, types
+import lmdb, matplotlib, tqdm  # what takes long to import stays imported in the children
+import torchvision.transforms.functional as functional
 
-compat.alias_functional_tensor()
-sys.meta_path.remove(_autoload._finder)
-import basicsr, lmdb, matplotlib, tqdm  # what takes long to import stays imported in the children
+alias = types.ModuleType('torchvision.transforms.functional_tensor')  # as users patch it themselves
+alias.rgb_to_grayscale = functional.rgb_to_grayscale
+sys.modules[alias.__name__] = alias
+from basicsr.train import parse_options
+from basicsr.utils.registry import MODEL_REGISTRY
+assert 'irnsigma_plugin' not in sys.modules
 
-for name in {users_of_basicsr}:
+def after_basicsr():
+    assert 'IRNSigmaModel' not in MODEL_REGISTRY
+    import irnsigma_plugin, basicsr.train
+    assert 'IRNSigmaModel' in MODEL_REGISTRY
+    assert basicsr.train.parse_options.__module__ == 'irnsigma_plugin.compat.start'
+    assert parse_options is basicsr.train.parse_options  # the name this script had bound before
+    assert sys.modules[alias.__name__] is alias
+
+def first(name):
+    for module in [module for module in sys.modules if module.partition('.')[0] == 'basicsr']:
+        del sys.modules[module]
+    import irnsigma_plugin
+    __import__(name)
+    from basicsr.utils.registry import MODEL_REGISTRY
+    assert 'IRNSigmaModel' in MODEL_REGISTRY
+
+for case, *name in [(after_basicsr, ), *((first, name) for name in {users_of_basicsr})]:
     child = os.fork()
     if child == 0:
-        for module in [module for module in sys.modules if module.partition('.')[0] == 'basicsr']:
-            del sys.modules[module]
-        _autoload.arm()
         try:
-            __import__(name)
-            from basicsr.utils.registry import MODEL_REGISTRY
-            os._exit(0 if 'IRNSigmaModel' in MODEL_REGISTRY else 1)
+            case(*name)
+            os._exit(0)
         except BaseException as error:
-            print(name, repr(error), flush=True)
+            print(case.__name__, *name, repr(error), flush=True)
             os._exit(1)
     if os.waitpid(child, 0)[1] != 0:
-        sys.exit(name + ' cannot be imported first')
+        sys.exit(1)
 '''
-    run_cli('-c', code)
+    run_cli('-c', code, IRNSIGMA_AUTOLOAD='0')

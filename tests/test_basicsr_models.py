@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
 import torch
 from experiment import write_photographs, write_yaml
 
@@ -17,27 +16,37 @@ if importlib.util.find_spec(name) is None:
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].rgb_to_grayscale = torchvision.transforms.functional.rgb_to_grayscale
 '''
-# Trains, and writes down the losses of every iteration and whether the plugin was there.
+# Trains with each option file; writes down the losses of every iteration, and whether the plugin was there.
 TRAIN = '''
 import json, os, sys
 import basicsr
 from basicsr.models.base_model import BaseModel
 from basicsr.train import train_pipeline
 
-logs = []
+logs = {}
 original = BaseModel.get_current_log
-BaseModel.get_current_log = lambda self: logs.append(dict(original(self))) or original(self)
-train_pipeline(os.getcwd())
+
+def get_current_log(self):
+    log = original(self)
+    logs.setdefault(self.opt['name'], []).append(dict(log))
+    return log
+
+BaseModel.get_current_log = get_current_log
+for file in sys.argv[1:]:
+    sys.argv = ['train.py', '-opt', file]
+    train_pipeline(os.getcwd())
 with open('logs.json', 'w') as file:
     json.dump({'logs': logs, 'plugin': 'irnsigma_plugin' in sys.modules}, file)
 '''
 EDSR = {
+    'name': 'EDSR',
     'model_type': 'SRModel',
     'network_g': {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_block': 2, 'upscale': 4,
                   'img_range': 255., 'rgb_mean': [0.4488, 0.4371, 0.4040]},
     'train': {'pixel_opt': {'type': 'L1Loss', 'loss_weight': 1.0, 'reduction': 'mean'}},
 }
 ESRGAN = {
+    'name': 'ESRGAN',
     'model_type': 'ESRGANModel',
     'network_g': {'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_block': 1, 'num_grow_ch': 4},
     'network_d': {'type': 'VGGStyleDiscriminator', 'num_in_ch': 3, 'num_feat': 4},
@@ -52,7 +61,7 @@ def options(folder, model: dict) -> dict:
     write_photographs(folder / 'hr', height=128, width=160)
     write_photographs(folder / 'lr', height=32, width=40)
     return {
-        **model, 'name': 'stock', 'scale': 4, 'num_gpu': 0, 'manual_seed': 0,
+        **model, 'scale': 4, 'num_gpu': 0, 'manual_seed': 0,
         'datasets': {
             'train': {'name': 'photos', 'type': 'PairedImageDataset', 'dataroot_gt': str(folder / 'hr'),
                       'dataroot_lq': str(folder / 'lr'), 'io_backend': {'type': 'disk'}, 'gt_size': 128,
@@ -71,9 +80,8 @@ def options(folder, model: dict) -> dict:
     }
 
 
-@pytest.mark.parametrize('model', [EDSR, ESRGAN], ids=['EDSR', 'ESRGAN'])
-def test_the_plugin_changes_nothing(run_cli, tmp_path, checkout_path, model):
-    file = write_yaml(options(tmp_path, model), tmp_path / 'train.yml')
+def test_the_plugin_changes_nothing(run_cli, tmp_path, checkout_path):
+    files = [write_yaml(options(tmp_path, model), tmp_path / f'{model["name"]}.yml') for model in (EDSR, ESRGAN)]
     (tmp_path / 'alias').mkdir()
     (tmp_path / 'alias' / 'sitecustomize.py').write_text(ALIAS)
     results = []
@@ -81,16 +89,18 @@ def test_the_plugin_changes_nothing(run_cli, tmp_path, checkout_path, model):
                       ('without', {'PYTHONPATH': str(tmp_path / 'alias'), 'IRNSIGMA_AUTOLOAD': '0'})):
         folder = tmp_path / name
         folder.mkdir()
-        run_cli('-c', TRAIN, '-opt', file, cwd=folder, CUDA_VISIBLE_DEVICES='', **env)
+        run_cli('-c', TRAIN, *files, cwd=folder, CUDA_VISIBLE_DEVICES='', **env)
         told = json.loads((folder / 'logs.json').read_text())
         assert told['plugin'] == (name == 'with')
-        assert len(told['logs']) == 3
-        root = folder / 'experiments' / 'stock'
+        assert {model: len(logs) for model, logs in told['logs'].items()} == {'EDSR': 3, 'ESRGAN': 3}
+        root = folder / 'experiments'
         # Their own states are written by BasicSR, so nothing but tensors, numbers and counters is in them.
-        files = {str(path.relative_to(root)): torch.load(path) for path in sorted(root.rglob('*'))
+        saved = {str(path.relative_to(root)): torch.load(path) for path in sorted(root.rglob('*'))
                  if path.suffix in ('.pth', '.state')}
-        results.append((told['logs'], files))
-    (logs, files), (logs_without, files_without) = results
+        results.append((told['logs'], saved))
+    (logs, saved), (logs_without, saved_without) = results
     assert logs == logs_without
-    assert {f'models/net_g_{name}.pth' for name in ('3', 'latest')} | {'training_states/3.state'} <= files.keys()
-    torch.testing.assert_close(files, files_without, rtol=0, atol=0)
+    for model in ('EDSR', 'ESRGAN'):
+        assert {f'{model}/models/net_g_3.pth', f'{model}/models/net_g_latest.pth',
+                f'{model}/training_states/3.state'} <= saved.keys()
+    torch.testing.assert_close(saved, saved_without, rtol=0, atol=0)

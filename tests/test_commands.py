@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 import torch
 from experiment import metrics, options_to_test, options_to_train, write_photographs, write_yaml
+from invertibility import randomise
 
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.data.prepare import prepare
+from irnsigma_plugin.rescaler import Rescaler
 
 
 def paired_lmdb(tmp_path: Path) -> dict:
@@ -77,12 +80,19 @@ def test_training_from_an_empty_directory_survives_a_kill(tmp_path, run_cli, che
 
 
 def test_test_command_measures_saves_and_reports(tmp_path, run_cli):
+    net = randomise(InvRescaleNet(4, [1, 1], 4))
+    torch.save({'params': net.state_dict()}, tmp_path / 'net_g.pth')
     photographs = write_photographs(tmp_path / 'photographs', count=2, height=66, width=97)  # no multiples of 4
-    train = options_to_train(photographs, adversarial=False)
-    run_cli('-m', 'basicsr.train', '-opt', write_yaml(train, tmp_path / 'train.yml'))
-    options = options_to_test(train, tmp_path / 'experiments/tiny/models/net_g_latest.pth')
+    original = cv2.imread(str(photographs / 'photo1.png'))[:64, :96]
+    lr = Rescaler(net).downscale(original[..., ::-1])[..., ::-1]
+    (tmp_path / 'lr_only').mkdir()
+    cv2.imwrite(str(tmp_path / 'lr_only/photo1.png'), lr)
+    options = options_to_test(options_to_train(photographs, adversarial=False), tmp_path / 'net_g.pth')
+    options['datasets']['test_2'] = {'name': 'lr_only', 'type': 'SingleImageDataset', 'io_backend': {'type': 'disk'},
+                                     'dataroot_lq': str(tmp_path / 'lr_only')}
     output = run_cli('-m', 'basicsr.test', '-opt', write_yaml(options, tmp_path / 'test.yml')).stdout
     assert '# sigma 0.5: ' in output
+    assert 'Restored 1 images of lr_only' in output
 
     results = tmp_path / 'results/test_tiny'
     with open(results / 'held_out/metrics.csv', newline='') as file:
@@ -92,27 +102,20 @@ def test_test_command_measures_saves_and_reports(tmp_path, run_cli):
     assert set(rows[0]) == {'image', 'sigma', *metrics(), 'lr_psnr_y', 'lr_ssim_y'}
     # The saved files give the reported metrics.
     from basicsr.metrics import calculate_psnr
-    original = cv2.imread(str(photographs / 'photo1.png'))[:64, :96]
-    images = results / 'visualization/held_out'
-    restored = cv2.imread(str(images / 'photo1_test_tiny_sigma0.5.png'))
+    images = results / 'visualization'
+    restored = cv2.imread(str(images / 'held_out/photo1_test_tiny_sigma0.5.png'))
     psnr = calculate_psnr(restored, original, crop_border=4, test_y_channel=True)
     assert psnr == pytest.approx(float(rows[4]['psnr_y']), abs=1e-4)
-    assert cv2.imread(str(images / 'photo1_test_tiny_lr.png')).shape == (16, 24, 3)
-    assert '**held_out**, 2 images' in (results / 'table.md').read_text()
+    np.testing.assert_array_equal(cv2.imread(str(images / 'held_out/photo1_test_tiny_lr.png')), lr)
     assert ('lpips' in metrics()) == (results / 'held_out/curve.png').exists()
 
-    # What was saved as lr, upscaled as a set without originals, restores to the same bytes.
-    lr_only = tmp_path / 'lr_only'
-    lr_only.mkdir()
-    (images / 'photo1_test_tiny_lr.png').rename(lr_only / 'photo1.png')
-    options['name'] = 'upscale_tiny'
-    options['datasets'] = {'test_1': {'name': 'lr_only', 'type': 'SingleImageDataset', 'dataroot_lq': str(lr_only),
-                                      'io_backend': {'type': 'disk'}}}
-    output = run_cli('-m', 'basicsr.test', '-opt', write_yaml(options, tmp_path / 'upscale.yml')).stdout
-    assert 'Restored 1 images of lr_only' in output
-    upscaled = cv2.imread(str(tmp_path / 'results/upscale_tiny/visualization/lr_only/photo1_upscale_tiny_sigma0.5.png'))
+    # The small image, a set without originals, is restored to the same bytes, and reported on nowhere.
+    upscaled = cv2.imread(str(images / 'lr_only/photo1_test_tiny_sigma0.5.png'))
     np.testing.assert_array_equal(upscaled, restored)
-    assert not (tmp_path / 'results/upscale_tiny/table.md').exists()
+    table = (results / 'table.md').read_text()
+    assert '**held_out**, 2 images' in table
+    assert 'lr_only' not in table
+    assert not (results / 'lr_only').exists()
 
 
 def test_missing_checkpoint_is_one_clear_error(tmp_path, run_cli):

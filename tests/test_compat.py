@@ -13,10 +13,13 @@ from types import ModuleType
 
 import basicsr
 import basicsr.train
+import cv2
+import numpy as np
 import pytest
 import torch
 import yaml
 from basicsr.models.base_model import BaseModel
+from basicsr.train import train_pipeline
 from basicsr.utils import dist_util
 from basicsr.utils import options as basicsr_options
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -428,10 +431,7 @@ def test_slurm_without_scontrol_is_a_clear_error(monkeypatch, tmp_path, script):
         dist_util._init_dist_slurm('nccl')
 
 
-def test_training_job_from_an_empty_directory_is_resumed(run_cli, tmp_path):
-    import cv2
-    import numpy as np
-
+def test_training_job_from_an_empty_directory_is_resumed(tmp_path, monkeypatch, basicsr_log):
     for folder, side in (('hr', 32), ('lr', 16)):
         (tmp_path / folder).mkdir()
         cv2.imwrite(str(tmp_path / folder / '0.png'), np.full((side, side, 3), 100, np.uint8))
@@ -439,16 +439,22 @@ def test_training_job_from_an_empty_directory_is_resumed(run_cli, tmp_path):
     job = tmp_path / 'job'
     job.mkdir()
     site_before = set(os.listdir(SITE_ROOT))
+    monkeypatch.chdir(job)
 
-    run_cli('-m', 'basicsr.train', '-opt', option_file, cwd=job)
+    def train(*args: str) -> None:
+        monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', str(option_file), *args])
+        train_pipeline(str(SITE_ROOT))  # as `python -m basicsr.train` does
+
+    train()
     assert sorted(os.listdir(job)) == ['experiments', 'tb_logger']
     assert set(os.listdir(SITE_ROOT)) == site_before
     experiment = job / 'experiments' / 'tiny'
     newest = experiment / 'training_states' / '4.state'
     newest.write_bytes(newest.read_bytes()[:100])  # as a kill in mid-write leaves it
 
-    out = run_cli('-m', 'basicsr.train', '-opt', option_file, '--auto_resume', cwd=job).stdout
-    assert f'Skip training state {newest}' in out
-    assert re.search(r'Resuming training from epoch: \d+, iter: 2\.', out)
+    basicsr_log.clear()
+    train('--auto_resume')
+    assert f'Skip training state {newest}' in basicsr_log.text
+    assert re.search(r'Resuming training from epoch: \d+, iter: 2\.', basicsr_log.text)
     assert [path.name for path in experiment.parent.iterdir()] == ['tiny']  # not archived, not started anew
     assert newest.stat().st_size > 100

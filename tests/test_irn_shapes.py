@@ -1,7 +1,7 @@
 import pytest
 
-from irnsigma_plugin.archs import irn_arch
-from irnsigma_plugin.archs.irn_shapes import DEFAULT_BLOCK_NUM, LEVELS, inv_rescale_net_shapes
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.archs.irn_shapes import inv_rescale_net_shapes
 
 
 @pytest.mark.parametrize('arguments', [
@@ -12,12 +12,7 @@ from irnsigma_plugin.archs.irn_shapes import DEFAULT_BLOCK_NUM, LEVELS, inv_resc
     {'scale': 8, 'block_num': [1, 2, 1], 'growth_channels': 3},
 ])
 def test_names_and_shapes_are_those_of_the_network(arguments):
-    expected = {key: tuple(value.shape) for key, value in irn_arch.InvRescaleNet(**arguments).state_dict().items()}
+    expected = {key: tuple(value.shape) for key, value in InvRescaleNet(**arguments).state_dict().items()}
     shapes = inv_rescale_net_shapes(**arguments)
     assert shapes == expected
     assert list(shapes) == list(expected)
-
-
-def test_levels_are_those_of_the_network():
-    assert LEVELS == irn_arch.LEVELS
-    assert DEFAULT_BLOCK_NUM == irn_arch.DEFAULT_BLOCK_NUM

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from basicsr.models import build_model
 from basicsr.models.base_model import BaseModel
-from basicsr.utils.options import parse_options
-from experiment import options_to_train, write_photographs, write_yaml
+from experiment import set_option
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.checkpoints.network import build_network
@@ -18,44 +16,6 @@ from irnsigma_plugin.checkpoints.reading import read_checkpoint
 from irnsigma_plugin.checkpoints.shapes import CheckpointError
 from irnsigma_plugin.models.irn_sigma_model import IRNSigmaModel
 from irnsigma_plugin.options.rules import OptionError
-
-
-@pytest.fixture
-def make_model(tmp_path, monkeypatch):
-    """Build the model from options, as `basicsr.train` does."""
-    monkeypatch.chdir(tmp_path)
-    photographs = write_photographs(tmp_path / 'photographs')
-
-    def make(adversarial: bool = True, change=lambda options: None) -> IRNSigmaModel:
-        options = options_to_train(photographs, adversarial)
-        change(options)
-        file = write_yaml(options, tmp_path / 'train.yml')
-        monkeypatch.setattr('sys.argv', ['train.py', '-opt', str(file)])
-        opt, _ = parse_options(str(tmp_path), is_train=True)
-        for folder in ('models', 'training_states'):
-            Path(opt['path'][folder]).mkdir(parents=True, exist_ok=True)
-        model = build_model(opt)
-        torch.manual_seed(0)
-        for parameter in model.net_g.parameters():  # conv5 starts at zero: give every layer a gradient
-            if parameter.requires_grad:
-                torch.nn.init.normal_(parameter, std=0.05)
-        hr = torch.rand(3, 3, 32, 32)
-        model.feed_data({'gt': hr, 'lq': torch.nn.functional.avg_pool2d(hr, 4)})
-        return model
-
-    return make
-
-
-def set_option(*keys_and_value):
-    """A change of the options: `set_option('train', 'grad_clip', 1)`."""
-    *keys, last, value = keys_and_value
-
-    def change(options):
-        for key in keys:
-            options = options[key]
-        options[last] = value
-
-    return change
 
 
 def fixed_sigma(value: float):

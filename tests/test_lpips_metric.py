@@ -134,7 +134,6 @@ def test_unknown_option_is_refused():
 
 def test_missing_weights_are_named_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    monkeypatch.setattr(imagenet_weights, 'SERVER', 'http://127.0.0.1:9/')
     monkeypatch.chdir(tmp_path)
     lpips_metric._load_lpips.cache_clear()
     with pytest.raises(

@@ -26,7 +26,6 @@ def random_loss(**layer_weights: float) -> PerSamplePerceptualLoss:
 def without_weights(tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(imagenet_weights, 'SERVER', 'http://127.0.0.1:9/')
 
 
 def normalised(image: torch.Tensor) -> torch.Tensor:

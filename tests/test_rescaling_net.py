@@ -1,27 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from invertibility import random_image
+from invertibility import PixelShuffleNet, random_image
 
-from irnsigma_plugin.archs.rescaling_net import RescalingNet, reflection_pad, scale_noise
-
-
-class PixelShuffleNet(RescalingNet):
-    """The smallest network that keeps the contract: the first pixel of each block is the small image."""
-
-    scale = 2
-
-    def __init__(self, gain=1.):
-        super().__init__()
-        self.gain = torch.nn.Parameter(torch.tensor(gain))
-
-    def downscale(self, hr):
-        bands = torch.nn.functional.pixel_unshuffle(reflection_pad(hr, 2), 2).unflatten(1, (3, 4))
-        return self.gain * bands[:, :, 0], bands[:, :, 1:].flatten(1, 2)
-
-    def upscale(self, lr, latent):
-        bands = torch.cat((lr.unsqueeze(2), latent.unflatten(1, (3, 3))), 2)
-        return torch.nn.functional.pixel_shuffle(bands.flatten(1, 2), 2)
+from irnsigma_plugin.archs.rescaling_net import reflection_pad, scale_noise
 
 
 @pytest.mark.parametrize('multiple', [1, 2, 3, 8])

@@ -6,8 +6,6 @@ import contextlib
 import os
 import signal
 import sys
-from collections import Counter
-from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from basicsr.train import train_pipeline
-from experiment import METRICS, options_to_train, write_photographs, write_yaml
+from experiment import METRICS, differences, options_to_train, write_photographs, write_yaml
 
 from irnsigma_plugin.checkpoints.saving import SaveError
 from irnsigma_plugin.models.irn_sigma_model import IRNSigmaModel
@@ -108,19 +106,6 @@ def uninterrupted(tmp_path_factory, photographs):
     experiment = Experiment(tmp_path_factory.mktemp('uninterrupted') / 'job', photographs)
     experiment.train()
     return experiment.result()
-
-
-def differences(a, b, name: str = '') -> list[str]:
-    """Names of all leaves that differ in at least one bit."""
-    if isinstance(a, Mapping) and not isinstance(a, Counter):
-        if a.keys() != b.keys():
-            return [f'{name}: {sorted(map(str, a.keys() ^ b.keys()))}']
-        return [each for key in a for each in differences(a[key], b[key], f'{name}.{key}')]
-    if isinstance(a, (list, tuple)):
-        return [] if len(a) == len(b) and not any(differences(x, y) for x, y in zip(a, b)) else [name]
-    if isinstance(a, torch.Tensor):
-        return [] if a.dtype == b.dtype and torch.equal(a, b) else [name]
-    return [] if a == b else [name]
 
 
 @pytest.mark.parametrize(('stop_at', 'number', 'workers'), [

@@ -1,4 +1,3 @@
-import logging
 import math
 from contextlib import nullcontext
 
@@ -124,8 +123,7 @@ class LateGuard(StepGuard):
     ([math.nan, math.nan, 1, math.nan], False),
     ([1, math.nan, math.nan, math.nan, 1], True),  # the good step afterwards does not hide them
 ])
-def test_counts_that_are_read_late(gradients, stops, caplog):
-    logging.getLogger('basicsr').propagate = True
+def test_counts_that_are_read_late(gradients, stops, basicsr_log):
     trainee, guard = Trainee(fused=True), LateGuard(max_skipped=3)
     for gradient in gradients:
         trainee.step(guard, [gradient, 1])
@@ -133,7 +131,7 @@ def test_counts_that_are_read_late(gradients, stops, caplog):
     with pytest.raises(FloatingPointError, match='3 steps in a row') if stops else nullcontext():
         guard.check()
     assert guard.skipped == 3
-    assert 'Skipped 3 steps of the generator' in caplog.text
+    assert 'Skipped 3 steps of the generator' in basicsr_log.text
 
 
 def test_rows_go_on_from_one_check_to_the_next():

@@ -76,7 +76,7 @@ def test_a_sample_depends_on_its_place_alone(tmp_path):
 
 
 @pytest.mark.parametrize('content', [b'', b'not an image', None])
-def test_unreadable_images_are_named_and_replaced_up_to_a_number(tmp_path, caplog, content):
+def test_unreadable_images_are_named_and_replaced_up_to_a_number(tmp_path, basicsr_log, content):
     options = paired_options(tmp_path, max_corrupt=1)
     dataset = build(options)
     bad = [dataset.dataset.paths[index]['lq_path'] for index in (1, 2)]
@@ -85,14 +85,16 @@ def test_unreadable_images_are_named_and_replaced_up_to_a_number(tmp_path, caplo
         (tmp_path / path).unlink() if content is None else (tmp_path / path).write_bytes(content)
     dataset = build(options) if content is not None else dataset
     assert dataset[place(0)]['lq_path'] != bad[0]
-    with caplog.at_level('WARNING'), pytest.raises(ImageReadError) as stop:
+    with pytest.raises(ImageReadError) as stop:
         dataset[place(1)]
     assert bad[1] in str(stop.value)
     assert 'More than 1 images (datasets.train.max_corrupt) of photos' in str(stop.value)
 
     tolerant = build({**options, 'max_corrupt': 2}) if content is not None else TrainingDataset(dataset.dataset, 5, 2)
+    basicsr_log.clear()
     for _ in range(2):  # each image counts once
         replaced = tolerant[place(1)]
+    assert [[path in message for path in bad] for message in basicsr_log.messages] == [[True, False], [False, True]]
     assert replaced['gt_path'] == whole['gt_path']
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import logging
+from collections import defaultdict
 
+import cv2
 import pytest
 import torch
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.metrics import calculate_psnr
 from basicsr.utils import tensor2img
-from experiment import METRICS, write_photographs
+from experiment import LPIPS, METRICS, has_alexnet, write_photographs
 
+from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.metrics.lpips_metric import calculate_lpips
 from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.rescaler import Rescaler
+from irnsigma_plugin.validation.measures import LR_METRICS, hr_metrics
 from irnsigma_plugin.validation.validator import Validator
 
 CPU = torch.device('cpu')
@@ -39,8 +43,8 @@ def loader(tmp_path):
     return make
 
 
-def validator(tmp_path, is_train=False, metrics=METRICS, **options):
-    opt = {'name': 'tiny', 'scale': 2, 'is_train': is_train, 'val': {'metrics': metrics, 'pbar': False},
+def validator(tmp_path, is_train=False, metrics=METRICS, scale=2, **options):
+    opt = {'name': 'tiny', 'scale': scale, 'is_train': is_train, 'val': {'metrics': metrics, 'pbar': False},
            'path': {key: str(tmp_path / key) for key in ('experiments_root', 'results_root', 'visualization')}}
     return Validator(opt, ValOptions(**options))
 
@@ -118,11 +122,50 @@ def test_best_values_are_kept_per_sigma(tmp_path, net, loader):
     assert (tmp_path / 'experiments_root/validation/photographs/20/table.md').exists()
 
 
-def test_nothing_to_measure_and_nothing_to_save_is_said(tmp_path, net, loader, caplog):
-    logging.getLogger('basicsr').propagate = True
-    with caplog.at_level(logging.WARNING):
-        validator(tmp_path, metrics={}).run(net, loader(), CPU, 'tiny', None, save_img=False)
-    assert 'Nothing came of photographs' in caplog.text
+class Writer:
+    """Keeps what TensorBoard's writer would write: name, value and further arguments, by kind."""
+
+    def __init__(self):
+        self.written = defaultdict(list)
+
+    def __getattr__(self, name):
+        return lambda *args, **options: self.written[name].append((*args, options))
+
+
+def test_tensorboard_gets_the_means_the_table_and_the_pictures(tmp_path, net, loader, monkeypatch):
+    monkeypatch.setattr(calculate_lpips, 'many', lambda images, *_, **__: [0.4, 0.2][:len(images)])
+    writer = Writer()
+    measured = validator(tmp_path, is_train=True, metrics={**METRICS, 'lpips': LPIPS}, sigmas=(0, 1),
+                         lr_metrics=LR_METRICS)
+    measured.run(net, loader(), CPU, 10, writer, save_img=False)
+    folder = tmp_path / 'experiments_root/validation/photographs/10'
+    scalars = {name: (value, iteration) for name, value, iteration, _ in writer.written.pop('add_scalar')}
+    assert scalars == {f'metrics/photographs/{name}': best for name, best in measured.best['photographs'].items()}
+    assert scalars['metrics/photographs/sigma_1/lpips'] == (pytest.approx(0.2), 10)
+    assert 'metrics/photographs/lr/ssim_y' in scalars
+    assert writer.written.pop('add_text') == [('table/photographs', (folder / 'table.md').read_text(), 10, {})]
+    pictures = {name: (image, *others) for name, image, *others in writer.written.pop('add_image')}
+    assert set(pictures) == {'comparison/photographs', 'curve/photographs'}
+    for name, (image, *others) in pictures.items():
+        assert (image[..., ::-1] == cv2.imread(str(folder / f'{name.partition("/")[0]}.png'))).all()
+        assert others == [10, {'dataformats': 'HWC'}]
+    assert not writer.written
+
+
+def test_bicubic_has_the_published_figures_of_set5(tmp_path, shared_dir, loader):
+    measured = validator(tmp_path, scale=4, metrics=hr_metrics(4, has_alexnet()), sigmas=(0, ))
+    set5 = loader(scale=4, dataroot_gt=str(shared_dir / 'data/Set5/HR'))
+    measured.run(BicubicRescaleNet(4), set5, CPU, 'tiny', None, save_img=False)
+    means = measured._tested[0].hr_means(0)
+    assert means['psnr_y'] == pytest.approx(28.43, abs=0.01)
+    assert means['ssim_y'] == pytest.approx(0.811, abs=0.001)
+    if has_alexnet():
+        assert means['lpips'] == pytest.approx(0.3407, abs=0.002)
+
+
+def test_nothing_to_measure_and_nothing_to_save_is_said(tmp_path, net, loader, basicsr_log):
+    validator(tmp_path, metrics={}).run(net, loader(), CPU, 'tiny', None, save_img=False)
+    assert 'Nothing came of photographs' in basicsr_log.text
     assert not (tmp_path / 'results_root').exists()
 
 

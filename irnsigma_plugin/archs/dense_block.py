@@ -106,9 +106,10 @@ def _vector_length(x: Tensor) -> int:
 
 def _plain(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """The block's result, and x_0, ..., x_4."""
+    inplace = not _is_traced()  # an exporter would have to undo it, which takes it as long as all the rest
     sources = [x]
     for k, (weight, bias) in enumerate(zip(weights[:-1], biases[:-1]), 1):
-        new = F.leaky_relu(_convolve(x, weight, bias), NEGATIVE_SLOPE, inplace=True)
+        new = F.leaky_relu(_convolve(x, weight, bias), NEGATIVE_SLOPE, inplace=inplace)
         sources.append(new)
         if k < CONVOLUTIONS - 1:
             x = torch.cat((x, new), 1)

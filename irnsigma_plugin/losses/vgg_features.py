@@ -52,7 +52,9 @@ class VGGFeatures(nn.Module):
         self.layers = tuple(layers)
         self.names = names[: 1 + max(names.index(layer) for layer in layers)]
         self.min_size = 2 ** sum(name.startswith('pool') for name in self.names)
-        self.net = make_layers(cfgs[CONFIGURATIONS[vgg_type]])[: len(self.names)]
+        # An entry of the configuration is a pooling or a convolution with its ReLU.
+        entries = sum(not name.startswith('relu') for name in self.names)
+        self.net = make_layers(cfgs[CONFIGURATIONS[vgg_type]][:entries])[: len(self.names)]
         if weights == 'imagenet':
             state = imagenet_weights(vgg_type)
             self.net.load_state_dict({key: state[f'features.{key}'] for key in self.net.state_dict()})
