@@ -195,6 +195,14 @@ def test_every_rank_draws_its_own_sigma_and_noise(tmp_path, option_file):
     assert not torch.equal(restored0, restored1)
 
 
+def test_one_sigma_for_a_batch_is_that_of_all_ranks(tmp_path, option_file):
+    file = option_file(sigma={'strategy': 'uniform', 'per': 'batch'})
+    (sigmas0, restored0), (sigmas1, restored1) = run_ranks(2, noise_of_two_steps, tmp_path / 'ranks', file)
+    assert torch.equal(sigmas0, sigmas1)
+    assert len(set(sigmas0.tolist())) == 2  # of two steps
+    assert not torch.equal(restored0, restored1)
+
+
 @pytest.mark.parametrize('sigma', [0, 1])
 def test_frozen_phases_and_terms_without_weight_do_not_hang(tmp_path, option_file, sigma):
     file = option_file(sigma={'strategy': 'fixed', 'values': [sigma]}, net_d_init_iters=2, net_d_iters=2)

@@ -186,7 +186,7 @@ class IRNSigmaModel(SRGANModel):
     def _draw_sigma(self) -> Tensor:
         """sigma of each image; with `train.sigma.per: batch` one for those of all processes, which differ in seed."""
         sigma = self.sigma_sampler(len(self.gt), self.device)
-        if self.opt['dist'] and self.sigma_sampler.per == 'batch':
+        if self.opt['dist'] and self.train_options.sigma.get('per') == 'batch':
             sigma = sigma.contiguous()
             torch.distributed.broadcast(sigma, 0)
         return sigma
