@@ -230,6 +230,11 @@ CASES = [
     refused('comparison of a folder', nothing, 'compare src --model x4.pth', 'src: is no file', 'name an image file'),
     refused('comparison that exists', nothing, 'compare src/good.png --model x4.pth --output src/good.png',
             'src/good.png is there already', '--overwrite'),
+    refused('comparison below a file', nothing, 'compare src/good.png --model none.pth --output file.txt/a.png',
+            'file.txt: cannot be written (Not a directory)', 'choose another place'),
+    refused('comparison with a map of another size', small_map,
+            'compare src/good.png --model x4.pth --sigmas 0 --sigma-map map.png', '--sigma-map map.png: ', '48x48',
+            '12x12', 'has 7x5'),
     refused('comparison that is no PNG file', nothing, 'compare src/good.png --model x4.pth --output a.jpg', 'a.jpg',
             'name it .png'),
 ]
@@ -284,15 +289,16 @@ def test_no_gpu(workplace, capsys):
 def test_faults_of_the_disk(code, workplace, monkeypatch, capsys):
     """One file meets the fault, the next does not."""
     put('src/bad.png', photo('png'))()
-    original = open
+    failed, original = [], open
 
     def failing(path, mode='r', *args):
-        if 'w' in mode and 'bad.png' in str(path):
+        if 'w' in mode and not failed:
+            failed.append(path)
             raise OSError(code, os.strerror(code), str(path))
         return original(path, mode, *args)
 
     monkeypatch.setattr('irnsigma_plugin.images.picture.open', failing, raising=False)
-    assert main(DOWN.split()) == 1
+    assert main([*DOWN.split(), '--workers', '1']) == 1
     line, = error_lines(capsys.readouterr().err)
     assert f'out/bad.png: cannot be written ({os.strerror(code)}); check the rights and the free space' in line
     assert os.listdir('out') == ['good.png']

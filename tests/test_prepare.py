@@ -1,3 +1,4 @@
+import errno
 import importlib.util
 import io
 import operator
@@ -258,6 +259,14 @@ class TestResuming:
         for kind in ('hr_path', 'lr_path'):
             assert lmdb_content(getattr(resumed, kind)) == lmdb_content(getattr(uninterrupted, kind))
         assert sorted(os.listdir(tmp_path / 'set')) == ['set_hr.lmdb', 'set_lr_x4.lmdb']
+
+    def test_a_full_disk_is_said_once(self, photographs, tmp_path, monkeypatch):
+        def full(descriptor):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, 'fsync', full)
+        with pytest.raises(PrepareError, match=r'set_x4\.partial cannot be written or read \(No space left .*\)'):
+            prepare_quietly([photographs], tmp_path / 'set')
 
     @pytest.mark.parametrize('stage', ['_verify', 'os.replace', 'shutil.rmtree'])
     def test_goes_on_when_stopped_at_the_end(self, stage, photographs, tmp_path, monkeypatch):

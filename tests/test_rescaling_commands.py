@@ -267,6 +267,11 @@ def test_comparison_shows_every_image_with_its_figures(monkeypatch, capsys):
     assert panels[0].image.shape == panels[3].image.shape == (68, 96, 3)
 
 
+def test_comparison_goes_into_a_new_folder():
+    assert run('compare photos/photo0.png --sigmas 0 --output new/deep/a.png') == 0
+    assert os.listdir('new/deep') == ['a.png']
+
+
 def test_comparison_shows_a_map_of_sigma_and_its_result(monkeypatch):
     from irnsigma_plugin.validation import comparison
 

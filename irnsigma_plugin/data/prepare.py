@@ -460,7 +460,8 @@ def _disk_errors(path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, lmdb.Error) as error:
-        raise PrepareError(f'{path} cannot be written or read ({error}). Is the disk full? Run the same '
+        reason = getattr(error, 'strerror', None) or error
+        raise PrepareError(f'{path} cannot be written or read ({reason}). Is the disk full? Run the same '
                            'command again when that is put right: it continues where it stopped.') from error
 
 

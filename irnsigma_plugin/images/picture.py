@@ -142,7 +142,7 @@ def write_picture(picture: Picture, path: str | os.PathLike) -> None:
     """Write a PNG file, completely or not at all.
 
     Raises:
-        OSError: It cannot be written; the message names `path`.
+        WriteError: It cannot be written.
     """
     chunks = b''
     if picture.icc:
@@ -154,12 +154,8 @@ def write_picture(picture: Picture, path: str | os.PathLike) -> None:
     samples = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[..., None]
     if picture.alpha is not None:
         samples = np.concatenate((samples, picture.alpha[..., None]), 2)
-    try:
-        with atomic_path(path) as temporary, open(temporary, 'wb') as file:
-            png.write_png(file, samples, chunks)
-    except OSError as error:
-        raise OSError(f'{path}: cannot be written ({error.strerror}); check the rights and the free space there, or '
-                      'choose another place.') from error
+    with atomic_path(path) as temporary, open(temporary, 'wb') as file:
+        png.write_png(file, samples, chunks)
 
 
 def check_memory(width: int, height: int, pixel_bytes: int, name: str) -> None:
