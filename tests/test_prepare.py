@@ -90,7 +90,7 @@ class TestReading:
         content = encode(random_image(64, 64), extension)
         assert decode_rgb_image(content, 'whole').shape == (64, 64, 3)
         for length in (len(content) // 2, 10):
-            with pytest.raises(ImageReadError, match=r'photo.*damaged.*copy it again'):
+            with pytest.raises(ImageReadError, match=r'photo: .*damaged.*(copy it again|save it as PNG)'):
                 decode_rgb_image(content[:length], 'photo')
 
     @pytest.mark.parametrize(('mode', 'message'), [('RGBA', 'transparent'), ('LA', 'transparent'),
@@ -111,7 +111,7 @@ class TestReading:
     def test_what_is_no_image_is_refused_by_name(self, tmp_path):
         (tmp_path / 'empty.png').touch()
         (tmp_path / 'text.png').write_text('not an image')
-        for name, message in (('empty.png', 'is empty'), ('text.png', 'not a supported'),
+        for name, message in (('empty.png', 'is empty'), ('text.png', 'no image of a supported kind'),
                               ('none.png', 'cannot be read')):
             with pytest.raises(ImageReadError, match=f'{name}: .*{message}'):
                 read_rgb_image(tmp_path / name)
