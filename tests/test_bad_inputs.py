@@ -145,6 +145,8 @@ CASES = [
     bad('truncated BMP', photo('bmp')[:600], *AGAIN),
     bad('truncated PPM', photo('ppm')[:600], *AGAIN),
     bad('truncated 16-bit PNG', cv2.imencode('.png', pixels(SIZE, SIZE, dtype=np.uint16))[1].tobytes()[:900], *AGAIN),
+    Case('named like a lack of memory', put('src/allocated.png', photo('png')[:1000]), DOWN,
+         ('src/allocated.png', *AGAIN)),
     bad('zero bytes PNG', b'', 'is empty', 'copy it again'),
     bad('signature alone PNG', png.SIGNATURE, *AGAIN),
     bad('no pixels PNG', header(9, 9), *AGAIN),

@@ -6,7 +6,7 @@ from test_rescaling_net import PixelShuffleNet
 
 from irnsigma_plugin import memory
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.memory import available_memory, bytes_per_pixel
+from irnsigma_plugin.memory import available_memory, bytes_per_pixel, is_lack_of_memory
 
 CPU = torch.device('cpu')
 
@@ -33,3 +33,17 @@ def test_a_container_has_what_its_group_leaves(monkeypatch, tmp_path, limit, exp
 ], ids=['x4', 'x4 narrow', 'x3', 'other'])
 def test_bytes_per_pixel(net, expected):
     assert bytes_per_pixel(net) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(('error', 'expected'), [
+    (MemoryError(), True), (torch.OutOfMemoryError('CUDA out of memory'), True),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), True),
+    (RuntimeError('allocated.png: damaged'), False), (ValueError("can't allocate memory.png: damaged"), False)])
+def test_lack_of_memory_is_told_from_other_errors(error, expected):
+    assert is_lack_of_memory(error) == expected
+
+
+def test_the_cpus_allocator_says_what_is_looked_for():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_lack_of_memory(error.value)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from irnsigma_plugin.commands.sources import Job
 from irnsigma_plugin.images.picture import Picture, read_picture, write_picture
+from irnsigma_plugin.memory import is_lack_of_memory
 
 
 class Batch:
@@ -69,7 +70,7 @@ class Batch:
             yield
         except (OSError, RuntimeError, ValueError, MemoryError) as error:
             message = str(error)
-            if isinstance(error, MemoryError) or 'allocate' in message:
+            if is_lack_of_memory(error):
                 message = 'there is not enough memory; use a smaller --tile or fewer --workers.'
             self.failed += 1
             self._say('error', path, message)
