@@ -191,6 +191,18 @@ class TestSources:
         assert [photograph.key for photograph in found] == [
             'a_b', 'a_b_2', 'b_um_1', 'sub_a', 'sub_a_2', 'sub_a_3']
 
+    def test_folders_that_are_linked_count_and_hidden_ones_do_not(self, photographs, tmp_path):
+        save(photographs / '.thumbnails' / 'a.png', random_image(4, 4))
+        save(tmp_path / 'elsewhere' / 'b.png', random_image(4, 4))
+        (photographs / 'linked').symlink_to(tmp_path / 'elsewhere')
+        (photographs / 'linked' / 'round').symlink_to(photographs)
+        assert [photograph.key for photograph in find_photographs([photographs])] == ['0', '1', '2', '3', 'linked_b']
+
+    def test_a_folder_that_cannot_be_read_is_named(self, photographs, monkeypatch):
+        monkeypatch.setattr(os, 'listdir', lambda path: os.scandir(f'{path}/none'))
+        with pytest.raises(PrepareError, match=r'photographs: the folder cannot be read \(No such file'):
+            find_photographs([photographs])
+
     def test_missing_and_empty_sources_are_named(self, tmp_path):
         with pytest.raises(PrepareError, match=r'none does not exist; give'):
             find_photographs([tmp_path / 'none'])
