@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import signal
 import threading
@@ -19,7 +20,8 @@ from PIL import Image
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.cli import main
-from irnsigma_plugin.commands import batch
+from irnsigma_plugin.commands import batch, measuring
+from irnsigma_plugin.imagenet_weights import WeightsError
 from irnsigma_plugin.images.picture import Picture, read_picture, write_picture
 from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.validation.figure import decode_png
@@ -220,6 +222,56 @@ def test_evaluation_is_that_of_basicsr_test(capsys):
         psnr = calculate_psnr(cv2.imread('restored.png'), cv2.imread(f'photos/{row["image"]}.png'), crop_border=4,
                               test_y_channel=True)
         assert psnr == pytest.approx(float(row['psnr_y']), abs=1e-3)
+
+
+def test_an_interrupted_evaluation_reports_what_it_has_measured(monkeypatch, capsys):
+    def interrupt_at_the_last(rescaler, path, *args):
+        if path.name == 'photo2.png':
+            raise KeyboardInterrupt
+        return original(rescaler, path, *args)
+
+    original = measuring.rescale_file
+    monkeypatch.setattr(measuring, 'rescale_file', interrupt_at_the_last)
+    assert run('evaluate photos --sigmas 0 1 --output report') == 130
+    output, errors = capsys.readouterr()
+    assert errors.splitlines()[-1] == 'irnsigma: error: interrupted'
+    table = Path('report/table.md').read_text()
+    assert table in output
+    assert table.startswith('**photos**, 2 images')
+    assert table.endswith('\n2 of 3 images were measured.\n')
+    with open('report/metrics.csv', newline='') as file:
+        assert [row['image'] for row in csv.DictReader(file)] == ['photo0', 'photo0', 'photo1', 'photo1']
+
+
+def test_figures_that_cannot_be_written_are_printed(capsys):
+    Path('report/metrics.csv').mkdir(parents=True)
+    assert run('evaluate photos --sigmas 0 --output report') == 1
+    output, errors = capsys.readouterr()
+    assert '\n**photos**, 3 images\n' in output
+    assert 'were measured' not in output
+    assert errors.splitlines()[-1].startswith('irnsigma: error: report/metrics.csv: cannot be written (Is a directory)')
+
+
+def test_figures_that_nobody_reads_are_written(monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise ZeroDivisionError
+
+    monkeypatch.setattr('sys.stdout', Closed())
+    with pytest.raises(ZeroDivisionError):
+        run('evaluate photos --sigmas 0 --output report')
+    assert Path('report/table.md').read_text().startswith('**photos**, 3 images')
+
+
+def test_the_curve_of_an_earlier_evaluation_goes(monkeypatch):
+    def missing(name):
+        raise WeightsError('no weights')
+
+    monkeypatch.setattr(measuring, 'imagenet_weights', missing)
+    Path('report').mkdir()
+    Path('report/curve.png').touch()
+    assert run('evaluate photos --sigmas 0 --output report') == 0
+    assert sorted(os.listdir('report')) == ['metrics.csv', 'table.md']
 
 
 @pytest.mark.parametrize('side', [12, 40])  # BasicSR's SSIM fails, or is no number
