@@ -185,7 +185,7 @@ CASES = [
             'check the path'),
     refused('animated map', put('map.png', frames('png')), f'{UP} --sigma-map map.png', 'map.png', '3 frames'),
     refused('map of transparency', lambda: cv2.imwrite('map.png', pixels(192, 192, 4)), f'{UP} --sigma-map map.png',
-            'map.png', 'has no transparency', 'grey image'),
+            '--sigma-map map.png: ', 'has no transparency', 'grey image'),
     refused('sigma is no number', nothing, f'{UP} --sigma nan', '--sigma', 'from 0 (faithful) to 1 (sharp)', 'nan',
             status=2),
     refused('sigma is too large', nothing, f'{UP} --sigma 1.5', '--sigma', 'from 0 (faithful) to 1 (sharp)', '1.5',

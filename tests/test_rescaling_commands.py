@@ -154,6 +154,25 @@ def test_sigma_map(kind):
     assert far[3] < far[1] / 4
 
 
+def test_a_map_that_fits_no_picture_is_refused_once(capsys):
+    run('downscale photos small')
+    cv2.imwrite('map.png', np.zeros((5, 7), np.uint8))
+    capsys.readouterr()
+    assert run('upscale small restored --sigma-map map.png') == 1
+    assert capsys.readouterr().err == (
+        'irnsigma: error: --sigma-map map.png: has 7x5 pixels, which fits none of the pictures; a map has the size of '
+        'the original or of the small image.\n')
+    for size in ((70, 97), (18, 25)):
+        cv2.imwrite('map.png', np.zeros(size, np.uint8))
+        assert run('upscale small restored --overwrite --sigma-map map.png') == 0
+    cv2.imwrite('small/other.png', np.zeros((7, 5, 3), np.uint8))
+    cv2.imwrite('map.png', np.zeros((7, 5), np.uint8))
+    assert run('upscale small restored --sigma-map map.png --overwrite') == 1
+    output, errors = capsys.readouterr()
+    assert '1 done, 0 skipped, 3 failed' in output
+    assert errors.count(': --sigma-map map.png: A sigma map must have the size of the large image, 97x70 pixels') == 3
+
+
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """SIGINT interrupts, also where it is ignored because a script started the tests in the background."""

@@ -10,6 +10,7 @@ from irnsigma_plugin.commands.arguments import (
     add_sigma_map,
     add_sigmas,
     load_rescaler,
+    named_sigma_map,
     read_sigma_map,
 )
 
@@ -58,8 +59,9 @@ def _run(args: argparse.Namespace) -> None:
     sigma_map = read_sigma_map(args.sigma_map) if args.sigma_map else None
     rescaler = load_rescaler(args)
     metrics = {name: metric for name, metric in usable_metrics(rescaler.scale).items() if name in ('psnr_y', 'lpips')}
-    image = rescale_file(rescaler, Path(args.source), tuple(dict.fromkeys(args.sigmas)), args.seed, args.tile,
-                         args.overlap, sigma_map)
+    with named_sigma_map(args.sigma_map):
+        image = rescale_file(rescaler, Path(args.source), tuple(dict.fromkeys(args.sigmas)), args.seed, args.tile,
+                             args.overlap, sigma_map)
     enlarged = bicubic_upscale(image.lr, rescaler.scale)
     figures = [caption(values, list(metrics))
                for values in measure(metrics, [enlarged, *image.restored.values()], image.original)]
