@@ -114,7 +114,8 @@ def test_what_exists_is_kept_unless_it_is_to_be_replaced(capsys):
     Path('small/photo2.png').unlink()
     capsys.readouterr()
     assert run('downscale photos small') == 0
-    assert capsys.readouterr().out.startswith('1 done, 2 skipped, 0 failed in ')
+    assert capsys.readouterr().out.startswith(
+        '1 done, 2 skipped (their results exist; --overwrite replaces them), 0 failed in ')
     assert Path('small/photo1.png').read_bytes() == b'mine'
     assert run('downscale photos small --overwrite --workers 1') == 0
     assert capsys.readouterr().out.startswith('3 done, 0 skipped, 0 failed in ')

@@ -41,7 +41,8 @@ class Batch:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self._bar.close()
-        print(f'{self.done} done, {self.skipped} skipped, {self.failed} failed in '
+        why = ' (their results exist; --overwrite replaces them)' if self.skipped else ''
+        print(f'{self.done} done, {self.skipped} skipped{why}, {self.failed} failed in '
               f'{time.monotonic() - self._start:.1f} s')
 
     @property
