@@ -373,3 +373,4 @@ def test_help_teaches_by_examples(command, capsys):
     text = capsys.readouterr().out
     assert text.count(f'\n  irnsigma {command} ') >= 2
     assert all(option in text for option in ('--model', '--device', '--tile', '--overlap'))
+    assert '(default: 16 pixels of the small image); unlike --tile it changes the result' in ' '.join(text.split())
