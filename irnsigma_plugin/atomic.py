@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
+
+LONGEST_EXTENSION = 16  # no writer knows a longer one
+
+
+class WriteError(OSError):
+    """A file or folder cannot be written; the message names it, the reason and the remedy.
+
+    `errno` and `strerror` are the system's.
+    """
+
+    def __str__(self) -> str:
+        return (f'{self.filename}: cannot be written ({self.strerror}); check the rights and the free space there, or '
+                'choose another place.')
 
 
 @contextlib.contextmanager
@@ -23,19 +39,20 @@ def atomic_path(final: str | os.PathLike) -> Iterator[str]:
         extension (so that writers which choose a format by extension still work).
 
     Raises:
-        OSError: The file could not be written, flushed or renamed.
+        WriteError: The file could not be written, flushed or renamed: in place of any error of the system.
     """
-    final = os.path.realpath(final)  # a link stays; what it points to is replaced
-    folder, name = os.path.split(final)
-    temporary = os.path.join(folder, f'.{os.getpid()}.{name}')
+    target = os.path.realpath(final)  # a link stays; what it points to is replaced
+    temporary = _temporary_path(target)
     try:
         yield temporary
         _flush(temporary)
-        os.replace(temporary, final)
-        _flush(folder)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        os.replace(temporary, target)
+        _flush(os.path.dirname(target))
+    except BaseException as error:
+        with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise WriteError(error.errno, error.strerror, os.fspath(final)) from error
         raise
 
 
@@ -43,6 +60,29 @@ def atomic_write(final: str | os.PathLike, content: bytes) -> None:
     """Write `content` to `final` completely or not at all. Errors as of :func:`atomic_path`."""
     with atomic_path(final) as temporary, open(temporary, 'wb') as file:
         file.write(content)
+
+
+def make_folder(path: str | os.PathLike) -> None:
+    """Make a folder, with those that it lies in, if need be, and see that a file can be put into it.
+
+    Raises:
+        WriteError: It cannot.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except FileExistsError as error:
+        raise WriteError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(path)) from error
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def _temporary_path(target: str) -> str:
+    """A name that tells the process, and is short: that of `target` may be as long as names can be."""
+    folder, name = os.path.split(target)
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return os.path.join(folder, f'.{os.getpid()}.{digest}{os.path.splitext(name)[1][:LONGEST_EXTENSION]}')
 
 
 def _flush(path: str) -> None:

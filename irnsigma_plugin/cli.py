@@ -8,10 +8,13 @@ so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
-from typing import Callable, NoReturn
+from typing import IO, Any, Callable, NoReturn
 
+from irnsigma_plugin.atomic import WriteError
 from irnsigma_plugin.commands import check, compare, downscale, evaluate, export, fetch_weights, info, upscale
 
 
@@ -21,6 +24,43 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f'irnsigma: error: {message} (see `{self.prog} --help`)\n')
 
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        (file or sys.stderr).write(message)  # argparse's own hides that it cannot be written
+
+
+class _Stream:
+    """Standard output or standard error, whose failure names it, and happens only once.
+
+    Args:
+        stream: None where it was closed before the start (`2>&-`): what is written is lost then, and that is no fault.
+        name: What to call it.
+    """
+
+    def __init__(self, stream: IO[str] | None, name: str) -> None:
+        self._stream = stream or open(os.devnull, 'w', encoding='utf-8')  # noqa: SIM115  open until the process ends
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._stream, attribute)
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        return self._attempt(self._stream.write, text)
+
+    def flush(self) -> None:
+        """Write what has been kept back."""
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, function: Callable[..., Any], *args: str) -> Any:
+        try:
+            return function(*args)
+        except OSError as error:
+            # What is left goes nowhere: the interpreter would try it again at its end, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise WriteError(error.errno, error.strerror, self._name) from error
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -29,21 +69,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; those of the process by default.
 
     Returns:
-        Exit status: 0 success, 1 the command failed, 2 the command line is wrong, 130 interrupted.
+        Exit status: 0 success, 1 the command failed, 2 the command line is wrong, 130 interrupted, 141 nobody reads
+        the output any more (`irnsigma ... | head`).
     """
+    with contextlib.redirect_stdout(_Stream(sys.stdout, 'standard output')), \
+            contextlib.redirect_stderr(_Stream(sys.stderr, 'standard error')):
+        try:
+            status = _run(argv)
+            sys.stdout.flush()  # not at the interpreter's end, where a failure could not be told
+            return status
+        except KeyboardInterrupt:
+            return _fail('interrupted', 130)
+        except BrokenPipeError:
+            return 141  # as of a program that SIGPIPE ends
+        except (OSError, RuntimeError, ValueError) as error:
+            return _fail(' '.join(str(error).split()) or type(error).__name__, 1)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         args = _build_parser().parse_args(argv)
-        return args.run(args) or 0
     except SystemExit as stop:  # argparse after --help, --version or a wrong command line
         return stop.code
-    except KeyboardInterrupt:
-        return _fail('interrupted', 130)
-    except (OSError, RuntimeError, ValueError) as error:
-        return _fail(' '.join(str(error).split()) or type(error).__name__, 1)
+    return args.run(args) or 0
 
 
 def _fail(message: str, status: int) -> int:
-    print(f'irnsigma: error: {message}', file=sys.stderr)
+    """Print an error, after what was printed before, if anybody listens."""
+    for act in (sys.stdout.flush, lambda: print(f'irnsigma: error: {message}', file=sys.stderr)):
+        with contextlib.suppress(OSError):
+            act()
     return status
 
 

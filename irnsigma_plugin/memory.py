@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+HOST_ALLOCATOR = "can't allocate memory"
 # (limit, use) of the control group that a container runs in, versions 2 and 1.
 CGROUP_FILES = (('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory.current'),
                 ('/sys/fs/cgroup/memory/memory.limit_in_bytes', '/sys/fs/cgroup/memory/memory.usage_in_bytes'))
@@ -26,6 +27,13 @@ def available_memory(device: torch.device) -> int:
         except (OSError, ValueError):  # no such group, or its limit is 'max'
             continue
     return max(0, min(available))
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether an error tells that the memory, of a GPU or of the machine, did not suffice."""
+    # What torch's allocator for the CPU raises is a mere RuntimeError.
+    return (isinstance(error, (MemoryError, torch.OutOfMemoryError))
+            or isinstance(error, RuntimeError) and HOST_ALLOCATOR in str(error))
 
 
 def _system_memory() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import logging
 import os
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from irnsigma_plugin.archs.irn_arch import IMAGE_CHANNELS, InvRescaleNet
 from irnsigma_plugin.archs.learnable_downsampling import LearnableDownsampling
 from irnsigma_plugin.archs.quantize import quantize
-from irnsigma_plugin.atomic import atomic_write
+from irnsigma_plugin.atomic import atomic_write, make_folder
 from irnsigma_plugin.checkpoints.reading import model_hash
 from irnsigma_plugin.checks import whole_number
 
@@ -50,6 +51,7 @@ def export_onnx(net: InvRescaleNet, folder: str | os.PathLike, directions: Seque
         OnnxError: onnx, onnxscript or onnxruntime is missing, the exporter fails, or a model deviates by more than
             `TOLERANCE`.
         ValueError: The opset is no such number.
+        WriteError: The folder or a file cannot be written.
     """
     whole_number('opset', opset, smallest=DEFAULT_OPSET)
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
@@ -65,7 +67,7 @@ def export_onnx(net: InvRescaleNet, folder: str | os.PathLike, directions: Seque
         if not errors[path] <= TOLERANCE:
             raise OnnxError(f'{module.file_name} deviates from torch by {errors[path]:.2g}, more than {TOLERANCE:.2g}: '
                             'nothing was written. Try another opset, or another version of onnxruntime.')
-    os.makedirs(folder, exist_ok=True)
+    make_folder(folder)
     for path, model in models.items():
         atomic_write(path, model)
     return errors
@@ -119,6 +121,9 @@ class Upscale(nn.Module):
 def _export(half: Downscale | Upscale, opset: int) -> bytes:
     net = half.net
     sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    logger = logging.getLogger('onnxscript')  # which warns of every Split that it leaves as it is
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         program = torch.onnx.export(half, half.example(2, 5 * net.scale, 7 * net.scale), dynamo=True, verbose=False,
                                     input_names=list(half.inputs), output_names=[half.output], opset_version=opset,
@@ -128,6 +133,8 @@ def _export(half: Downscale | Upscale, opset: int) -> bytes:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         raise OnnxError(f'torch {torch.__version__} cannot export {half.file_name}: {cause}') from error
+    finally:
+        logger.setLevel(level)
     written = program.model.opset_imports['']
     if written != opset:
         raise OnnxError(f'torch {torch.__version__} cannot export with opset {opset}; it offers {written}.')

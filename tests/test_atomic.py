@@ -1,10 +1,11 @@
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
 
-from irnsigma_plugin.atomic import atomic_path
+from irnsigma_plugin.atomic import WriteError, atomic_path, atomic_write, make_folder
 
 
 @pytest.fixture
@@ -65,6 +66,55 @@ def test_a_failing_rename_leaves_no_temporary_file(tmp_path):
     with pytest.raises(OSError, match='folder'):
         write(folder, 'new')
     assert [path.name for path in tmp_path.iterdir()] == ['folder']
+
+
+def full_disk(descriptor):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_an_error_of_the_system_names_the_file_the_reason_and_the_remedy(tmp_path, monkeypatch):
+    missing, full = tmp_path / 'none' / 'table.md', tmp_path / 'table.md'
+    with pytest.raises(WriteError) as error:
+        atomic_write(missing, b'')
+    assert str(error.value) == (f'{missing}: cannot be written (No such file or directory); check the rights and the '
+                                'free space there, or choose another place.')
+    assert (error.value.errno, error.value.strerror) == (errno.ENOENT, 'No such file or directory')
+    monkeypatch.setattr(os, 'fsync', full_disk)
+    with pytest.raises(WriteError, match=rf'^{full}: cannot be written \(No space left on device\)'):
+        atomic_write(full, b'')
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_error_that_explains_itself_stays(final):
+    with pytest.raises(OSError, match=r'^explained$'):
+        write(final, 'new', OSError('explained'))
+
+
+@pytest.mark.parametrize('name', ['n' * 251 + '.png', 'ü' * 125 + '.png', 'n.' + 'x' * 253, '.' + 'n' * 254])
+def test_a_name_as_long_as_names_can_be(tmp_path, name):
+    write(tmp_path / name, 'new')
+    assert content(tmp_path / name) == 'new'
+
+
+def test_two_files_at_a_time(tmp_path):
+    with atomic_path(tmp_path / 'a.md') as first, atomic_path(tmp_path / 'b.md') as second:
+        assert first != second
+        for path in (first, second):
+            with open(path, 'w'):
+                pass
+    assert sorted(os.listdir(tmp_path)) == ['a.md', 'b.md']
+
+
+def test_a_folder_is_made_and_tried(tmp_path, monkeypatch):
+    for _ in range(2):
+        make_folder(tmp_path / 'a' / 'b')
+    assert os.listdir(tmp_path / 'a' / 'b') == []
+    (tmp_path / 'file').touch()
+    for path in (tmp_path / 'file', tmp_path / 'file' / 'b'):
+        with pytest.raises(WriteError, match=rf'^{path}: cannot be written \(Not a directory\); .*another place'):
+            make_folder(path)
+    with pytest.raises(WriteError, match='^/proc: cannot be written'):
+        make_folder('/proc')
 
 
 def test_a_killed_process_leaves_the_old_file(final):

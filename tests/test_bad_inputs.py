@@ -135,6 +135,7 @@ def model(name: str, make: Callable[[], object], *words: str) -> Case:
 
 
 AGAIN = ('damaged', 'copy it again')
+NO_IMAGE = ('is no image of a supported kind', 'save it as PNG of 8 or 16 bits per sample')
 CONVERT = 'convert the image to RGB or grey with 8 or 16 bits'
 CASES = [
     bad('truncated PNG', photo('png')[:1000], *AGAIN),
@@ -144,13 +145,15 @@ CASES = [
     bad('truncated BMP', photo('bmp')[:600], *AGAIN),
     bad('truncated PPM', photo('ppm')[:600], *AGAIN),
     bad('truncated 16-bit PNG', cv2.imencode('.png', pixels(SIZE, SIZE, dtype=np.uint16))[1].tobytes()[:900], *AGAIN),
+    Case('named like a lack of memory', put('src/allocated.png', photo('png')[:1000]), DOWN,
+         ('src/allocated.png', *AGAIN)),
     bad('zero bytes PNG', b'', 'is empty', 'copy it again'),
     bad('signature alone PNG', png.SIGNATURE, *AGAIN),
     bad('no pixels PNG', header(9, 9), *AGAIN),
     bad('wrong checksum of pixels PNG', damaged_png(), *AGAIN),
-    bad('text named PNG', b'not an image', *AGAIN),
-    bad('web page named JPG', b'<!DOCTYPE html><html></html>', *AGAIN),
-    bad('PDF named JPG', b'%PDF-1.4\n', *AGAIN),
+    bad('text named PNG', b'not an image', *NO_IMAGE),
+    bad('web page named JPG', b'<!DOCTYPE html><html></html>', *NO_IMAGE),
+    bad('PDF named JPG', b'%PDF-1.4\n', *NO_IMAGE),
     bad('width of zero PNG', header(0, 9), *AGAIN),
     bad('more pixels than memory PNG', header(2_000_000, 1_000_000), '2000000x1000000 pixels need about', 'are free',
         'cut the image into parts'),
@@ -158,7 +161,7 @@ CASES = [
     bad('CMYK TIFF', encode(Image.new('CMYK', (9, 9)), 'tiff'), 'CMYK', CONVERT),
     bad('LAB TIFF', encode(Image.new('LAB', (9, 9)), 'tiff'), 'LAB', CONVERT),
     bad('grey float TIFF', encode(Image.new('F', (9, 9)), 'tiff'), 'F with 32 bits', CONVERT),
-    bad('RGB float TIFF', cv2.imencode('.tiff', np.zeros((9, 9, 3), np.float32))[1].tobytes(), 'not a supported image'),
+    bad('RGB float TIFF', cv2.imencode('.tiff', np.zeros((9, 9, 3), np.float32))[1].tobytes(), *NO_IMAGE),
     bad('32-bit TIFF', encode(Image.new('I', (9, 9)), 'tiff'), 'I with 32 bits', CONVERT),
     bad('10-bit PPM', b'P6 1 1 1023\n' + bytes(6), 'largest value is 1023', 'save it as PNG'),
     bad('several pages TIFF', frames('tiff'), '3 frames or pages', 'save each'),
@@ -175,12 +178,14 @@ CASES = [
     Case('lr of another scale', noted_lr(2), UP, ('src/bad.png', 'downscaled by 2', 'scale 4', 'feedfeedfeedfeed')),
     refused('checkpoint of another scale', lambda: (noted_lr(4)(), shutil.move('src/bad.png', 'src/good.png')),
             'upscale src out --model x2.pth', 'src/good.png', 'downscaled by 4', 'scale 2'),
-    refused('map of another size', small_map, f'{UP} --sigma-map map.png', 'map', '192', '48', '(5, 7)'),
-    refused('map that is no image', nothing, f'{UP} --sigma-map file.txt', 'file.txt', 'damaged'),
-    refused('missing map', nothing, f'{UP} --sigma-map none.png', 'none.png', 'No such file', 'check the path'),
+    refused('map of another size', small_map, f'{UP} --sigma-map map.png', 'src/good.png: --sigma-map map.png: ',
+            '192x192', '48x48', 'has 7x5'),
+    refused('map that is no image', nothing, f'{UP} --sigma-map file.txt', '--sigma-map file.txt: ', *NO_IMAGE),
+    refused('missing map', nothing, f'{UP} --sigma-map none.png', '--sigma-map none.png: ', 'No such file',
+            'check the path'),
     refused('animated map', put('map.png', frames('png')), f'{UP} --sigma-map map.png', 'map.png', '3 frames'),
     refused('map of transparency', lambda: cv2.imwrite('map.png', pixels(192, 192, 4)), f'{UP} --sigma-map map.png',
-            'map.png', 'has no transparency', 'grey image'),
+            '--sigma-map map.png: ', 'has no transparency', 'grey image'),
     refused('sigma is no number', nothing, f'{UP} --sigma nan', '--sigma', 'from 0 (faithful) to 1 (sharp)', 'nan',
             status=2),
     refused('sigma is too large', nothing, f'{UP} --sigma 1.5', '--sigma', 'from 0 (faithful) to 1 (sharp)', '1.5',
@@ -224,12 +229,18 @@ CASES = [
     refused('evaluation of nothing', lambda: os.mkdir('empty'), 'evaluate empty --model x4.pth', 'empty: there are no'),
     refused('evaluation of two images of one name', put('src/good.jpg', photo('jpeg')), 'evaluate src --model x4.pth',
             'src/good.jpg and src/good.png', 'rename one'),
-    refused('evaluation into a file', nothing, 'evaluate src --model x4.pth --output file.txt', 'file.txt'),
+    refused('evaluation into a file', nothing, 'evaluate src --model none.pth --output file.txt',
+            'file.txt: cannot be written (Not a directory)', 'choose another place'),
     refused('comparison of a damaged image', put('bad.png', photo('png')[:500]), 'compare bad.png --model x4.pth',
             'bad.png', *AGAIN),
     refused('comparison of a folder', nothing, 'compare src --model x4.pth', 'src: is no file', 'name an image file'),
     refused('comparison that exists', nothing, 'compare src/good.png --model x4.pth --output src/good.png',
             'src/good.png is there already', '--overwrite'),
+    refused('comparison below a file', nothing, 'compare src/good.png --model none.pth --output file.txt/a.png',
+            'file.txt: cannot be written (Not a directory)', 'choose another place'),
+    refused('comparison with a map of another size', small_map,
+            'compare src/good.png --model x4.pth --sigmas 0 --sigma-map map.png', '--sigma-map map.png: ', '48x48',
+            '12x12', 'has 7x5'),
     refused('comparison that is no PNG file', nothing, 'compare src/good.png --model x4.pth --output a.jpg', 'a.jpg',
             'name it .png'),
 ]
@@ -284,15 +295,16 @@ def test_no_gpu(workplace, capsys):
 def test_faults_of_the_disk(code, workplace, monkeypatch, capsys):
     """One file meets the fault, the next does not."""
     put('src/bad.png', photo('png'))()
-    original = open
+    failed, original = [], open
 
     def failing(path, mode='r', *args):
-        if 'w' in mode and 'bad.png' in str(path):
+        if 'w' in mode and not failed:
+            failed.append(path)
             raise OSError(code, os.strerror(code), str(path))
         return original(path, mode, *args)
 
     monkeypatch.setattr('irnsigma_plugin.images.picture.open', failing, raising=False)
-    assert main(DOWN.split()) == 1
+    assert main([*DOWN.split(), '--workers', '1']) == 1
     line, = error_lines(capsys.readouterr().err)
     assert f'out/bad.png: cannot be written ({os.strerror(code)}); check the rights and the free space' in line
     assert os.listdir('out') == ['good.png']

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from operator import itemgetter
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 import irnsigma_plugin
 from irnsigma_plugin import imagenet_weights
 from irnsigma_plugin.cli import main
+
+CHECKPOINT = Path(__file__).parent / 'data/parity/irn_x2_gc8.pth'
 
 
 def one_error_line(text: str) -> str:
@@ -77,6 +84,60 @@ def test_fetch_weights_says_what_it_kept(capsys, monkeypatch, tmp_path):
     torch.save({f'features.{position}.weight': torch.zeros(1) for position in (0, 3, 6, 8, 10)}, path)
     assert main(['fetch-weights', '--net', 'alexnet']) == 0
     assert capsys.readouterr().out == f'alexnet: already there, kept {path}\n'
+
+
+class TestStreams:
+    """Standard output and standard error that take nothing."""
+
+    CODE = 'import sys; from irnsigma_plugin.cli import main; sys.exit(main())'
+
+    @pytest.fixture
+    def run(self, tmp_path):
+        def run(*command: str, **streams: object) -> tuple[int, str]:
+            process = subprocess.run([sys.executable, '-c', self.CODE, *command], cwd=tmp_path, text=True, timeout=60,
+                                     check=False, **{'stderr': subprocess.PIPE, **streams})
+            return process.returncode, process.stderr
+
+        return run
+
+    @pytest.fixture(params=['', '1'], ids=['buffered', 'unbuffered'], autouse=True)
+    def environment(self, request, monkeypatch, checkout_path):
+        monkeypatch.setenv('PYTHONPATH', checkout_path)
+        monkeypatch.setenv('PYTHONUNBUFFERED', request.param)
+
+    @pytest.fixture
+    def unread(self):
+        reading, writing = os.pipe()
+        os.close(reading)
+        yield writing
+        os.close(writing)
+
+    @pytest.mark.parametrize('command', [['--help'], ['--version'], ['info', str(CHECKPOINT)]], ids=itemgetter(0))
+    def test_a_reader_that_has_gone_ends_it_silently(self, run, unread, command):
+        assert run(*command, stdout=unread) == (141, '')
+
+    @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
+    @pytest.mark.parametrize('command', [['--help'], ['info', str(CHECKPOINT)]], ids=itemgetter(0))
+    def test_output_that_cannot_be_written_is_one_line(self, run, command):
+        with open('/dev/full', 'w') as full:
+            status, errors = run(*command, stdout=full)
+        assert status == 1
+        assert one_error_line(errors).startswith(
+            'irnsigma: error: standard output: cannot be written (No space left on device); ')
+
+    def test_errors_that_nobody_reads_keep_the_status(self, run, unread):
+        assert run('info', 'none.pth', stderr=unread) == (1, None)
+        assert run('info', stderr=unread)[0] in (2, 141)
+
+    def test_closed_streams_do_not_stop_the_work(self, run, tmp_path):
+        cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((8, 8, 3), np.uint8))
+        (tmp_path / 'b.png').write_text('an error to be told')
+        for closed in ((2, ), (1, 2)):
+            folder = tmp_path / f'without {closed}'
+            assert run('downscale', 'a.png', 'b.png', str(folder), '--model', str(CHECKPOINT), stderr=None,
+                       preexec_fn=lambda closed=closed: [os.close(each) for each in closed]) == (1, None)
+            assert os.listdir(folder) == ['a.png']
+        assert run('info', stderr=None, preexec_fn=lambda: os.close(2)) == (2, None)
 
 
 def test_help_loads_neither_torch_nor_basicsr(repo_root):

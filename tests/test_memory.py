@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from irnsigma_plugin import memory
-from irnsigma_plugin.memory import available_memory
+from irnsigma_plugin.memory import available_memory, is_lack_of_memory
 
 CPU = torch.device('cpu')
 
@@ -21,3 +21,17 @@ def test_a_container_has_what_its_group_leaves(monkeypatch, tmp_path, limit, exp
         (tmp_path / 'max').write_text(limit)
         (tmp_path / 'current').write_text('1000\n')
     assert available_memory(CPU) == expected
+
+
+@pytest.mark.parametrize(('error', 'expected'), [
+    (MemoryError(), True), (torch.OutOfMemoryError('CUDA out of memory'), True),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), True),
+    (RuntimeError('allocated.png: damaged'), False), (ValueError("can't allocate memory.png: damaged"), False)])
+def test_lack_of_memory_is_told_from_other_errors(error, expected):
+    assert is_lack_of_memory(error) == expected
+
+
+def test_the_cpus_allocator_says_what_is_looked_for():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_lack_of_memory(error.value)

@@ -82,12 +82,19 @@ def net():
     return InvRescaleNet(scale=2, block_num=[1], growth_channels=1)
 
 
-def test_one_direction_another_opset(net, tmp_path):
+def test_one_direction_another_opset(net, tmp_path, caplog):
     installed()
     errors = onnx_export.export_onnx(net, tmp_path, ['up'], opset=20)
     assert list(errors) == [str(tmp_path / 'upscale.onnx')]
     assert errors[str(tmp_path / 'upscale.onnx')] <= onnx_export.TOLERANCE
     assert [path.name for path in tmp_path.iterdir()] == ['upscale.onnx']
+    assert not [record for record in caplog.records if record.name.startswith('onnx')]
+
+
+def test_a_folder_that_takes_no_files_is_said_before_the_work(tmp_path, capsys):
+    (tmp_path / 'file').touch()
+    assert main(['export', str(tmp_path / 'none.pth'), str(tmp_path / 'file')]) == 1
+    assert f'{tmp_path}/file: cannot be written (Not a directory); check' in capsys.readouterr().err
 
 
 def test_a_model_that_deviates_is_not_written(exported, tmp_path, monkeypatch):
@@ -129,3 +136,4 @@ def test_help_has_examples_and_the_shapes(capsys):
     text = capsys.readouterr().out
     assert 'irnsigma export net_g_latest.pth onnx' in text
     assert 'latent (N, 3*scale*scale - 3, h, w)' in text
+    assert 'Files of these names are replaced' in text

@@ -1,3 +1,4 @@
+import errno
 import importlib.util
 import io
 import operator
@@ -89,7 +90,7 @@ class TestReading:
         content = encode(random_image(64, 64), extension)
         assert decode_rgb_image(content, 'whole').shape == (64, 64, 3)
         for length in (len(content) // 2, 10):
-            with pytest.raises(ImageReadError, match=r'photo.*damaged.*copy it again'):
+            with pytest.raises(ImageReadError, match=r'photo: .*damaged.*(copy it again|save it as PNG)'):
                 decode_rgb_image(content[:length], 'photo')
 
     @pytest.mark.parametrize(('mode', 'message'), [('RGBA', 'transparent'), ('LA', 'transparent'),
@@ -110,7 +111,7 @@ class TestReading:
     def test_what_is_no_image_is_refused_by_name(self, tmp_path):
         (tmp_path / 'empty.png').touch()
         (tmp_path / 'text.png').write_text('not an image')
-        for name, message in (('empty.png', 'is empty'), ('text.png', 'not a supported'),
+        for name, message in (('empty.png', 'is empty'), ('text.png', 'no image of a supported kind'),
                               ('none.png', 'cannot be read')):
             with pytest.raises(ImageReadError, match=f'{name}: .*{message}'):
                 read_rgb_image(tmp_path / name)
@@ -190,6 +191,18 @@ class TestSources:
         assert [photograph.key for photograph in found] == [
             'a_b', 'a_b_2', 'b_um_1', 'sub_a', 'sub_a_2', 'sub_a_3']
 
+    def test_folders_that_are_linked_count_and_hidden_ones_do_not(self, photographs, tmp_path):
+        save(photographs / '.thumbnails' / 'a.png', random_image(4, 4))
+        save(tmp_path / 'elsewhere' / 'b.png', random_image(4, 4))
+        (photographs / 'linked').symlink_to(tmp_path / 'elsewhere')
+        (photographs / 'linked' / 'round').symlink_to(photographs)
+        assert [photograph.key for photograph in find_photographs([photographs])] == ['0', '1', '2', '3', 'linked_b']
+
+    def test_a_folder_that_cannot_be_read_is_named(self, photographs, monkeypatch):
+        monkeypatch.setattr(os, 'listdir', lambda path: os.scandir(f'{path}/none'))
+        with pytest.raises(PrepareError, match=r'photographs: the folder cannot be read \(No such file'):
+            find_photographs([photographs])
+
     def test_missing_and_empty_sources_are_named(self, tmp_path):
         with pytest.raises(PrepareError, match=r'none does not exist; give'):
             find_photographs([tmp_path / 'none'])
@@ -258,6 +271,14 @@ class TestResuming:
         for kind in ('hr_path', 'lr_path'):
             assert lmdb_content(getattr(resumed, kind)) == lmdb_content(getattr(uninterrupted, kind))
         assert sorted(os.listdir(tmp_path / 'set')) == ['set_hr.lmdb', 'set_lr_x4.lmdb']
+
+    def test_a_full_disk_is_said_once(self, photographs, tmp_path, monkeypatch):
+        def full(descriptor):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, 'fsync', full)
+        with pytest.raises(PrepareError, match=r'set_x4\.partial cannot be written or read \(No space left .*\)'):
+            prepare_quietly([photographs], tmp_path / 'set')
 
     @pytest.mark.parametrize('stage', ['_verify', 'os.replace', 'shutil.rmtree'])
     def test_goes_on_when_stopped_at_the_end(self, stage, photographs, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import signal
 import threading
@@ -19,7 +20,8 @@ from PIL import Image
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.cli import main
-from irnsigma_plugin.commands import batch
+from irnsigma_plugin.commands import batch, measuring
+from irnsigma_plugin.imagenet_weights import WeightsError
 from irnsigma_plugin.images.picture import Picture, read_picture, write_picture
 from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.validation.figure import decode_png
@@ -112,7 +114,8 @@ def test_what_exists_is_kept_unless_it_is_to_be_replaced(capsys):
     Path('small/photo2.png').unlink()
     capsys.readouterr()
     assert run('downscale photos small') == 0
-    assert capsys.readouterr().out.startswith('1 done, 2 skipped, 0 failed in ')
+    assert capsys.readouterr().out.startswith(
+        '1 done, 2 skipped (their results exist; --overwrite replaces them), 0 failed in ')
     assert Path('small/photo1.png').read_bytes() == b'mine'
     assert run('downscale photos small --overwrite --workers 1') == 0
     assert capsys.readouterr().out.startswith('3 done, 0 skipped, 0 failed in ')
@@ -150,6 +153,25 @@ def test_sigma_map(kind):
            for columns in (slice(0, 8), slice(-8, None))]
     assert far[0] < far[2] / 4
     assert far[3] < far[1] / 4
+
+
+def test_a_map_that_fits_no_picture_is_refused_once(capsys):
+    run('downscale photos small')
+    cv2.imwrite('map.png', np.zeros((5, 7), np.uint8))
+    capsys.readouterr()
+    assert run('upscale small restored --sigma-map map.png') == 1
+    assert capsys.readouterr().err == (
+        'irnsigma: error: --sigma-map map.png: has 7x5 pixels, which fits none of the pictures; a map has the size of '
+        'the original or of the small image.\n')
+    for size in ((70, 97), (18, 25)):
+        cv2.imwrite('map.png', np.zeros(size, np.uint8))
+        assert run('upscale small restored --overwrite --sigma-map map.png') == 0
+    cv2.imwrite('small/other.png', np.zeros((7, 5, 3), np.uint8))
+    cv2.imwrite('map.png', np.zeros((7, 5), np.uint8))
+    assert run('upscale small restored --sigma-map map.png --overwrite') == 1
+    output, errors = capsys.readouterr()
+    assert '1 done, 0 skipped, 3 failed' in output
+    assert errors.count(': --sigma-map map.png: A sigma map must have the size of the large image, 97x70 pixels') == 3
 
 
 @pytest.fixture
@@ -222,6 +244,56 @@ def test_evaluation_is_that_of_basicsr_test(capsys):
         assert psnr == pytest.approx(float(row['psnr_y']), abs=1e-3)
 
 
+def test_an_interrupted_evaluation_reports_what_it_has_measured(monkeypatch, capsys):
+    def interrupt_at_the_last(rescaler, path, *args):
+        if path.name == 'photo2.png':
+            raise KeyboardInterrupt
+        return original(rescaler, path, *args)
+
+    original = measuring.rescale_file
+    monkeypatch.setattr(measuring, 'rescale_file', interrupt_at_the_last)
+    assert run('evaluate photos --sigmas 0 1 --output report') == 130
+    output, errors = capsys.readouterr()
+    assert errors.splitlines()[-1] == 'irnsigma: error: interrupted'
+    table = Path('report/table.md').read_text()
+    assert table in output
+    assert table.startswith('**photos**, 2 images')
+    assert table.endswith('\n2 of 3 images were measured.\n')
+    with open('report/metrics.csv', newline='') as file:
+        assert [row['image'] for row in csv.DictReader(file)] == ['photo0', 'photo0', 'photo1', 'photo1']
+
+
+def test_figures_that_cannot_be_written_are_printed(capsys):
+    Path('report/metrics.csv').mkdir(parents=True)
+    assert run('evaluate photos --sigmas 0 --output report') == 1
+    output, errors = capsys.readouterr()
+    assert '\n**photos**, 3 images\n' in output
+    assert 'were measured' not in output
+    assert errors.splitlines()[-1].startswith('irnsigma: error: report/metrics.csv: cannot be written (Is a directory)')
+
+
+def test_figures_that_nobody_reads_are_written(monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise ZeroDivisionError
+
+    monkeypatch.setattr('sys.stdout', Closed())
+    with pytest.raises(ZeroDivisionError):
+        run('evaluate photos --sigmas 0 --output report')
+    assert Path('report/table.md').read_text().startswith('**photos**, 3 images')
+
+
+def test_the_curve_of_an_earlier_evaluation_goes(monkeypatch):
+    def missing(name):
+        raise WeightsError('no weights')
+
+    monkeypatch.setattr(measuring, 'imagenet_weights', missing)
+    Path('report').mkdir()
+    Path('report/curve.png').touch()
+    assert run('evaluate photos --sigmas 0 --output report') == 0
+    assert sorted(os.listdir('report')) == ['metrics.csv', 'table.md']
+
+
 @pytest.mark.parametrize('side', [12, 40])  # BasicSR's SSIM fails, or is no number
 def test_an_image_too_small_to_be_measured_does_not_spoil_the_others(capsys, side):
     cv2.imwrite('photos/icon.png', np.full((side, 50, 3), 7, np.uint8))
@@ -267,6 +339,11 @@ def test_comparison_shows_every_image_with_its_figures(monkeypatch, capsys):
     assert panels[0].image.shape == panels[3].image.shape == (68, 96, 3)
 
 
+def test_comparison_goes_into_a_new_folder():
+    assert run('compare photos/photo0.png --sigmas 0 --output new/deep/a.png') == 0
+    assert os.listdir('new/deep') == ['a.png']
+
+
 def test_comparison_shows_a_map_of_sigma_and_its_result(monkeypatch):
     from irnsigma_plugin.validation import comparison
 
@@ -296,3 +373,4 @@ def test_help_teaches_by_examples(command, capsys):
     text = capsys.readouterr().out
     assert text.count(f'\n  irnsigma {command} ') >= 2
     assert all(option in text for option in ('--model', '--device', '--tile', '--overlap'))
+    assert '(default: 16 pixels of the small image); unlike --tile it changes the result' in ' '.join(text.split())

@@ -46,9 +46,10 @@ def test_numbers_stay_numbers():
 
 @pytest.mark.parametrize(('sigma', 'part'), [
     (1.5, 'sigma must be a number from 0'),
-    (np.zeros((3, 4)), '7x8 (height x width), or of the lr image, 2x2, but has shape (3, 4)'),
-    (np.zeros((7, 8, 3)), '7x8'),
-    (np.zeros((3, 7, 8)), '7x8'),
+    (np.zeros((3, 4)), 'large image, 8x7 pixels, or of the small image, 2x2, but has 4x3.'),
+    (np.zeros((7, 8, 3)), '8x7 pixels, or of the small image, 2x2, but has the shape (7, 8, 3)'),
+    (np.zeros((3, 7, 8)), 'the shape (3, 7, 8)'),
+    (np.zeros(9), 'the shape (9,)'),
     (np.full((7, 8), 1.01), 'goes from 1.01 to 1.01'),
     (np.full((2, 2), np.nan), 'nan'),
     (np.ones((7, 8), np.int64), 'int64'),

@@ -74,10 +74,30 @@ def test_a_source_under_another_name_is_still_a_source():
         plan('photos/b.png', to='link')
 
 
+def test_linked_folders_are_followed_but_not_in_circles():
+    os.symlink('../../other', 'photos/sub/linked')
+    os.symlink('..', 'photos/sub/round')
+    os.symlink('round', 'photos/sub/again')
+    assert plan('photos/sub', to='out') == {
+        'photos/sub/again/A.PNG': 'out/again/A.png', 'photos/sub/again/b.jpg': 'out/again/b.png',
+        'photos/sub/again/x.png/e.png': 'out/again/x.png/e.png', 'photos/sub/deep/c.d.tif': 'out/deep/c.d.png',
+        'photos/sub/linked/f.webp': 'out/linked/f.png', 'photos/sub/round/A.PNG': 'out/round/A.png',
+        'photos/sub/round/b.jpg': 'out/round/b.png', 'photos/sub/round/x.png/e.png': 'out/round/x.png/e.png'}
+
+
+@pytest.mark.parametrize('source', ['photos', 'photos/**/*'])
+def test_hidden_folders_are_left_out(source):
+    for folder in ('photos/.git', 'photos/sub/.thumbnails/large'):
+        Path(folder).mkdir(parents=True)
+        Path(folder, 'g.png').touch()
+    assert not [path for path in plan(source, to='out') if '/.' in path]
+    assert plan('photos/.git', to='out') == {'photos/.git/g.png': 'out/g.png'}  # for it is named
+
+
 def test_a_folder_that_cannot_be_listed_is_named(monkeypatch):
     def refuse(path):
         raise PermissionError(13, 'Permission denied', str(path))
 
-    monkeypatch.setattr(os, 'scandir', refuse)
+    monkeypatch.setattr(os, 'listdir', refuse)
     with pytest.raises(OSError, match=r'photos: the folder cannot be read \(Permission denied\)'):
         find_images(['photos'])

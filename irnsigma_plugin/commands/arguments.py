@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from irnsigma_plugin.checks import number, whole_number
@@ -22,11 +24,12 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--model', required=True, metavar='FILE', help='checkpoint: .pth or .safetensors')
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto',
                         help='where the network runs (default: auto, the GPU if there is one)')
-    parser.add_argument('--tile', type=tile, default='auto', metavar='auto|N|none',
+    parser.add_argument('--tile', type=parse_tile, default='auto', metavar='auto|N|none',
                         help='how much of a large image is worked on at once, as the side of a square in its pixels; '
                         'changes speed and memory alone (default: auto, by the free memory; none: as little as can be)')
     parser.add_argument('--overlap', type=count_from_0, metavar='N',
-                        help='how far each part looks beyond its border, in pixels of the large image')
+                        help='how far each part looks beyond its border, in pixels of the large image (default: 16 '
+                        'pixels of the small image); unlike --tile it changes the result')
 
 
 def add_file_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +47,7 @@ def add_file_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_sigmas(parser: argparse.ArgumentParser) -> None:
     """Add `--sigmas` and `--seed`."""
-    parser.add_argument('--sigmas', type=sigma, nargs='+', default=DEFAULT_SIGMAS, metavar='SIGMA',
+    parser.add_argument('--sigmas', type=parse_sigma, nargs='+', default=DEFAULT_SIGMAS, metavar='SIGMA',
                         help='restore every image at each of these (default: 0 0.25 0.5 0.75 1)')
     add_seed(parser)
 
@@ -62,13 +65,27 @@ def read_sigma_map(path: str) -> np.ndarray:
     """
     import cv2
 
-    from irnsigma_plugin.images.picture import read_picture
+    from irnsigma_plugin.images.picture import ImageReadError, read_picture
 
-    picture = read_picture(path)
+    try:
+        picture = read_picture(path)
+    except ImageReadError as error:
+        raise ValueError(f'--sigma-map {error}') from error  # which begins with the path
     if picture.alpha is not None and picture.alpha.min() < picture.alpha.max():
-        raise ValueError(f'{path}: a sigma map has no transparency; save it as a grey image, white where the result '
-                         'shall be sharp.')
+        raise ValueError(f'--sigma-map {path}: a sigma map has no transparency; save it as a grey image, white where '
+                         'the result shall be sharp.')
     return picture.pixels if picture.pixels.ndim == 2 else cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2GRAY)
+
+
+@contextlib.contextmanager
+def named_sigma_map(path: str | None) -> Iterator[None]:
+    """Let an error of a map of sigma within the block name the file."""
+    from irnsigma_plugin.rescaling.sigma_map import SigmaMapError
+
+    try:
+        yield
+    except SigmaMapError as error:
+        raise ValueError(f'--sigma-map {path}: {error}') from error
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +111,7 @@ def load_rescaler(args: argparse.Namespace) -> Rescaler:
     return Rescaler.from_checkpoint(args.model, device=args.device)
 
 
-def sigma(text: str) -> float:
+def parse_sigma(text: str) -> float:
     """Read a sigma."""
     try:
         return number('sigma', float(text), smallest=0, largest=1)
@@ -102,7 +119,7 @@ def sigma(text: str) -> float:
         raise argparse.ArgumentTypeError(f'must be a number from 0 (faithful) to 1 (sharp), but is {text!r}') from None
 
 
-def tile(text: str) -> int | str | None:
+def parse_tile(text: str) -> int | str | None:
     """Read the value of `--tile`."""
     return {'auto': 'auto', 'none': None}[text] if text in ('auto', 'none') else count_from_1(text)
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from irnsigma_plugin.commands.sources import Job
 from irnsigma_plugin.images.picture import Picture, read_picture, write_picture
+from irnsigma_plugin.memory import is_lack_of_memory
 
 
 class Batch:
@@ -40,7 +41,8 @@ class Batch:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self._bar.close()
-        print(f'{self.done} done, {self.skipped} skipped, {self.failed} failed in '
+        why = ' (their results exist; --overwrite replaces them)' if self.skipped else ''
+        print(f'{self.done} done, {self.skipped} skipped{why}, {self.failed} failed in '
               f'{time.monotonic() - self._start:.1f} s')
 
     @property
@@ -69,7 +71,7 @@ class Batch:
             yield
         except (OSError, RuntimeError, ValueError, MemoryError) as error:
             message = str(error)
-            if isinstance(error, MemoryError) or 'allocate' in message:
+            if is_lack_of_memory(error):
                 message = 'there is not enough memory; use a smaller --tile or fewer --workers.'
             self.failed += 1
             self._say('error', path, message)

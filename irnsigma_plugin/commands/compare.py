@@ -10,6 +10,7 @@ from irnsigma_plugin.commands.arguments import (
     add_sigma_map,
     add_sigmas,
     load_rescaler,
+    named_sigma_map,
     read_sigma_map,
 )
 
@@ -47,18 +48,20 @@ def _run(args: argparse.Namespace) -> None:
 
     import cv2
 
-    from irnsigma_plugin.atomic import atomic_write
+    from irnsigma_plugin.atomic import atomic_write, make_folder
     from irnsigma_plugin.bicubic import bicubic_upscale
     from irnsigma_plugin.commands.measuring import rescale_file, usable_metrics
     from irnsigma_plugin.images.picture import to_8_bit
     from irnsigma_plugin.validation.comparison import Panel, caption, draw_comparison, rescaling_panels
     from irnsigma_plugin.validation.measures import measure
 
+    make_folder(output.parent)  # before the work, not after it
     sigma_map = read_sigma_map(args.sigma_map) if args.sigma_map else None
     rescaler = load_rescaler(args)
     metrics = {name: metric for name, metric in usable_metrics(rescaler.scale).items() if name in ('psnr_y', 'lpips')}
-    image = rescale_file(rescaler, Path(args.source), tuple(dict.fromkeys(args.sigmas)), args.seed, args.tile,
-                         args.overlap, sigma_map)
+    with named_sigma_map(args.sigma_map):
+        image = rescale_file(rescaler, Path(args.source), tuple(dict.fromkeys(args.sigmas)), args.seed, args.tile,
+                             args.overlap, sigma_map)
     enlarged = bicubic_upscale(image.lr, rescaler.scale)
     figures = [caption(values, list(metrics))
                for values in measure(metrics, [enlarged, *image.restored.values()], image.original)]

@@ -20,7 +20,8 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         help='measure a model on a folder of images',
         description='Downscale images, restore them at several sigma, and measure: PSNR, PSNR-Y, SSIM-Y and LPIPS, as\n'
         '`python -m basicsr.test` does. Images are cut to a multiple of the scale. The table of means is\n'
-        'printed; table.md, metrics.csv (every image) and curve.png are written, and replaced if they exist.',
+        'printed; table.md, metrics.csv (every image) and curve.png are written, and replaced if they exist.\n'
+        'After Ctrl-C they are those of the images measured so far.',
         epilog='examples:\n'
         '  irnsigma evaluate datasets/Set14/HR --model net_g_latest.pth\n'
         '  irnsigma evaluate photos/ --model net_g_latest.pth --sigmas 0 0.5 1 --output results/photos',
@@ -35,6 +36,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from irnsigma_plugin.atomic import make_folder
     from irnsigma_plugin.bicubic import bicubic_downscale
     from irnsigma_plugin.commands.batch import Batch
     from irnsigma_plugin.commands.measuring import rescale_file, usable_metrics
@@ -45,21 +47,23 @@ def _run(args: argparse.Namespace) -> int:
     images = find_images([args.source])
     names = _unique_names(images)
     output = Path(args.output or Path('results', 'evaluate', '_'.join(Path(args.source).resolve().parts[-2:])))
-    output.mkdir(parents=True, exist_ok=True)  # now, for it would be a pity after hours
+    make_folder(output)  # now, for it would be a pity after hours
     rescaler = load_rescaler(args)
     metrics = usable_metrics(rescaler.scale)
     sigmas = tuple(dict.fromkeys(args.sigmas))
     scores = Scores(args.source, sigmas)
-    with Batch(len(images)) as batch:
-        for name, (path, _) in zip(names, images):
-            with batch.guard(path):
-                image = rescale_file(rescaler, path, sigmas, args.seed, args.tile, args.overlap)
-                lr, = measure(LR_METRICS, [image.lr], bicubic_downscale(image.original, rescaler.scale))
-                hr = measure(metrics, list(image.restored.values()), image.original)
-                scores.images += [ImageScore(name, sigma, values, lr) for sigma, values in zip(image.restored, hr)]
-                batch.finish()
-    if scores.images:
-        _report(scores, metrics, output)
+    try:
+        with Batch(len(images)) as batch:
+            for name, (path, _) in zip(names, images):
+                with batch.guard(path):
+                    image = rescale_file(rescaler, path, sigmas, args.seed, args.tile, args.overlap)
+                    lr, = measure(LR_METRICS, [image.lr], bicubic_downscale(image.original, rescaler.scale))
+                    hr = measure(metrics, list(image.restored.values()), image.original)
+                    scores.images += [ImageScore(name, sigma, values, lr) for sigma, values in zip(image.restored, hr)]
+                    batch.finish()
+    finally:  # also of an interrupted evaluation
+        if scores.images:
+            _report(scores, metrics, len(images), output)
     return batch.status
 
 
@@ -73,14 +77,22 @@ def _unique_names(images: list[tuple[Path, Path]]) -> list[str]:
     return list(files)
 
 
-def _report(scores: Scores, metrics: MetricOptions, output: Path) -> None:
-    """Print and write tables, and draw the curve."""
+def _report(scores: Scores, metrics: MetricOptions, total: int, output: Path) -> None:
+    """Print and write tables, and draw the curve; `total` is the number of images that there are."""
     from irnsigma_plugin.atomic import atomic_write
     from irnsigma_plugin.validation import report
 
-    report.write_csv(scores, output / 'metrics.csv')
-    report.write_tables([scores], metrics, output / 'table.md')
-    axes = report.perception_distortion_axes(metrics)
-    if axes:
-        atomic_write(output / 'curve.png', report.draw_curve(scores, axes))
-    print(f'\n{report.markdown_table(scores, metrics)}\nTables and pictures: {output}')
+    table = report.markdown_table(scores, metrics)
+    if scores.image_count < total:
+        table += f'\n{scores.image_count} of {total} images were measured.\n'
+    try:
+        print(f'\n{table}')  # first, should the disk be full
+    finally:  # and the other way round, should nobody read it
+        report.write_csv(scores, output / 'metrics.csv')
+        atomic_write(output / 'table.md', table.encode())
+        axes = report.perception_distortion_axes(metrics)
+        if axes:
+            atomic_write(output / 'curve.png', report.draw_curve(scores, axes))
+        else:  # one of an earlier run does not belong to this table
+            (output / 'curve.png').unlink(missing_ok=True)
+    print(f'Tables and pictures: {output}')

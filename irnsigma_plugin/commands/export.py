@@ -17,7 +17,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         '  upscale.onnx    lr (N, 3, h, w), latent (N, 3*scale*scale - 3, h, w) -> hr\n'
         'Images are float RGB in [0, 1]. Round lr to 8 bit and clamp hr to [0, 1] yourself, and cut hr\n'
         'to the original size. latent is sigma times normal noise: zeros give the faithful image.\n'
-        'Each model is compared with torch before anything is written.\n'
+        'Each model is compared with torch before anything is written. Files of these names are replaced.\n'
         'Needs: pip install onnx onnxscript onnxruntime',
         epilog='examples:\n  irnsigma export net_g_latest.pth onnx\n'
         '  irnsigma export IRN_x4.pth onnx --direction up --opset 20',
@@ -31,10 +31,12 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    from irnsigma_plugin.atomic import make_folder
     from irnsigma_plugin.checkpoints.network import build_network
     from irnsigma_plugin.checkpoints.reading import read_checkpoint
     from irnsigma_plugin.onnx_export import export_onnx
 
+    make_folder(args.folder)  # before the work, not after it
     errors = export_onnx(build_network(read_checkpoint(args.model)), args.folder, args.direction, args.opset)
     for path, error in errors.items():
         print(f'{path}: largest deviation from torch {error:.1e}')

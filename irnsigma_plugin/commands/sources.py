@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from irnsigma_plugin.images.names import IMAGE_EXTENSIONS, is_image_name
+from irnsigma_plugin.images.names import IMAGE_EXTENSIONS, image_files, is_image_name
 
 
 class Job(NamedTuple):
@@ -54,7 +54,8 @@ def find_images(sources: Iterable[str], leave_out: Path | None = None) -> list[t
     """Find image files.
 
     Args:
-        sources: Files (of any name), folders (all image names in it and below, none hidden) and globs (likewise).
+        sources: Files (of any name), folders (all image names in it and below, none hidden, links followed) and globs
+            (likewise).
         leave_out: Folder in which nothing is looked for.
 
     Returns:
@@ -68,7 +69,7 @@ def find_images(sources: Iterable[str], leave_out: Path | None = None) -> list[t
     found = []
     for source in sources:
         if os.path.isdir(source):
-            base, files = Path(source), _walk(source)
+            base, files = Path(source), map(Path, image_files(source))
         elif os.path.lexists(source):
             found.append((Path(source), Path(Path(source).name)))
             continue
@@ -83,13 +84,6 @@ def find_images(sources: Iterable[str], leave_out: Path | None = None) -> list[t
             raise ValueError(f'{source}: there are no images ({", ".join(IMAGE_EXTENSIONS)}); check the path.')
         found += images
     return found
-
-
-def _walk(folder: str) -> list[Path]:
-    def refuse(error: OSError) -> None:
-        raise OSError(f'{error.filename}: the folder cannot be read ({error.strerror}); check the rights.')
-
-    return sorted(Path(parent, name) for parent, _, names in os.walk(folder, onerror=refuse) for name in names)
 
 
 def _check_targets(jobs: list[Job]) -> None:

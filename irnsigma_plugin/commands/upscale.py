@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from irnsigma_plugin.commands.arguments import (
     add_file_arguments,
@@ -10,9 +13,16 @@ from irnsigma_plugin.commands.arguments import (
     add_seed,
     add_sigma_map,
     load_rescaler,
+    named_sigma_map,
+    parse_sigma,
     read_sigma_map,
-    sigma,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from irnsigma_plugin.commands.sources import Job
+    from irnsigma_plugin.images.picture import Picture
 
 
 def add_command(subparsers: argparse._SubParsersAction) -> None:
@@ -34,7 +44,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
     add_file_arguments(parser)
     add_network_arguments(parser)
     either = parser.add_mutually_exclusive_group()
-    either.add_argument('--sigma', type=sigma, default=0.5, help='from 0 (faithful) to 1 (sharp), default: 0.5')
+    either.add_argument('--sigma', type=parse_sigma, default=0.5, help='from 0 (faithful) to 1 (sharp), default: 0.5')
     add_sigma_map(either)
     add_seed(parser)
     parser.set_defaults(run=_run)
@@ -48,6 +58,31 @@ def _run(args: argparse.Namespace) -> int:
     jobs = plan_jobs(args.sources, args.destination)
     sigma = read_sigma_map(args.sigma_map) if args.sigma_map else args.sigma
     rescaler = load_rescaler(args)
-    return rescale_files(jobs, lambda picture, path: upscale_picture(rescaler, picture, path.stem, sigma, args.seed,
-                                                                     args.tile, args.overlap),
-                         args.overwrite, args.workers)
+    if args.sigma_map and len(jobs) > 1:
+        _check_fits_any(args.sigma_map, sigma, jobs, rescaler.scale)
+
+    def upscale(picture: Picture, path: Path) -> Picture:
+        with named_sigma_map(args.sigma_map):
+            return upscale_picture(rescaler, picture, path.stem, sigma, args.seed, args.tile, args.overlap)
+
+    return rescale_files(jobs, upscale, args.overwrite, args.workers)
+
+
+def _check_fits_any(path: str, sigma_map: np.ndarray, jobs: Sequence[Job], scale: int) -> None:
+    """Refuse a map of the size of no picture once, instead of with each of them."""
+    from PIL import Image
+
+    height, width = sigma_map.shape
+    sizes = {(width, height), (-(-width // scale), -(-height // scale))}  # of the small pictures that it would fit
+    for job in jobs:
+        if not job.source.is_file():
+            return  # it is refused when its turn comes, as any that cannot be opened
+        try:
+            with Image.open(job.source) as image:  # its header alone
+                size = image.size
+        except Exception:
+            return
+        if size in sizes or size[::-1] in sizes:  # it may lie on its side
+            return
+    raise ValueError(f'--sigma-map {path}: has {width}x{height} pixels, which fits none of the pictures; a map has the '
+                     'size of the original or of the small image.')

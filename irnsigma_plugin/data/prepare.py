@@ -30,7 +30,7 @@ from irnsigma_plugin.atomic import atomic_write
 from irnsigma_plugin.bicubic import MAX_EXACT_SCALE, bicubic_downscale
 from irnsigma_plugin.data.stored_images import SETTINGS
 from irnsigma_plugin.folder_lock import FolderInUseError, exclusive
-from irnsigma_plugin.images.names import IMAGE_EXTENSIONS, is_image_name
+from irnsigma_plugin.images.names import IMAGE_EXTENSIONS, image_files
 from irnsigma_plugin.images.picture import ImageReadError
 from irnsigma_plugin.images.rgb import decode_rgb_image, read_rgb_image
 
@@ -160,7 +160,7 @@ def prepare(sources: Sequence[str | os.PathLike], destination: str | os.PathLike
 
 
 def find_photographs(sources: Sequence[str | os.PathLike]) -> list[Photograph]:
-    """List image files and the images in folders, sorted within each source, each file once.
+    """List image files and the images in folders, hidden ones left out, sorted within each source, each file once.
 
     The keys are the paths within the source without extension, in letters, digits, `_` and `-` (BasicSR ends
     a key at its first dot), numbered where two are equal.
@@ -172,15 +172,17 @@ def find_photographs(sources: Sequence[str | os.PathLike]) -> list[Photograph]:
         Photographs with unique keys.
 
     Raises:
-        PrepareError: A source does not exist, or there is no image in any.
+        PrepareError: A source does not exist or cannot be read, or there is no image in any.
     """
     paths: dict[str, str] = {}  # real path: path within its source
     for source in map(os.fspath, sources):
         if os.path.isfile(source):
             paths.setdefault(os.path.realpath(source), os.path.basename(source))
         elif os.path.isdir(source):
-            found = sorted(os.path.relpath(os.path.join(folder, file), source)
-                           for folder, _, files in os.walk(source) for file in files if is_image_name(file))
+            try:
+                found = sorted(os.path.relpath(path, source) for path in image_files(source))
+            except OSError as error:
+                raise PrepareError(str(error)) from error
             for path in found:
                 paths.setdefault(os.path.realpath(os.path.join(source, path)), path)
         else:
@@ -460,7 +462,8 @@ def _disk_errors(path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, lmdb.Error) as error:
-        raise PrepareError(f'{path} cannot be written or read ({error}). Is the disk full? Run the same '
+        reason = getattr(error, 'strerror', None) or error
+        raise PrepareError(f'{path} cannot be written or read ({reason}). Is the disk full? Run the same '
                            'command again when that is put right: it continues where it stopped.') from error
 
 

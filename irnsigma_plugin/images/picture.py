@@ -20,7 +20,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from irnsigma_plugin.atomic import atomic_path
 from irnsigma_plugin.images import png
@@ -102,6 +102,7 @@ def decode_picture(content: bytes, name: str) -> Picture:
 
     Raises:
         ImageReadError: The image is damaged or of a kind that is refused.
+        MemoryError: There is too little memory after all.
     """
     if not content:
         raise ImageReadError(f'{name}: the file is empty; copy it again or remove it.')
@@ -120,8 +121,13 @@ def decode_picture(content: bytes, name: str) -> Picture:
                 extras = _Extras(image.info.get('icc_profile'),
                                  None if image.format == 'TIFF' else image.info.get('exif'))
             samples = _decode_16_bit(content, image, name) if bits == 16 else _decode_8_bit(image)
-    except ImageReadError:
+    except (ImageReadError, MemoryError):
         raise
+    except UnidentifiedImageError as error:  # all that it says is the address of the content
+        if content.startswith(png.SIGNATURE):
+            raise ImageReadError(f'{name}: damaged at its beginning; copy it again or remove it.') from error
+        raise ImageReadError(f'{name}: is no image of a supported kind ({", ".join(IMAGE_EXTENSIONS)}), unless its '
+                             'beginning is damaged; save it as PNG of 8 or 16 bits per sample.') from error
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
         raise ImageReadError(f'{name}: damaged, or not a supported image ({error}); copy it again or '
                              f'remove it. Supported: {", ".join(IMAGE_EXTENSIONS)}.') from error
@@ -142,7 +148,7 @@ def write_picture(picture: Picture, path: str | os.PathLike) -> None:
     """Write a PNG file, completely or not at all.
 
     Raises:
-        OSError: It cannot be written; the message names `path`.
+        WriteError: It cannot be written.
     """
     chunks = b''
     if picture.icc:
@@ -154,12 +160,8 @@ def write_picture(picture: Picture, path: str | os.PathLike) -> None:
     samples = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[..., None]
     if picture.alpha is not None:
         samples = np.concatenate((samples, picture.alpha[..., None]), 2)
-    try:
-        with atomic_path(path) as temporary, open(temporary, 'wb') as file:
-            png.write_png(file, samples, chunks)
-    except OSError as error:
-        raise OSError(f'{path}: cannot be written ({error.strerror}); check the rights and the free space there, or '
-                      'choose another place.') from error
+    with atomic_path(path) as temporary, open(temporary, 'wb') as file:
+        png.write_png(file, samples, chunks)
 
 
 def check_memory(width: int, height: int, pixel_bytes: int, name: str) -> None:

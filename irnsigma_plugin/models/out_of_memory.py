@@ -7,8 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-# What torch's allocator for the CPU raises is a mere RuntimeError.
-_HOST_ALLOCATOR = "can't allocate memory"
+from irnsigma_plugin.memory import is_lack_of_memory
 
 
 @contextmanager
@@ -21,9 +20,9 @@ def explained_lack_of_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        gpu = isinstance(error, torch.OutOfMemoryError)
-        if not gpu and not isinstance(error, MemoryError) and _HOST_ALLOCATOR not in str(error):
+        if not is_lack_of_memory(error):
             raise
+        gpu = isinstance(error, torch.OutOfMemoryError)
         raise MemoryError(
             f'The training needs more memory than the {"GPU" if gpu else "machine"} has left: lower batch_size_per_gpu '
             'or gt_size of datasets.train, or end what else uses it. What was saved is untouched: resume with '

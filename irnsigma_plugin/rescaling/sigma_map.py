@@ -10,6 +10,10 @@ from irnsigma_plugin.rescaling.grid import Region, Size, magnify
 from irnsigma_plugin.sigma import check_sigma
 
 
+class SigmaMapError(ValueError):
+    """A map of sigma cannot be used."""
+
+
 def check_sigma_map(sigma: float | np.ndarray | Tensor, hr_size: Size, lr_size: Size) -> float | np.ndarray:
     """Return sigma as a number, or as a map (height, width) of the hr or of the lr image's size.
 
@@ -18,7 +22,8 @@ def check_sigma_map(sigma: float | np.ndarray | Tensor, hr_size: Size, lr_size: 
             0 = faithful); leading dimensions of 1 are dropped.
 
     Raises:
-        ValueError: A value is outside of [0, 1] or not a number, or the map has another size or type.
+        ValueError: The number is outside of [0, 1] or none.
+        SigmaMapError: A value of the map is, or it has another size or type.
     """
     if isinstance(sigma, Tensor):
         sigma = sigma.detach().cpu().numpy()
@@ -26,13 +31,14 @@ def check_sigma_map(sigma: float | np.ndarray | Tensor, hr_size: Size, lr_size: 
         return check_sigma(sigma.item() if isinstance(sigma, np.ndarray) else sigma)
     plane = sigma.reshape(sigma.shape[-2:]) if sigma.size == np.prod(sigma.shape[-2:]) else sigma
     if plane.shape not in (hr_size, lr_size):
-        raise ValueError(f'A sigma map must have the size of the hr image, {hr_size[0]}x{hr_size[1]} (height x width), '
-                         f'or of the lr image, {lr_size[0]}x{lr_size[1]}, but has shape {sigma.shape}.')
+        own = f'{sigma.shape[1]}x{sigma.shape[0]}' if sigma.ndim == 2 else f'the shape {sigma.shape}'
+        raise SigmaMapError(f'A sigma map must have the size of the large image, {hr_size[1]}x{hr_size[0]} pixels, or '
+                            f'of the small image, {lr_size[1]}x{lr_size[0]}, but has {own}.')
     if sigma.dtype not in (np.uint8, np.uint16) and sigma.dtype.kind != 'f':
-        raise ValueError(f'A sigma map must be floating point, uint8 or uint16, but is {sigma.dtype}.')
+        raise SigmaMapError(f'A sigma map must be floating point, uint8 or uint16, but is {sigma.dtype}.')
     if sigma.dtype.kind == 'f' and not (sigma.min() >= 0 and sigma.max() <= 1):
-        raise ValueError('A sigma map must be from 0 (faithful) to 1 (sharp) everywhere, '
-                         f'but goes from {sigma.min():g} to {sigma.max():g}.')
+        raise SigmaMapError('A sigma map must be from 0 (faithful) to 1 (sharp) everywhere, '
+                            f'but goes from {sigma.min():g} to {sigma.max():g}.')
     return plane
 
 
