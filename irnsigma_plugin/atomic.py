@@ -6,8 +6,9 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 LONGEST_EXTENSION = 16  # no writer knows a longer one
 
@@ -76,6 +77,42 @@ def make_folder(path: str | os.PathLike) -> None:
         raise WriteError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(path)) from error
     except OSError as error:
         raise WriteError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def remove_leftovers(folders: Iterable[str]) -> None:
+    """Remove the temporary files of :func:`atomic_path` that killed processes left.
+
+    Call it before this process writes: a file of its own number is then one of a predecessor, as in containers.
+    """
+    for folder in folders:
+        for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+            process = _writer(entry.name)
+            if process is not None and entry.is_file() and not _is_running(process):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def _is_running(process: int) -> bool:
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # somebody else's
+    return True
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is of those that :func:`atomic_path` gives."""
+    return _writer(name) is not None
+
+
+def _writer(name: str) -> int | None:
+    """The process that gave a file a temporary name."""
+    match = re.match(r'\.(\d+)\..', name)
+    return int(match[1]) if match else None
 
 
 def _temporary_path(target: str) -> str:

@@ -39,7 +39,8 @@ import irnsigma_plugin  # noqa: E402, F401, I001
 from basicsr.train import train_pipeline  # noqa: E402
 from experiment import options_to_train, write_photographs, write_yaml  # noqa: E402
 
-from irnsigma_plugin.checkpoints.training_states import newest_whole_state  # noqa: E402
+from irnsigma_plugin.atomic import is_temporary  # noqa: E402
+from irnsigma_plugin.checkpoints.training_states import iterations, newest_whole_state  # noqa: E402
 
 OTHER_STRIKES = ('terminate', 'interrupt', 'disk_full', 'corrupt')
 STATUS = {'terminate': 128 + signal.SIGTERM, 'interrupt': 128 + signal.SIGINT, 'disk_full': 1}
@@ -138,12 +139,11 @@ class Campaign:
 
     def listed(self) -> int:
         """Iteration of the newest state by its name; a state has it only once all is written."""
-        names = os.listdir(self.states) if self.states.is_dir() else []
-        return max((int(name[:-6]) for name in names if re.fullmatch(r'\d+\.state', name)), default=0)
+        return next(iter(iterations(self.states)), 0)
 
     def is_saving(self) -> bool:
         """Whether a temporary file is there."""
-        return any(re.match(r'\.\d+\.', name) for folder in (self.states, self.root / 'models') if folder.is_dir()
+        return any(is_temporary(name) for folder in (self.states, self.root / 'models') if folder.is_dir()
                    for name in os.listdir(folder))
 
     def strike(self, kind: str) -> int:
@@ -189,7 +189,7 @@ class Campaign:
             raise CampaignError(f'the resumed training ended with status {status}')
         if resumed != newest:
             raise CampaignError(f'the training went on from iteration {resumed}, but {newest} is there')
-        if any(re.match(r'\.\d+\.', path.name) for path in self.root.rglob('*')):
+        if any(is_temporary(path.name) for path in self.root.rglob('*')):
             raise CampaignError('temporary files are left')
         return max(0, safe - resumed)
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from irnsigma_plugin.atomic import WriteError, atomic_path, atomic_write, make_folder
+from irnsigma_plugin.atomic import WriteError, atomic_path, atomic_write, make_folder, remove_leftovers
 
 
 @pytest.fixture
@@ -124,3 +124,13 @@ def test_a_killed_process_leaves_the_old_file(final):
     killed = subprocess.run([sys.executable, '-c', script, str(final)], check=False)
     assert killed.returncode == -9
     assert final.read_text() == 'old'
+
+
+def test_leftovers_of_dead_processes_go(tmp_path):
+    dead = subprocess.Popen([sys.executable, '-c', ''])
+    dead.wait()
+    stays = ['.1.net_g_2.pth', 'net_g_2.pth', '.hidden', '.12x.pth']
+    for name in (*stays, f'.{dead.pid}.net_g_4.pth', f'.{os.getpid()}.4.state'):
+        (tmp_path / name).touch()
+    remove_leftovers([str(tmp_path), str(tmp_path / 'missing')])
+    assert sorted(os.listdir(tmp_path)) == sorted(stays)

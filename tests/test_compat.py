@@ -320,6 +320,7 @@ def test_other_models_keep_what_others_have_put_in_place(parse, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     own = options_to_train(write_photographs(tmp_path / 'photographs'))
     other = yaml.safe_load(write_options(tmp_path).read_text())
+    parsed_by_train(other)  # whatever was parsed before
     monkeypatch.setattr(basicsr.train, 'build_dataset', theirs)
     parsed_by_train(other)
     assert basicsr.train.build_dataset is theirs

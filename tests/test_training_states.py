@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from irnsigma_plugin.checkpoints.training_states import newest_whole_state, prune, remove_leftovers
+from irnsigma_plugin.checkpoints.training_states import newest_whole_state, prune
 
 
 @pytest.fixture
@@ -95,13 +93,3 @@ def test_the_only_whole_state_stays(opt):
         Path(opt['path']['training_states'], f'{iteration}.state').write_bytes(b'damaged')
     prune(opt, 1, 6)
     assert newest(opt) == 2
-
-
-def test_leftovers_of_dead_processes_go(tmp_path):
-    dead = subprocess.Popen([sys.executable, '-c', ''])
-    dead.wait()
-    stays = ['.1.net_g_2.pth', 'net_g_2.pth', '.hidden', '.12x.pth']
-    for name in (*stays, f'.{dead.pid}.net_g_4.pth', f'.{os.getpid()}.4.state'):
-        (tmp_path / name).touch()
-    remove_leftovers([str(tmp_path), str(tmp_path / 'missing')])
-    assert sorted(os.listdir(tmp_path)) == sorted(stays)

@@ -9,7 +9,7 @@ import os.path as osp
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _ENTRIES = {'epoch', 'iter', 'optimizers', 'schedulers'}  # of every state that BasicSR resumes from
@@ -26,7 +26,7 @@ def newest_whole_state(opt: Mapping[str, Any], folder: str) -> tuple[str | None,
     Returns:
         Path and content of the state; two times None where there is none.
     """
-    for iteration in _iterations(folder):
+    for iteration in iterations(folder):
         path = osp.join(folder, f'{iteration}.state')
         try:
             for network in _network_files(opt, iteration):
@@ -65,7 +65,7 @@ def prune(opt: Mapping[str, Any], keep_last: int, saved: int) -> None:
     """
     folder = opt['path']['training_states']
     whole = 0
-    for iteration in (each for each in _iterations(folder) if each <= saved):
+    for iteration in (each for each in iterations(folder) if each <= saved):
         # The state is the last to go: it leads the next call to the networks, should this one be killed.
         files = [*_network_files(opt, iteration), osp.join(folder, f'{iteration}.state')]
         if whole >= keep_last:
@@ -76,32 +76,7 @@ def prune(opt: Mapping[str, Any], keep_last: int, saved: int) -> None:
             whole += all(zipfile.is_zipfile(path) for path in files)
 
 
-def remove_leftovers(folders: Iterable[str]) -> None:
-    """Remove the temporary files of :func:`~irnsigma_plugin.atomic.atomic_path` that killed processes left.
-
-    Call it before this process writes: a file of its own number is then one of a predecessor, as in containers.
-    """
-    for folder in folders:
-        for entry in os.scandir(folder) if osp.isdir(folder) else ():
-            match = re.match(r'\.(\d+)\..', entry.name)
-            if match and entry.is_file() and not _is_running(int(match[1])):
-                with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
-
-
-def _is_running(process: int) -> bool:
-    if process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True  # somebody else's
-    return True
-
-
-def _iterations(folder: str) -> list[int]:
+def iterations(folder: str) -> list[int]:
     """Iterations of the training states in a folder, newest first."""
     names = os.listdir(folder) if osp.isdir(folder) else []
     return sorted((int(name[:-len('.state')]) for name in names if re.fullmatch(r'\d+\.state', name)), reverse=True)

@@ -97,7 +97,7 @@ def load_rescaler(args: argparse.Namespace) -> Rescaler:
     """Load the network that the command line names.
 
     Raises:
-        ValueError: There is no such device, or the checkpoint is no file.
+        ValueError: There is no such device.
         CheckpointError: The checkpoint is missing, damaged, or of another network.
     """
     import torch
@@ -106,8 +106,6 @@ def load_rescaler(args: argparse.Namespace) -> Rescaler:
 
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise ValueError('--device cuda: there is no GPU that torch can use; leave --device out.')
-    if os.path.exists(args.model) and not os.path.isfile(args.model):  # a pipe would be waited for
-        raise ValueError(f'--model {args.model}: is no file; name a checkpoint.')
     return Rescaler.from_checkpoint(args.model, device=args.device)
 
 

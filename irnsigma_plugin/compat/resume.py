@@ -27,7 +27,8 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     """
     from basicsr.utils import check_resume
 
-    from irnsigma_plugin.checkpoints.training_states import first_line, newest_whole_state, read_state, remove_leftovers
+    from irnsigma_plugin.atomic import remove_leftovers
+    from irnsigma_plugin.checkpoints.training_states import first_line, newest_whole_state, read_state
 
     if uses_plugin(opt):
         folder = opt['path']['training_states']

@@ -96,11 +96,11 @@ def _take_one_gpu(opt: dict[str, Any]) -> None:
 
 def _check(opt: dict[str, Any], is_train: bool, option_file: str) -> None:
     """Refuse an option file with faults before anything is built or written."""
+    from irnsigma_plugin.checkpoints.training_states import iterations
     from irnsigma_plugin.options.check import option_faults, outside_faults
     from irnsigma_plugin.options.rules import refuse
 
-    states = opt['path'].get('training_states', '')
-    resumes = opt['auto_resume'] and osp.isdir(states) and any(name.endswith('.state') for name in os.listdir(states))
+    resumes = opt['auto_resume'] and bool(iterations(opt['path'].get('training_states', '')))
     refuse([*option_faults(opt, is_train), *_unknown_types(opt), *_optimizer_faults(opt),
             *outside_faults(opt, resumes)], option_file)
 

@@ -167,7 +167,7 @@ class IRNSigmaModel(SRGANModel):
         self.gt, self.lq = (data[key].to(self.device, non_blocking=True, memory_format=self.memory_format)
                             for key in ('gt', 'lq'))
 
-    @explained_lack_of_memory()
+    @explained_lack_of_memory('training', 'lower batch_size_per_gpu or gt_size of datasets.train')
     def optimize_parameters(self, current_iter: int) -> None:
         """One step of G, after `net_d_init_iters` and every `net_d_iters` iterations, and one of D."""
         train_g = current_iter > self.net_d_init_iters and current_iter % self.net_d_iters == 0
@@ -354,6 +354,7 @@ class IRNSigmaModel(SRGANModel):
             torch.distributed.broadcast(buffer, 0)
         self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
+    @explained_lack_of_memory('validation', 'lower batch_size_per_gpu, or validate on smaller images')
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:
         """Measure the network, the EMA weights where there are some, at every sigma of `val.sigmas`."""
         if self.is_train and current_iter >= int(self.opt['train']['total_iter']):

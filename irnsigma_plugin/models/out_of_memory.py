@@ -11,8 +11,12 @@ from irnsigma_plugin.memory import is_lack_of_memory
 
 
 @contextmanager
-def explained_lack_of_memory() -> Iterator[None]:
+def explained_lack_of_memory(what: str, remedy: str) -> Iterator[None]:
     """Turn a lack of memory, of a GPU or of the machine, into one line with the remedy.
+
+    Args:
+        what: The work that needs it.
+        remedy: What to do to need less.
 
     Raises:
         MemoryError: In the place of torch's errors.
@@ -24,6 +28,5 @@ def explained_lack_of_memory() -> Iterator[None]:
             raise
         gpu = isinstance(error, torch.OutOfMemoryError)
         raise MemoryError(
-            f'The training needs more memory than the {"GPU" if gpu else "machine"} has left: lower batch_size_per_gpu '
-            'or gt_size of datasets.train, or end what else uses it. What was saved is untouched: resume with '
-            '--auto_resume.') from None
+            f'The {what} needs more memory than the {"GPU" if gpu else "machine"} has left: {remedy}, or end what else '
+            'uses it. What was saved is untouched: resume with --auto_resume.') from None
