@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail('interrupted', 130)
         except BrokenPipeError:
             return 141  # as of a program that SIGPIPE ends
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, MemoryError) as error:
             return _fail(' '.join(str(error).split()) or type(error).__name__, 1)
 
 

@@ -77,6 +77,15 @@ def test_interrupt_is_one_line(capsys, monkeypatch):
     assert one_error_line(capsys.readouterr().err) == 'irnsigma: error: interrupted\n'
 
 
+def test_a_lack_of_memory_is_one_line(capsys, monkeypatch):
+    def lack(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(imagenet_weights, 'fetch_weights', lack)
+    assert main(['fetch-weights']) == 1
+    assert one_error_line(capsys.readouterr().err) == 'irnsigma: error: MemoryError\n'
+
+
 def test_fetch_weights_says_what_it_kept(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     path = imagenet_weights.hub_path('alexnet')

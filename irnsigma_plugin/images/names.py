@@ -1,4 +1,4 @@
-"""Which files are images, told from their names alone."""
+"""Which files are images, told from their names alone, and the search for them."""
 
 from __future__ import annotations
 
