@@ -217,6 +217,21 @@ class TestSources:
         assert '1.png: damaged' in summary.skipped[0]
         assert 'small.png: 40x7 pixels' in summary.skipped[1]
 
+    def test_a_link_to_nothing_is_named(self, photographs, tmp_path):
+        (photographs / '9.png').symlink_to(tmp_path / 'gone.png')
+        with pytest.raises(PrepareError, match=r'gone\.png cannot be read \(No such file or directory\)'):
+            prepare_quietly([photographs], tmp_path / 'set')
+
+    def test_a_run_without_memory_can_go_on(self, photographs, tmp_path, monkeypatch):
+        def exhausted(*args):
+            raise MemoryError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, 'make_pairs', exhausted)
+            with pytest.raises(PrepareError, match='not enough memory.*fewer --workers'):
+                prepare_quietly([photographs], tmp_path / 'set')
+        assert prepare_quietly([photographs], tmp_path / 'set').photographs == 4
+
     def test_nothing_usable_is_an_error_and_leaves_nothing(self, tmp_path):
         save(tmp_path / 'in' / 'small.png', random_image(7, 40))
         with pytest.raises(PrepareError, match=r'None of the images.*small\.png'):

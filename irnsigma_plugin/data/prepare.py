@@ -407,6 +407,9 @@ def _outcome(future: concurrent.futures.Future) -> list[Pair] | ImageReadError:
         return future.result()
     except ImageReadError as error:
         return error
+    except MemoryError:
+        raise PrepareError('There is not enough memory for so many photographs at a time: run the same command again '
+                           'with fewer --workers, and it goes on from here.') from None
 
 
 def _verify(paths: tuple[str, str], scale: int, workers: int, progress: bool) -> None:
@@ -477,7 +480,10 @@ def _encode_png(image: np.ndarray) -> bytes:
 
 
 def _fingerprint(photographs: Iterable[Photograph]) -> str:
-    listing = ''.join(f'{key} {os.path.getsize(path)}\n' for path, key in photographs)
+    try:
+        listing = ''.join(f'{key} {os.path.getsize(path)}\n' for path, key in photographs)
+    except OSError as error:  # a link to nothing, for one
+        raise PrepareError(f'{error.filename} cannot be read ({error.strerror}); mend or remove it.') from None
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
