@@ -279,3 +279,16 @@ def test_from_checkpoint(tmp_path, net):
     assert rescaler.model_hash == Rescaler(net).model_hash
     image = random_array(20, 24, 3)
     assert (rescaler.downscale(image) == Rescaler(net).downscale(image)).all()
+
+
+def test_on_a_gpu_convolutions_are_exact_and_the_settings_come_back():
+    cudnn = torch.backends.cudnn
+
+    def settings():
+        return cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
+
+    before = settings()
+    with rescaler_module._reproducible_convolutions(torch.device('cuda')):
+        assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
+        assert (cudnn.conv.fp32_precision == 'ieee') if hasattr(cudnn, 'conv') else (cudnn.allow_tf32 is False)
+    assert settings() == before
