@@ -128,14 +128,12 @@ def _optimizer_faults(opt: dict[str, Any]) -> Iterator[str]:
     from basicsr.models.base_model import BaseModel
     from torch import nn, zeros
 
-    if not has_model_of_plugin(opt):
-        return
-    for key in ('optim_g', 'optim_d'):
+    for key in ('optim_g', 'optim_d') if has_model_of_plugin(opt) else ():
         kind = value_at(opt, f'train.{key}.type')
-        try:
-            BaseModel.get_optimizer(None, kind, [nn.Parameter(zeros(1))], lr=0.1)
-        except NotImplementedError:
-            if kind is not None:
+        if kind is not None:
+            try:
+                BaseModel.get_optimizer(None, kind, [nn.Parameter(zeros(1))], lr=0.1)
+            except NotImplementedError:
                 yield f'train.{key}.type: the installed BasicSR has no {kind}; take Adam.'
 
 

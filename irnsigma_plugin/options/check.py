@@ -108,11 +108,11 @@ def unjudged(opt: Mapping[str, Any]) -> list[str]:
     """Names and types of the blocks that are left to BasicSR or to an extension, typing errors perhaps among them."""
     types = {'model_type': opt.get('model_type'), **block_types(opt)}
     known = (MODEL, *JUDGED_TYPES)
-    return [f'{name} ({kind}{nearest_type(kind, known)})' for name, kind in types.items()
+    return [f'{name} ({kind}{_similar(kind, known)})' for name, kind in types.items()
             if kind != MODEL and not _is_judged(opt, kind)]
 
 
-def nearest_type(kind: str, known: Iterable[str]) -> str:
+def _similar(kind: str, known: Iterable[str]) -> str:
     """Ask whether a very similar type was meant; empty where there is none."""
     nearest = difflib.get_close_matches(kind, known, n=1, cutoff=0.88)
     return f': did you mean {nearest[0]}?' if nearest and nearest[0] != kind else ''
