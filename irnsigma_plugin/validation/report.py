@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,9 @@ def draw_curve(scores: Scores, axes: tuple[str, str]) -> bytes:
     figure = new_figure(*CURVE_INCHES)
     plot = figure.add_subplot()
     plot.plot(x, y, 'o-', color='tab:blue')
-    for sigma, *point in zip(sigmas, x, y):
-        plot.annotate(f'σ = {sigma:g}', point, textcoords='offset points', xytext=(7, 5))
+    sides = itertools.cycle([((7, 5), 'left'), ((-7, -13), 'right')])  # neighbours can lie close together
+    for sigma, *point, (offset, alignment) in zip(sigmas, x, y, sides):
+        plot.annotate(f'σ = {sigma:g}', point, textcoords='offset points', xytext=offset, ha=alignment)
     plot.margins(0.2)
     plot.grid(alpha=0.3)
     plot.set_title(scores.dataset)
