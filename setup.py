@@ -50,11 +50,7 @@ class Build(build):
 
 
 # Other formats. There are versions of all of them for every Python that is supported.
-FORMATS = {
-    'safetensors': ['safetensors'],
-    'spandrel': ['spandrel>=0.4'],
-    'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
-}
+FORMATS = {'safetensors': ['safetensors'], 'spandrel': ['spandrel>=0.4'], 'onnx': ['onnx', 'onnxscript', 'onnxruntime']}
 VERSION = re.search(r"__version__ = '(.+)'", Path('irnsigma_plugin/__init__.py').read_text()).group(1)
 
 setup(

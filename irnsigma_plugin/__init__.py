@@ -4,11 +4,11 @@ Importing this package is light: it only arranges that BasicSR, whenever it is i
 `irnsigma_plugin.compat` and this plugin's networks, losses, metrics, datasets and models.
 """
 
-from irnsigma_plugin import _autoload
+from irnsigma_plugin.compat import loading
 
 __version__ = '0.1.0'
 
-_autoload.arm()
+loading.arm()
 
 
 def register_spandrel(sigma: float = 0.0, clamp: float = 1.0) -> None:
@@ -32,6 +32,6 @@ def register_spandrel(sigma: float = 0.0, clamp: float = 1.0) -> None:
         import spandrel  # noqa: F401
     except ImportError as error:
         raise ImportError('register_spandrel needs spandrel 0.4 or later: pip install spandrel') from error
-    from irnsigma_plugin.spandrel_support import register
+    from irnsigma_plugin.formats.spandrel import register
 
     register(sigma, clamp)

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import IO, Any, Callable, NoReturn
 
-from irnsigma_plugin.atomic import WriteError
 from irnsigma_plugin.commands import check, compare, downscale, evaluate, export, fetch_weights, info, upscale
+from irnsigma_plugin.files import WriteError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -72,8 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0 success, 1 the command failed, 2 the command line is wrong, 130 interrupted, 141 nobody reads
         the output any more (`irnsigma ... | head`).
     """
-    with contextlib.redirect_stdout(_Stream(sys.stdout, 'standard output')), \
-            contextlib.redirect_stderr(_Stream(sys.stderr, 'standard error')):
+    with (
+        contextlib.redirect_stdout(_Stream(sys.stdout, 'standard output')),
+        contextlib.redirect_stderr(_Stream(sys.stderr, 'standard error')),
+    ):
         try:
             status = _run(argv)
             sys.stdout.flush()  # not at the interpreter's end, where a failure could not be told

@@ -1,16 +1,20 @@
-"""How much memory there is."""
+"""How much memory there is, and what to say where there is too little."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 HOST_ALLOCATOR = "can't allocate memory"
 # (limit, use) of the control group that a container runs in, versions 2 and 1.
-CGROUP_FILES = (('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory.current'),
-                ('/sys/fs/cgroup/memory/memory.limit_in_bytes', '/sys/fs/cgroup/memory/memory.usage_in_bytes'))
+CGROUP_FILES = (
+    ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory.current'),
+    ('/sys/fs/cgroup/memory/memory.limit_in_bytes', '/sys/fs/cgroup/memory/memory.usage_in_bytes'),
+)
 
 
 def available_memory(device: torch.device) -> int:
@@ -32,8 +36,11 @@ def available_memory(device: torch.device) -> int:
 def is_lack_of_memory(error: BaseException) -> bool:
     """Whether an error tells that the memory, of a GPU or of the machine, did not suffice."""
     # What torch's allocator for the CPU raises is a mere RuntimeError.
-    return (isinstance(error, (MemoryError, torch.OutOfMemoryError))
-            or isinstance(error, RuntimeError) and HOST_ALLOCATOR in str(error))
+    return (
+        isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        or isinstance(error, RuntimeError)
+        and HOST_ALLOCATOR in str(error)
+    )
 
 
 def _system_memory() -> int:
@@ -42,3 +49,26 @@ def _system_memory() -> int:
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable:'))
     except (OSError, StopIteration):
         return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2
+
+
+@contextmanager
+def explained_lack_of_memory(what: str, remedy: str) -> Iterator[None]:
+    """Turn a lack of memory, of a GPU or of the machine, into one line with the remedy.
+
+    Args:
+        what: The work that needs it.
+        remedy: What to do to need less.
+
+    Raises:
+        MemoryError: In the place of torch's errors.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not is_lack_of_memory(error):
+            raise
+        gpu = isinstance(error, torch.OutOfMemoryError)
+        raise MemoryError(
+            f'The {what} needs more memory than the {"GPU" if gpu else "machine"} has left: {remedy}, or end what else '
+            'uses it. What was saved is untouched: resume with --auto_resume.'
+        ) from None

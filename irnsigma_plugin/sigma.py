@@ -35,8 +35,7 @@ class SigmaSampler:
         tensor([1., 0., 0., 1.])
     """
 
-    def __init__(self, strategy: str = 'points', values: Sequence[float] | None = None,
-                 per: str = 'sample') -> None:
+    def __init__(self, strategy: str = 'points', values: Sequence[float] | None = None, per: str = 'sample') -> None:
         if strategy not in STRATEGIES:
             raise ValueError(f'sigma: strategy must be one of {list(STRATEGIES)}, but got {strategy!r}.')
         if per not in GRANULARITIES:
@@ -47,8 +46,10 @@ class SigmaSampler:
             raise ValueError(f'sigma: values must be a list such as {list(THREE_POINTS)}, but got {values!r}.')
         expected = {'points': len(values) >= 1, 'uniform': not values, 'fixed': len(values) == 1}
         if not expected[strategy]:
-            raise ValueError(f"sigma: 'points' takes one or more values, 'fixed' exactly one, 'uniform' none, "
-                             f'but got {list(values)} for {strategy!r}.')
+            raise ValueError(
+                f"sigma: 'points' takes one or more values, 'fixed' exactly one, 'uniform' none, "
+                f'but got {list(values)} for {strategy!r}.'
+            )
         self.strategy = strategy
         self.values = tuple(check_sigma(value) for value in values)
         self.per = per
@@ -65,7 +66,7 @@ class SigmaSampler:
         if self.strategy == 'uniform':
             sigma = torch.rand(count)
         else:
-            sigma = torch.tensor(self.values)[torch.randint(len(self.values), (count, ))]
+            sigma = torch.tensor(self.values)[torch.randint(len(self.values), (count,))]
         return sigma.expand(batch_size).to(device, non_blocking=True)
 
 

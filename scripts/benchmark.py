@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tests'))
 
 from benchmarks import loader, network, sizes, step, table
 from benchmarks.measure import measure_machine
-from invertibility import randomise
-from oracle import textbook
+from helpers.invertibility import randomise
+from helpers.oracle import textbook
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.options.train_val import AMP_MODES
@@ -60,13 +60,18 @@ examples:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     epilog=EPILOG)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG
+    )
     parser.add_argument('--device', default='cpu', help='cpu or cuda, or cuda:1 (default: cpu)')
     parser.add_argument('--threads', type=int, help="of the CPU (default: torch's)")
-    parser.add_argument('--parts', nargs='+', default=['inference', 'training'],
-                        choices=['inference', 'training', 'step', 'loader', 'sizes'],
-                        help='what to measure (default: inference training)')
+    parser.add_argument(
+        '--parts',
+        nargs='+',
+        default=['inference', 'training'],
+        choices=['inference', 'training', 'step', 'loader', 'sizes'],
+        help='what to measure (default: inference training)',
+    )
     parser.add_argument('--runs', type=int, default=7, help='medians are of so many (default: 7)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write all figures')
 
@@ -76,20 +81,32 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     net.add_argument('--growth', type=int, default=32, metavar='N', help='of the dense blocks (default: 32)')
 
     what = parser.add_argument_group('what is computed')
-    what.add_argument('--sizes', nargs='+', default=['480x320', '2040x1356'], metavar='WxH',
-                      help='images of the inference (default: 480x320 2040x1356)')
+    what.add_argument(
+        '--sizes',
+        nargs='+',
+        default=['480x320', '2040x1356'],
+        metavar='WxH',
+        help='images of the inference (default: 480x320 2040x1356)',
+    )
     what.add_argument('--batch', type=int, help='patches of a step (default: 4 in `training`, 2 in `step`)')
-    what.add_argument('--patch', type=int,
-                      help="their side (default: 144 in `training`, the option file's gt_size in `step`)")
-    what.add_argument('--options', type=Path, default=step.OPTIONS, metavar='FILE',
-                      help=f'option file of `step` (default: options/{step.OPTIONS.name})')
+    what.add_argument(
+        '--patch', type=int, help="their side (default: 144 in `training`, the option file's gt_size in `step`)"
+    )
+    what.add_argument(
+        '--options',
+        type=Path,
+        default=step.OPTIONS,
+        metavar='FILE',
+        help=f'option file of `step` (default: options/{step.OPTIONS.name})',
+    )
     what.add_argument('--amp', choices=AMP_MODES, help="train.amp of the plugin's column in `step`")
     what.add_argument('--channels-last', action='store_true', help='train.channels_last of the same')
     what.add_argument('--images', type=Path, metavar='FOLDER', help='photographs of `loader`')
     what.add_argument('--largest', type=int, default=4096, help='largest side of `sizes` (default: 4096)')
     what.add_argument('--plot', type=Path, metavar='FILE', help='draw `sizes` as a PNG file')
-    what.add_argument('--from', type=Path, dest='source', metavar='FILE',
-                      help='measure nothing: draw --plot from what --json wrote')
+    what.add_argument(
+        '--from', type=Path, dest='source', metavar='FILE', help='measure nothing: draw --plot from what --json wrote'
+    )
     args = parser.parse_args(argv)
     if 'loader' in args.parts and args.images is None:
         parser.error('loader needs photographs: --images FOLDER')
@@ -123,17 +140,28 @@ def measure(args: argparse.Namespace) -> dict:
         torch.cuda.set_device(device.index or 0)  # events are recorded there
         torch.backends.cudnn.benchmark = True  # as basicsr.train has it
     machine = measure_machine(device, args.runs)
-    print(f'{device}, {torch.get_num_threads()} threads, torch {torch.__version__}: matrix product '
-          f'{machine.product:.0f} GFLOP/s, 3x3 convolution of 128 channels {machine.convolution:.0f} GFLOP/s')
-    figures = {'device': str(device), 'threads': torch.get_num_threads(), 'torch': torch.__version__,
-               'processor': platform.processor() or platform.machine(), 'cores': os.cpu_count(),
-               'gpu': torch.cuda.get_device_name(device) if device.type == 'cuda' else None,
-               'matrix_product_gflops': machine.product, 'convolution_gflops': machine.convolution}
+    print(
+        f'{device}, {torch.get_num_threads()} threads, torch {torch.__version__}: matrix product '
+        f'{machine.product:.0f} GFLOP/s, 3x3 convolution of 128 channels {machine.convolution:.0f} GFLOP/s'
+    )
+    figures = {
+        'device': str(device),
+        'threads': torch.get_num_threads(),
+        'torch': torch.__version__,
+        'processor': platform.processor() or platform.machine(),
+        'cores': os.cpu_count(),
+        'gpu': torch.cuda.get_device_name(device) if device.type == 'cuda' else None,
+        'matrix_product_gflops': machine.product,
+        'convolution_gflops': machine.convolution,
+    }
     net = randomise(InvRescaleNet(args.scale, args.blocks, args.growth), std=0.01)
     nets = {'plugin': net.to(device), 'textbook': textbook(net).to(device)}
     if 'inference' in args.parts:
-        rows = (row for size in args.sizes
-                for row in network.benchmark_inference(machine, nets, tuple(map(int, size.split('x'))), args.runs))
+        rows = (
+            row
+            for size in args.sizes
+            for row in network.benchmark_inference(machine, nets, tuple(map(int, size.split('x'))), args.runs)
+        )
         figures['inference'] = table.show(network.COLUMNS, rows)
     if 'training' in args.parts:
         rows = network.benchmark_training(machine, nets, args.batch or 4, args.patch or 144, args.runs)
@@ -142,17 +170,25 @@ def measure(args: argparse.Namespace) -> dict:
     if 'step' in args.parts:
         own = {**({'amp': args.amp} if args.amp else {}), **({'channels_last': True} if args.channels_last else {})}
         taken = step.benchmark_step(device, args.options, args.batch or 2, args.patch, args.runs, own)
-        print(f'\n{args.options.name}, {taken.batch}x{taken.patch}x{taken.patch}, weights of VGG: {taken.vgg_weights}'
-              + (f', plugin with {", ".join(f"{key}: {value}" for key, value in own.items())}' if own else ''))
-        figures['step'] = {**taken._asdict(), 'options': args.options.name, 'plugin_train': own,
-                           'rows': table.show(step.COLUMNS, taken.rows)}
+        print(
+            f'\n{args.options.name}, {taken.batch}x{taken.patch}x{taken.patch}, weights of VGG: {taken.vgg_weights}'
+            + (f', plugin with {", ".join(f"{key}: {value}" for key, value in own.items())}' if own else '')
+        )
+        figures['step'] = {
+            **taken._asdict(),
+            'options': args.options.name,
+            'plugin_train': own,
+            'rows': table.show(step.COLUMNS, taken.rows),
+        }
     if 'loader' in args.parts:
         needed = taken and taken.samples_per_second
-        figures['loader'] = table.show(loader.COLUMNS,
-                                       loader.benchmark_loader(args.images, args.scale, args.runs, needed))
+        figures['loader'] = table.show(
+            loader.COLUMNS, loader.benchmark_loader(args.images, args.scale, args.runs, needed)
+        )
     if 'sizes' in args.parts:
-        figures['sizes'] = table.show(sizes.COLUMNS,
-                                      sizes.benchmark_sizes(machine, nets['plugin'], args.largest, args.runs))
+        figures['sizes'] = table.show(
+            sizes.COLUMNS, sizes.benchmark_sizes(machine, nets['plugin'], args.largest, args.runs)
+        )
     return figures
 
 

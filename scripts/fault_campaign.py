@@ -37,9 +37,9 @@ os.environ['OMP_NUM_THREADS'] = '1'  # small tensors; and no threads that a fork
 
 import irnsigma_plugin  # noqa: E402, F401, I001
 from basicsr.train import train_pipeline  # noqa: E402
-from experiment import options_to_train, write_photographs, write_yaml  # noqa: E402
+from helpers.experiment import options_to_train, write_photographs, write_yaml  # noqa: E402
 
-from irnsigma_plugin.atomic import is_temporary  # noqa: E402
+from irnsigma_plugin.files import is_temporary  # noqa: E402
 from irnsigma_plugin.checkpoints.training_states import iterations, newest_whole_state  # noqa: E402
 
 OTHER_STRIKES = ('terminate', 'interrupt', 'disk_full', 'corrupt')
@@ -84,9 +84,18 @@ class Campaign:
         if self.literal > 0:
             with open(self.output, 'wb') as output:
                 return subprocess.Popen(
-                    [sys.executable, '-c', 'import irnsigma_plugin, runpy; runpy.run_module("basicsr.train", '
-                     'run_name="__main__", alter_sys=True)', *arguments], cwd=self.folder, stdout=output,
-                    stderr=output, env={**os.environ, 'PYTHONPATH': str(REPO_ROOT)}).pid
+                    [
+                        sys.executable,
+                        '-c',
+                        'import irnsigma_plugin, runpy; runpy.run_module("basicsr.train", '
+                        'run_name="__main__", alter_sys=True)',
+                        *arguments,
+                    ],
+                    cwd=self.folder,
+                    stdout=output,
+                    stderr=output,
+                    env={**os.environ, 'PYTHONPATH': str(REPO_ROOT)},
+                ).pid
         child = os.fork()
         if child:
             return child
@@ -143,8 +152,12 @@ class Campaign:
 
     def is_saving(self) -> bool:
         """Whether a temporary file is there."""
-        return any(is_temporary(name) for folder in (self.states, self.root / 'models') if folder.is_dir()
-                   for name in os.listdir(folder))
+        return any(
+            is_temporary(name)
+            for folder in (self.states, self.root / 'models')
+            if folder.is_dir()
+            for name in os.listdir(folder)
+        )
 
     def strike(self, kind: str) -> int:
         """Let the training go on, interrupt it, and return the iteration that must not be lost."""
@@ -175,8 +188,11 @@ class Campaign:
     def _corrupt(self) -> int:
         newest = self.states / f'{self.listed()}.state'
         content = newest.read_bytes()
-        newest.write_bytes(self.random.choice([b'', self.random.randbytes(len(content)),
-                                               content[:self.random.randrange(len(content))]]))
+        newest.write_bytes(
+            self.random.choice(
+                [b'', self.random.randbytes(len(content)), content[: self.random.randrange(len(content))]]
+            )
+        )
         return self.newest()
 
     def resume(self, safe: int) -> int:
@@ -198,8 +214,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--kills', type=int, default=100, help='rounds with kill -9 (default: 100)')
     parser.add_argument('--others', type=int, default=3, help='rounds of each other kind (default: 3)')
-    parser.add_argument('--literal', type=int, default=2,
-                        help='rounds that start `python` anew instead of copying this process (default: 2)')
+    parser.add_argument(
+        '--literal',
+        type=int,
+        default=2,
+        help='rounds that start `python` anew instead of copying this process (default: 2)',
+    )
     parser.add_argument('--seed', type=int, default=0, help='of the random moments (default: 0)')
     args = parser.parse_args()
 
@@ -223,8 +243,10 @@ def main() -> int:
             campaign.literal -= 1
             print(f'{index + 1:4d}/{len(rounds)} {kind:12s} iteration {campaign.listed():5d}: {note}', flush=True)
     struck = ', '.join(f'{figures[kind]} {kind}' for kind in ('kill', 'kill_saving', *OTHER_STRIKES))
-    print(f'{len(rounds)} rounds ({struck}): {figures["resumed"]} resumed and finished, '
-          f'{figures["lost checkpoints"]} lost checkpoints, {figures["faults"]} other faults')
+    print(
+        f'{len(rounds)} rounds ({struck}): {figures["resumed"]} resumed and finished, '
+        f'{figures["lost checkpoints"]} lost checkpoints, {figures["faults"]} other faults'
+    )
     return int(figures['resumed'] < len(rounds) or figures['lost checkpoints'] > 0)
 
 

@@ -40,13 +40,20 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     args = build_parser().parse_args(argv)
     # Takes seconds, as it imports torch: after the arguments, so that --help answers at once.
-    from irnsigma_plugin.data.prepare import PrepareError, prepare
+    from irnsigma_plugin.preparation.pairs import PrepareError, prepare
 
     try:
-        summary = prepare(args.sources, args.destination, scale=args.scale,
-                          crop_size=None if args.no_crop else args.crop_size, step=args.step,
-                          min_size=args.min_size, name=args.name, workers=args.workers,
-                          overwrite=args.overwrite)
+        summary = prepare(
+            args.sources,
+            args.destination,
+            scale=args.scale,
+            crop_size=None if args.no_crop else args.crop_size,
+            step=args.step,
+            min_size=args.min_size,
+            name=args.name,
+            workers=args.workers,
+            overwrite=args.overwrite,
+        )
     except (PrepareError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
@@ -64,28 +71,39 @@ def main(argv: list[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, epilog=EPILOG,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('sources', nargs='+', metavar='SRC',
-                        help='image files or folders of images (with their subfolders)')
+    parser = argparse.ArgumentParser(
+        description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        'sources', nargs='+', metavar='SRC', help='image files or folders of images (with their subfolders)'
+    )
     parser.add_argument('destination', metavar='DST', help='folder for the LMDBs')
     parser.add_argument('--scale', type=int, default=4, help='factor between hr and lr (default: 4)')
-    parser.add_argument('--crop-size', type=int, default=480, metavar='PIXELS',
-                        help='side of the hr sub-images, a multiple of the scale; shorter sides are kept '
-                             '(default: 480)')
-    parser.add_argument('--step', type=int, metavar='PIXELS',
-                        help='distance of sub-images, a multiple of the scale (default: half the crop size)')
+    parser.add_argument(
+        '--crop-size',
+        type=int,
+        default=480,
+        metavar='PIXELS',
+        help='side of the hr sub-images, a multiple of the scale; shorter sides are kept (default: 480)',
+    )
+    parser.add_argument(
+        '--step',
+        type=int,
+        metavar='PIXELS',
+        help='distance of sub-images, a multiple of the scale (default: half the crop size)',
+    )
     parser.add_argument('--no-crop', action='store_true', help='keep the images whole')
-    parser.add_argument('--min-size', type=int, default=144, metavar='PIXELS',
-                        help='skip images with a shorter side; use at least the gt_size of the training '
-                             '(default: 144)')
+    parser.add_argument(
+        '--min-size',
+        type=int,
+        default=144,
+        metavar='PIXELS',
+        help='skip images with a shorter side; use at least the gt_size of the training (default: 144)',
+    )
     parser.add_argument('--name', help='first part of the names of the LMDBs (default: the name of DST)')
-    parser.add_argument('--workers', type=int, metavar='N',
-                        help='images at a time (default: number of cores)')
-    parser.add_argument('--overwrite', action='store_true',
-                        help='replace existing LMDBs of the same name')
-    parser.add_argument('--strict', action='store_true',
-                        help='exit with status 1 if an image was skipped')
+    parser.add_argument('--workers', type=int, metavar='N', help='images at a time (default: number of cores)')
+    parser.add_argument('--overwrite', action='store_true', help='replace existing LMDBs of the same name')
+    parser.add_argument('--strict', action='store_true', help='exit with status 1 if an image was skipped')
     return parser
 
 

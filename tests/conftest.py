@@ -21,7 +21,7 @@ if (SHARED_DIR / 'torch_home').is_dir():
     os.environ.setdefault('TORCH_HOME', str(SHARED_DIR / 'torch_home'))
 
 import irnsigma_plugin  # noqa: E402, F401  arms the plugin for every test that imports basicsr
-from irnsigma_plugin import imagenet_weights  # noqa: E402
+from irnsigma_plugin.imagenet import weights as imagenet_weights  # noqa: E402
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -63,7 +63,8 @@ def checkout_path(tmp_path_factory: pytest.TempPathFactory) -> str:
         return str(REPO_ROOT)
     autoload = tmp_path_factory.mktemp('autoload')  # does what the installed .pth file would do
     (autoload / 'sitecustomize.py').write_text(
-        "import os\nif os.environ.get('IRNSIGMA_AUTOLOAD') != '0':\n    import irnsigma_plugin\n")
+        "import os\nif os.environ.get('IRNSIGMA_AUTOLOAD') != '0':\n    import irnsigma_plugin\n"
+    )
     return os.pathsep.join([str(autoload), str(REPO_ROOT)])
 
 
@@ -76,7 +77,7 @@ def make_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
     import torch
     from basicsr.models import build_model
     from basicsr.utils.options import parse_options
-    from experiment import options_to_train, write_photographs, write_yaml
+    from helpers.experiment import options_to_train, write_photographs, write_yaml
 
     monkeypatch.chdir(tmp_path)
     photographs = write_photographs(tmp_path / 'photographs')
@@ -104,7 +105,7 @@ def make_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
 @pytest.fixture(scope='session')
 def rank_server(checkout_path: str) -> None:
     """What `ranks.run_ranks` needs."""
-    from ranks import start_rank_server
+    from helpers.ranks import start_rank_server
 
     start_rank_server(checkout_path)
 
@@ -119,9 +120,16 @@ def run_cli(tmp_path: Path, checkout_path: str) -> Callable[..., subprocess.Comp
     """
 
     def run(*args: str, cwd: Path = tmp_path, check: bool = True, **env: str) -> subprocess.CompletedProcess:
-        done = subprocess.run([sys.executable, *map(str, args)], cwd=cwd, text=True, timeout=300,
-                              env={**os.environ, 'PYTHONPATH': checkout_path, **env},
-                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            [sys.executable, *map(str, args)],
+            cwd=cwd,
+            text=True,
+            timeout=300,
+            env={**os.environ, 'PYTHONPATH': checkout_path, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         if check and done.returncode != 0:
             pytest.fail(f'{done.args} ended with status {done.returncode}:\n{done.stdout}', pytrace=False)
         return done

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from experiment import set_option
+from helpers.experiment import set_option
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.models.acceleration import SCALER_HALVINGS, explained_compile_errors, full_precision, split_batch
-from irnsigma_plugin.models.step_guard import StepGuard
 from irnsigma_plugin.options.rules import OptionError
+from irnsigma_plugin.training.step import SCALER_HALVINGS, explained_compile_errors, full_precision, split_batch
+from irnsigma_plugin.training.step_guard import StepGuard
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +48,12 @@ def one_step(model):
     model.net_d = SmallDiscriminator()
     model.optimizer_d = torch.optim.Adam(model.net_d.parameters(), lr=1e-4)
     model.optimize_parameters(1)
-    gradients = [parameter.grad.clone() for net in (model.net_g, model.net_d) for parameter in net.parameters()
-                 if parameter.requires_grad]
+    gradients = [
+        parameter.grad.clone()
+        for net in (model.net_g, model.net_d)
+        for parameter in net.parameters()
+        if parameter.requires_grad
+    ]
     return gradients, model.get_current_log()
 
 
@@ -58,18 +62,21 @@ def difference(gradients, expected):
     return max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(gradients, expected))
 
 
-@pytest.mark.parametrize(('option', 'value', 'tolerance'), [
-    ('accumulate', 2, 1e-5),  # parts of 2 and 1 samples
-    ('accumulate', 3, 1e-5),
-    ('channels_last', True, 1e-5),
-    ('amp', 'bf16', 0.1),
-    ('amp', 'fp16', 0.05),
-])
+@pytest.mark.parametrize(
+    ('option', 'value', 'tolerance'),
+    [
+        ('accumulate', 2, 1e-5),  # parts of 2 and 1 samples
+        ('accumulate', 3, 1e-5),
+        ('channels_last', True, 1e-5),
+        ('amp', 'bf16', 0.1),
+        ('amp', 'fp16', 0.05),
+    ],
+)
 def test_gradients_and_losses_are_those_of_the_plain_step(make_model, option, value, tolerance):
     expected, expected_log = one_step(make_model())
     model = make_model(change=set_option('train', option, value))
     if value == 'fp16':  # a scale without overflow, which training finds in its first steps
-        model.scaler.load_state_dict({**model.scaler.state_dict(), 'scale': 64.})
+        model.scaler.load_state_dict({**model.scaler.state_dict(), 'scale': 64.0})
     gradients, log = one_step(model)
     assert log == pytest.approx(expected_log, rel=tolerance / 10)
     assert difference(gradients, expected) < tolerance
@@ -191,7 +198,7 @@ def test_gradients_are_averaged_once_per_step(make_model, tmp_path):
 
 
 def test_parts_of_a_batch():
-    hr = torch.arange(5.)
+    hr = torch.arange(5.0)
     parts = split_batch(hr, -hr, hr / 5, 2)
     assert [part.hr.tolist() for part in parts] == [[0, 1, 2], [3, 4]]
     assert [part.lr_ref.tolist() for part in parts] == [[-0, -1, -2], [-3, -4]]

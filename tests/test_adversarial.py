@@ -23,20 +23,23 @@ def gan_loss(gan_type, kind='GANLoss'):
 def test_the_mean_is_basicsrs_loss_of_the_batch(gan_type, shape, is_real, is_disc):
     criterion, prediction = gan_loss(gan_type), logits(*shape)
     values = per_sample_gan_loss(criterion, prediction, is_real, is_disc)
-    assert values.shape == (4, )
+    assert values.shape == (4,)
     torch.testing.assert_close(values.mean(), criterion(prediction, is_real, is_disc=is_disc))
 
 
-@pytest.mark.parametrize(('gan_type', 'is_real', 'is_disc', 'expected'), [
-    ('vanilla', True, True, [0.126928, 1.313262]),  # ln(1 + exp(-x))
-    ('vanilla', False, True, [2.126928, 0.313262]),  # ln(1 + exp(x))
-    ('lsgan', True, True, [1., 4.]),  # (x - 1)²
-    ('wgan', False, True, [2., -1.]),  # x
-    ('hinge', True, True, [0., 2.]),  # max(0, 1 - x)
-    ('hinge', True, False, [-0.6, 0.3]),  # -0.3 x: loss_weight is the generator's alone
-])
+@pytest.mark.parametrize(
+    ('gan_type', 'is_real', 'is_disc', 'expected'),
+    [
+        ('vanilla', True, True, [0.126928, 1.313262]),  # ln(1 + exp(-x))
+        ('vanilla', False, True, [2.126928, 0.313262]),  # ln(1 + exp(x))
+        ('lsgan', True, True, [1.0, 4.0]),  # (x - 1)²
+        ('wgan', False, True, [2.0, -1.0]),  # x
+        ('hinge', True, True, [0.0, 2.0]),  # max(0, 1 - x)
+        ('hinge', True, False, [-0.6, 0.3]),  # -0.3 x: loss_weight is the generator's alone
+    ],
+)
 def test_values_of_two_samples_by_hand(gan_type, is_real, is_disc, expected):
-    values = per_sample_gan_loss(gan_loss(gan_type), torch.tensor([[2.], [-1.]]), is_real, is_disc)
+    values = per_sample_gan_loss(gan_loss(gan_type), torch.tensor([[2.0], [-1.0]]), is_real, is_disc)
     torch.testing.assert_close(values, torch.tensor(expected), rtol=1e-5, atol=0)
 
 
@@ -48,7 +51,7 @@ def test_several_scales(gan_type, nested):
     if nested:  # features first, of which only the last is compared
         prediction = [[logits(3, 7, 8, 8, seed=2), each] for each in prediction]
     values = per_sample_gan_loss(criterion, prediction, True, is_disc=False)
-    assert values.shape == (3, )
+    assert values.shape == (3,)
     torch.testing.assert_close(values.mean(), criterion(prediction, True, is_disc=False))
     first = [[part[:1] for part in each] if nested else each[:1] for each in prediction]
     torch.testing.assert_close(values[0], criterion(first, True, is_disc=False))

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from irnsigma_plugin.atomic import WriteError, atomic_path, atomic_write, make_folder, remove_leftovers
+from irnsigma_plugin.files import WriteError, atomic_path, atomic_write, make_folder, remove_leftovers
 
 
 @pytest.fixture
@@ -76,8 +76,10 @@ def test_an_error_of_the_system_names_the_file_the_reason_and_the_remedy(tmp_pat
     missing, full = tmp_path / 'none' / 'table.md', tmp_path / 'table.md'
     with pytest.raises(WriteError) as error:
         atomic_write(missing, b'')
-    assert str(error.value) == (f'{missing}: cannot be written (No such file or directory); check the rights and the '
-                                'free space there, or choose another place.')
+    assert str(error.value) == (
+        f'{missing}: cannot be written (No such file or directory); check the rights and the '
+        'free space there, or choose another place.'
+    )
     assert (error.value.errno, error.value.strerror) == (errno.ENOENT, 'No such file or directory')
     monkeypatch.setattr(os, 'fsync', full_disk)
     with pytest.raises(WriteError, match=rf'^{full}: cannot be written \(No space left on device\)'):
@@ -118,9 +120,11 @@ def test_a_folder_is_made_and_tried(tmp_path, monkeypatch):
 
 
 def test_a_killed_process_leaves_the_old_file(final):
-    script = ('import os, signal, sys; from irnsigma_plugin.atomic import atomic_path\n'
-              'with atomic_path(sys.argv[1]) as temporary, open(temporary, "w") as file:\n'
-              '    file.write("half"); file.flush(); os.kill(os.getpid(), signal.SIGKILL)')
+    script = (
+        'import os, signal, sys; from irnsigma_plugin.files import atomic_path\n'
+        'with atomic_path(sys.argv[1]) as temporary, open(temporary, "w") as file:\n'
+        '    file.write("half"); file.flush(); os.kill(os.getpid(), signal.SIGKILL)'
+    )
     killed = subprocess.run([sys.executable, '-c', script, str(final)], check=False)
     assert killed.returncode == -9
     assert final.read_text() == 'old'

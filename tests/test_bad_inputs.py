@@ -18,11 +18,11 @@ from PIL import Image
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.cli import main
-from irnsigma_plugin.commands import measuring
-from irnsigma_plugin.imagenet_weights import WeightsError
+from irnsigma_plugin.evaluation import restore as measuring
+from irnsigma_plugin.imagenet.weights import WeightsError
 from irnsigma_plugin.images import png
 from irnsigma_plugin.images.picture import Picture, write_picture
-from irnsigma_plugin.rescaling.lr_note import LrNote
+from irnsigma_plugin.rescaling.pictures import LrNote
 
 DOWN = 'downscale src out --model x4.pth'
 UP = 'upscale src out --model x4.pth'
@@ -83,6 +83,7 @@ def put(path: str, content: bytes) -> Callable[[], None]:
     def make() -> None:
         Path(path).parent.mkdir(exist_ok=True)
         Path(path).write_bytes(content)
+
     return make
 
 
@@ -108,7 +109,7 @@ def save(content: object) -> Callable[[], None]:
 
 def truncated_checkpoint() -> None:
     content = Path('x4.pth').read_bytes()
-    Path('bad.pth').write_bytes(content[:len(content) // 2])
+    Path('bad.pth').write_bytes(content[: len(content) // 2])
 
 
 def nothing() -> None:
@@ -145,8 +146,12 @@ CASES = [
     bad('truncated BMP', photo('bmp')[:600], *AGAIN),
     bad('truncated PPM', photo('ppm')[:600], *AGAIN),
     bad('truncated 16-bit PNG', cv2.imencode('.png', pixels(SIZE, SIZE, dtype=np.uint16))[1].tobytes()[:900], *AGAIN),
-    Case('named like a lack of memory', put('src/allocated.png', photo('png')[:1000]), DOWN,
-         ('src/allocated.png', *AGAIN)),
+    Case(
+        'named like a lack of memory',
+        put('src/allocated.png', photo('png')[:1000]),
+        DOWN,
+        ('src/allocated.png', *AGAIN),
+    ),
     bad('zero bytes PNG', b'', 'is empty', 'copy it again'),
     bad('signature alone PNG', png.SIGNATURE, *AGAIN),
     bad('no pixels PNG', header(9, 9), *AGAIN),
@@ -155,8 +160,13 @@ CASES = [
     bad('web page named JPG', b'<!DOCTYPE html><html></html>', *NO_IMAGE),
     bad('PDF named JPG', b'%PDF-1.4\n', *NO_IMAGE),
     bad('width of zero PNG', header(0, 9), *AGAIN),
-    bad('more pixels than memory PNG', header(2_000_000, 1_000_000), '2000000x1000000 pixels need about', 'are free',
-        'cut the image into parts'),
+    bad(
+        'more pixels than memory PNG',
+        header(2_000_000, 1_000_000),
+        '2000000x1000000 pixels need about',
+        'are free',
+        'cut the image into parts',
+    ),
     bad('CMYK JPG', encode(Image.new('CMYK', (9, 9)), 'jpeg'), 'CMYK', CONVERT),
     bad('CMYK TIFF', encode(Image.new('CMYK', (9, 9)), 'tiff'), 'CMYK', CONVERT),
     bad('LAB TIFF', encode(Image.new('LAB', (9, 9)), 'tiff'), 'LAB', CONVERT),
@@ -172,29 +182,54 @@ CASES = [
     link('link to itself', 'bad.png', 'symbolic links', 'check the path'),
     link('endless device', '/dev/zero', 'is no file', 'name an image file'),
     Case('pipe', lambda: os.mkfifo('src/bad.png'), DOWN, ('src/bad.png', 'is no file', 'name an image file')),
-    Case('target is a folder', lambda: (os.makedirs('out/bad.png'), put('src/bad.png', photo('png'))()), DOWN,
-         ('out/bad.png', 'cannot be written (Is a directory)', 'choose another place')),
-
+    Case(
+        'target is a folder',
+        lambda: (os.makedirs('out/bad.png'), put('src/bad.png', photo('png'))()),
+        DOWN,
+        ('out/bad.png', 'cannot be written (Is a directory)', 'choose another place'),
+    ),
     Case('lr of another scale', noted_lr(2), UP, ('src/bad.png', 'downscaled by 2', 'scale 4', 'feedfeedfeedfeed')),
-    refused('checkpoint of another scale', lambda: (noted_lr(4)(), shutil.move('src/bad.png', 'src/good.png')),
-            'upscale src out --model x2.pth', 'src/good.png', 'downscaled by 4', 'scale 2'),
-    refused('map of another size', small_map, f'{UP} --sigma-map map.png', 'src/good.png: --sigma-map map.png: ',
-            '192x192', '48x48', 'has 7x5'),
+    refused(
+        'checkpoint of another scale',
+        lambda: (noted_lr(4)(), shutil.move('src/bad.png', 'src/good.png')),
+        'upscale src out --model x2.pth',
+        'src/good.png',
+        'downscaled by 4',
+        'scale 2',
+    ),
+    refused(
+        'map of another size',
+        small_map,
+        f'{UP} --sigma-map map.png',
+        'src/good.png: --sigma-map map.png: ',
+        '192x192',
+        '48x48',
+        'has 7x5',
+    ),
     refused('map that is no image', nothing, f'{UP} --sigma-map file.txt', '--sigma-map file.txt: ', *NO_IMAGE),
-    refused('missing map', nothing, f'{UP} --sigma-map none.png', '--sigma-map none.png: ', 'No such file',
-            'check the path'),
+    refused(
+        'missing map', nothing, f'{UP} --sigma-map none.png', '--sigma-map none.png: ', 'No such file', 'check the path'
+    ),
     refused('animated map', put('map.png', frames('png')), f'{UP} --sigma-map map.png', 'map.png', '3 frames'),
-    refused('map of transparency', lambda: cv2.imwrite('map.png', pixels(192, 192, 4)), f'{UP} --sigma-map map.png',
-            '--sigma-map map.png: ', 'has no transparency', 'grey image'),
-    refused('sigma is no number', nothing, f'{UP} --sigma nan', '--sigma', 'from 0 (faithful) to 1 (sharp)', 'nan',
-            status=2),
-    refused('sigma is too large', nothing, f'{UP} --sigma 1.5', '--sigma', 'from 0 (faithful) to 1 (sharp)', '1.5',
-            status=2),
+    refused(
+        'map of transparency',
+        lambda: cv2.imwrite('map.png', pixels(192, 192, 4)),
+        f'{UP} --sigma-map map.png',
+        '--sigma-map map.png: ',
+        'has no transparency',
+        'grey image',
+    ),
+    refused(
+        'sigma is no number', nothing, f'{UP} --sigma nan', '--sigma', 'from 0 (faithful) to 1 (sharp)', 'nan', status=2
+    ),
+    refused(
+        'sigma is too large', nothing, f'{UP} --sigma 1.5', '--sigma', 'from 0 (faithful) to 1 (sharp)', '1.5', status=2
+    ),
     refused('sigma is negative', nothing, f'{UP} --sigma=-0.1', '--sigma', 'from 0 (faithful) to 1 (sharp)', status=2),
     refused('sigma is a word', nothing, f'{UP} --sigma sharp', '--sigma', "'sharp'", status=2),
-    refused('sigma and a map', nothing, f'{UP} --sigma 0 --sigma-map map.png', '--sigma-map', 'not allowed with',
-            status=2),
-
+    refused(
+        'sigma and a map', nothing, f'{UP} --sigma 0 --sigma-map map.png', '--sigma-map', 'not allowed with', status=2
+    ),
     model('missing checkpoint', nothing, 'There is no checkpoint'),
     model('text as checkpoint', put('bad.pth', b'not a checkpoint'), 'no readable PyTorch checkpoint', 'Fetch or save'),
     model('empty checkpoint', put('bad.pth', b''), 'no readable PyTorch checkpoint', 'Fetch or save'),
@@ -204,45 +239,108 @@ CASES = [
     model('checkpoint of another network', save({'conv.weight': torch.zeros(3)}), 'InvRescaleNet', 'conv.weight'),
     model('folder as checkpoint', lambda: os.mkdir('bad.pth'), 'is no file', 'name a checkpoint'),
     model('pipe as checkpoint', lambda: os.mkfifo('bad.pth'), 'is no file', 'name a checkpoint'),
-
     refused('missing source', nothing, 'downscale none out --model x4.pth', 'none', 'no such file', 'check the path'),
     refused('empty folder', lambda: os.mkdir('empty'), 'downscale empty out --model x4.pth', 'empty: there are no'),
-    refused('folder without images', put('texts/a.txt', b'a'), 'downscale texts out --model x4.pth',
-            'texts: there are no images', '.png'),
+    refused(
+        'folder without images',
+        put('texts/a.txt', b'a'),
+        'downscale texts out --model x4.pth',
+        'texts: there are no images',
+        '.png',
+    ),
     refused('glob without match', nothing, 'downscale src/*.webp out --model x4.pth', 'src/*.webp: there are no'),
     refused('file as DST', nothing, 'downscale src file.txt --model x4.pth', 'file.txt is a file', 'name a folder'),
     refused('SRC is DST', nothing, 'downscale src src --model x4.pth', 'src is both SRC and DST', 'choose another'),
-    refused('result would replace its source', nothing, 'downscale src/good.png src --model x4.pth',
-            'src/good.png would replace a source', 'choose another'),
-    refused('results of one name', put('src/good.jpg', photo('jpeg')), DOWN, 'src/good.jpg and src/good.png',
-            'both become out/good.png', 'rename one', 'Nothing has been written'),
-    refused('result is no PNG file', nothing, 'downscale src/good.png small.jpg --model x4.pth', 'small.jpg',
-            'name it .png'),
-    refused('DST below a file', nothing, 'downscale src file.txt/out --model x4.pth', 'file.txt/out/good.png',
-            'Not a directory', 'choose another DST'),
-    refused('DST that takes no files', nothing, 'downscale src /proc/out --model x4.pth', '/proc/out/good.png',
-            'choose another DST'),
+    refused(
+        'result would replace its source',
+        nothing,
+        'downscale src/good.png src --model x4.pth',
+        'src/good.png would replace a source',
+        'choose another',
+    ),
+    refused(
+        'results of one name',
+        put('src/good.jpg', photo('jpeg')),
+        DOWN,
+        'src/good.jpg and src/good.png',
+        'both become out/good.png',
+        'rename one',
+        'Nothing has been written',
+    ),
+    refused(
+        'result is no PNG file', nothing, 'downscale src/good.png small.jpg --model x4.pth', 'small.jpg', 'name it .png'
+    ),
+    refused(
+        'DST below a file',
+        nothing,
+        'downscale src file.txt/out --model x4.pth',
+        'file.txt/out/good.png',
+        'Not a directory',
+        'choose another DST',
+    ),
+    refused(
+        'DST that takes no files',
+        nothing,
+        'downscale src /proc/out --model x4.pth',
+        '/proc/out/good.png',
+        'choose another DST',
+    ),
     refused('unknown device', nothing, f'{DOWN} --device tpu', '--device', 'cuda', status=2),
     refused('tile is a word', nothing, f'{DOWN} --tile big', '--tile', '1 or more', "'big'", status=2),
     refused('no workers', nothing, f'{DOWN} --workers 0', '--workers', '1 or more', status=2),
-
     refused('evaluation of nothing', lambda: os.mkdir('empty'), 'evaluate empty --model x4.pth', 'empty: there are no'),
-    refused('evaluation of two images of one name', put('src/good.jpg', photo('jpeg')), 'evaluate src --model x4.pth',
-            'src/good.jpg and src/good.png', 'rename one'),
-    refused('evaluation into a file', nothing, 'evaluate src --model none.pth --output file.txt',
-            'file.txt: cannot be written (Not a directory)', 'choose another place'),
-    refused('comparison of a damaged image', put('bad.png', photo('png')[:500]), 'compare bad.png --model x4.pth',
-            'bad.png', *AGAIN),
+    refused(
+        'evaluation of two images of one name',
+        put('src/good.jpg', photo('jpeg')),
+        'evaluate src --model x4.pth',
+        'src/good.jpg and src/good.png',
+        'rename one',
+    ),
+    refused(
+        'evaluation into a file',
+        nothing,
+        'evaluate src --model none.pth --output file.txt',
+        'file.txt: cannot be written (Not a directory)',
+        'choose another place',
+    ),
+    refused(
+        'comparison of a damaged image',
+        put('bad.png', photo('png')[:500]),
+        'compare bad.png --model x4.pth',
+        'bad.png',
+        *AGAIN,
+    ),
     refused('comparison of a folder', nothing, 'compare src --model x4.pth', 'src: is no file', 'name an image file'),
-    refused('comparison that exists', nothing, 'compare src/good.png --model x4.pth --output src/good.png',
-            'src/good.png is there already', '--overwrite'),
-    refused('comparison below a file', nothing, 'compare src/good.png --model none.pth --output file.txt/a.png',
-            'file.txt: cannot be written (Not a directory)', 'choose another place'),
-    refused('comparison with a map of another size', small_map,
-            'compare src/good.png --model x4.pth --sigmas 0 --sigma-map map.png', '--sigma-map map.png: ', '48x48',
-            '12x12', 'has 7x5'),
-    refused('comparison that is no PNG file', nothing, 'compare src/good.png --model x4.pth --output a.jpg', 'a.jpg',
-            'name it .png'),
+    refused(
+        'comparison that exists',
+        nothing,
+        'compare src/good.png --model x4.pth --output src/good.png',
+        'src/good.png is there already',
+        '--overwrite',
+    ),
+    refused(
+        'comparison below a file',
+        nothing,
+        'compare src/good.png --model none.pth --output file.txt/a.png',
+        'file.txt: cannot be written (Not a directory)',
+        'choose another place',
+    ),
+    refused(
+        'comparison with a map of another size',
+        small_map,
+        'compare src/good.png --model x4.pth --sigmas 0 --sigma-map map.png',
+        '--sigma-map map.png: ',
+        '48x48',
+        '12x12',
+        'has 7x5',
+    ),
+    refused(
+        'comparison that is no PNG file',
+        nothing,
+        'compare src/good.png --model x4.pth --output a.jpg',
+        'a.jpg',
+        'name it .png',
+    ),
 ]
 
 
@@ -275,7 +373,7 @@ def test_fault(case, workplace, capsys):
     case.make()
     assert main(case.command.split()) == case.status
     output, errors = capsys.readouterr()
-    line, = error_lines(errors)
+    (line,) = error_lines(errors)
     assert all(word in line for word in case.words), line
     assert Path('out/good.png').is_file() == case.good_is_done
     if case.good_is_done:
@@ -305,7 +403,7 @@ def test_faults_of_the_disk(code, workplace, monkeypatch, capsys):
 
     monkeypatch.setattr('irnsigma_plugin.images.picture.open', failing, raising=False)
     assert main([*DOWN.split(), '--workers', '1']) == 1
-    line, = error_lines(capsys.readouterr().err)
+    (line,) = error_lines(capsys.readouterr().err)
     assert f'out/bad.png: cannot be written ({os.strerror(code)}); check the rights and the free space' in line
     assert os.listdir('out') == ['good.png']
 
@@ -320,7 +418,7 @@ def test_a_file_that_cannot_be_written_whole_is_not_there(workplace, capsys):
         assert main(DOWN.split()) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    line, = error_lines(capsys.readouterr().err)
+    (line,) = error_lines(capsys.readouterr().err)
     assert 'out/large.png: cannot be written (File too large)' in line
     assert os.listdir('out') == ['good.png']
 
@@ -329,16 +427,23 @@ def test_memory_that_runs_out_has_a_remedy(workplace, monkeypatch, capsys):
     def fail(*args, **kwargs):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
-    monkeypatch.setattr('irnsigma_plugin.rescaler.Rescaler.downscale', fail)
+    monkeypatch.setattr('irnsigma_plugin.rescaling.rescaler.Rescaler.downscale', fail)
     assert main(DOWN.split()) == 1
     assert 'src/good.png: there is not enough memory; use a smaller --tile' in error_lines(capsys.readouterr().err)[0]
 
 
-@pytest.mark.parametrize(('name', 'fault', 'words'), [
-    ('too small for the scale', put('src/bad.png', encode(Image.new('RGB', (50, 3)), 'png')), 'too few for scale 4'),
-    ('transparent', put('src/bad.png', encode(Image.new('RGBA', (32, 32)), 'png')), 'without alpha'),
-    ('damaged', put('src/bad.png', photo('png')[:500]), 'damaged'),
-])
+@pytest.mark.parametrize(
+    ('name', 'fault', 'words'),
+    [
+        (
+            'too small for the scale',
+            put('src/bad.png', encode(Image.new('RGB', (50, 3)), 'png')),
+            'too few for scale 4',
+        ),
+        ('transparent', put('src/bad.png', encode(Image.new('RGBA', (32, 32)), 'png')), 'without alpha'),
+        ('damaged', put('src/bad.png', photo('png')[:500]), 'damaged'),
+    ],
+)
 def test_evaluation_goes_on_without_an_image(name, fault, words, workplace, monkeypatch, capsys):
     def missing(name):
         raise WeightsError('no weights')
@@ -347,7 +452,7 @@ def test_evaluation_goes_on_without_an_image(name, fault, words, workplace, monk
     fault()
     assert main(['evaluate', 'src', '--model', 'x4.pth', '--sigmas', '0', '--output', 'report']) == 1
     output, errors = capsys.readouterr()
-    line, = error_lines(errors)
+    (line,) = error_lines(errors)
     assert words in line
     assert 'irnsigma: warning: LPIPS is left out: no weights\n' in errors
     assert '| σ | psnr ↑ | psnr_y ↑ | ssim_y ↑ |' in output
@@ -358,17 +463,24 @@ def test_evaluation_goes_on_without_an_image(name, fault, words, workplace, monk
 WHOLE_NOTE = LrNote(SIZE * 4, SIZE * 4, 8, 4, 'feedfeedfeedfeed')
 
 
-@pytest.mark.parametrize(('text', 'words'), [
-    ('no note', 'is damaged'), ('[]', 'is damaged'), ('{}', 'is damaged'), ('[' * 100000, 'is damaged'),
-    (WHOLE_NOTE._replace(height=-1).to_text(), 'is damaged'), (WHOLE_NOTE._replace(bits=12).to_text(), 'is damaged'),
-    (WHOLE_NOTE._replace(scale='4').to_text(), 'is damaged'),
-    (WHOLE_NOTE._replace(width=999).to_text(), 'has been resized since it was downscaled from 999x192'),
-    (WHOLE_NOTE.to_text(), 'was downscaled by the model feedfeedfeedfeed, not by this one'),
-])
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('no note', 'is damaged'),
+        ('[]', 'is damaged'),
+        ('{}', 'is damaged'),
+        ('[' * 100000, 'is damaged'),
+        (WHOLE_NOTE._replace(height=-1).to_text(), 'is damaged'),
+        (WHOLE_NOTE._replace(bits=12).to_text(), 'is damaged'),
+        (WHOLE_NOTE._replace(scale='4').to_text(), 'is damaged'),
+        (WHOLE_NOTE._replace(width=999).to_text(), 'has been resized since it was downscaled from 999x192'),
+        (WHOLE_NOTE.to_text(), 'was downscaled by the model feedfeedfeedfeed, not by this one'),
+    ],
+)
 def test_what_an_lr_notes_wrongly_costs_a_warning(text, words, workplace, capsys):
     write_picture(Picture(pixels(), text=text), 'src/good.png')
     assert main(UP.split()) == 0
-    line, = capsys.readouterr().err.splitlines()
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith('irnsigma: warning: src/good.png: ')
     assert words in line
     assert cv2.imread('out/good.png').shape == (SIZE * 4, SIZE * 4, 3)

@@ -8,12 +8,22 @@ import math
 
 import pytest
 import torch
-from experiment import options_to_train, write_photographs, write_yaml
+from helpers.experiment import options_to_train, write_photographs, write_yaml
 
 PARTS = {
-    'forward of G', 'loss terms', 'forward of D', 'forward of VGG, original', 'forward of VGG, restored',
-    'backward of losses, VGG, D', 'backward of G', "optimiser's step of G", "D's step: forward, losses",
-    "D's step: backward", "D's step: optimiser", 'EMA', 'the rest',
+    'forward of G',
+    'loss terms',
+    'forward of D',
+    'forward of VGG, original',
+    'forward of VGG, restored',
+    'backward of losses, VGG, D',
+    'backward of G',
+    "optimiser's step of G",
+    "D's step: forward, losses",
+    "D's step: backward",
+    "D's step: optimiser",
+    'EMA',
+    'the rest',
 }
 CPU = torch.device('cpu')
 
@@ -48,14 +58,50 @@ def test_every_part(load, tmp_path, photographs, options, elsewhere, monkeypatch
     script = load('benchmark')
     monkeypatch.setattr(script.loader, 'BATCH', 2)
     results, plot, plot_again = (tmp_path / name for name in ('figures.json', 'sizes.png', 'again.png'))
-    script.main(['--parts', 'inference', 'training', 'step', 'loader', 'sizes', '--runs', '1', '--blocks', '1', '1',
-                 '--growth', '2', '--sizes', '64x48', '--batch', '1', '--patch', '32', '--largest', '128',
-                 '--images', str(photographs), '--options', str(options), '--amp', 'bf16', '--channels-last',
-                 '--json', str(results), '--plot', str(plot)])
+    script.main(
+        [
+            '--parts',
+            'inference',
+            'training',
+            'step',
+            'loader',
+            'sizes',
+            '--runs',
+            '1',
+            '--blocks',
+            '1',
+            '1',
+            '--growth',
+            '2',
+            '--sizes',
+            '64x48',
+            '--batch',
+            '1',
+            '--patch',
+            '32',
+            '--largest',
+            '128',
+            '--images',
+            str(photographs),
+            '--options',
+            str(options),
+            '--amp',
+            'bf16',
+            '--channels-last',
+            '--json',
+            str(results),
+            '--plot',
+            str(plot),
+        ]
+    )
     figures = json.loads(results.read_text())
 
     assert [row['what'] for row in figures['inference'] + figures['training']] == [
-        'downscale 64x48', 'upscale 64x48', 'training step 1x32x32', 'training step 1x32x32, checkpoint_blocks']
+        'downscale 64x48',
+        'upscale 64x48',
+        'training step 1x32x32',
+        'training step 1x32x32, checkpoint_blocks',
+    ]
     for row in figures['inference'] + figures['training']:
         assert row['speedup'] == row['textbook_seconds'] / row['seconds']
 
@@ -74,8 +120,11 @@ def test_every_part(load, tmp_path, photographs, options, elsewhere, monkeypatch
     assert large['exponent'] == pytest.approx(math.log2(large['seconds'] / small['seconds']) / 2)
 
     assert {(row['type'], row['sub_images'], row['gt_size']) for row in figures['loader']} == {
-        (name, side, patch) for name in ('PairedImageDataset', 'HRImageDataset') for side in (480, 240)
-        for patch in (144, 64)}
+        (name, side, patch)
+        for name in ('PairedImageDataset', 'HRImageDataset')
+        for side in (480, 240)
+        for patch in (144, 64)
+    }
     for row in figures['loader']:
         assert row['workers_needed'] == pytest.approx(1 / total['seconds'] / row['samples_per_second'])
 
@@ -85,11 +134,14 @@ def test_every_part(load, tmp_path, photographs, options, elsewhere, monkeypatch
     assert not list(elsewhere.iterdir())
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-    (['--parts', 'loader'], 'loader needs photographs'),
-    (['--plot', 'sizes.png'], '--plot draws the part sizes'),
-    (['--from', 'figures.json'], '--from needs a file to draw'),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--parts', 'loader'], 'loader needs photographs'),
+        (['--plot', 'sizes.png'], '--plot draws the part sizes'),
+        (['--from', 'figures.json'], '--from needs a file to draw'),
+    ],
+)
 def test_missing_arguments_are_named(load, capsys, arguments, message):
     with pytest.raises(SystemExit):
         load('benchmark').main(arguments)
@@ -132,7 +184,7 @@ def test_backward_of_g_begins_where_all_else_has_ended(load, options):
     model.optimize_parameters(1)
     begin = order.index('backward of G')
     assert set(order[:begin]) == {'D', 'VGG'}
-    assert set(order[begin + 1:]) == {'G'}
+    assert set(order[begin + 1 :]) == {'G'}
 
 
 @pytest.mark.parametrize(('is_there', 'weights'), [(False, 'random'), (True, 'imagenet')])
@@ -154,5 +206,12 @@ def test_step_of_a_network_alone(load, tmp_path, photographs, elsewhere):
     taken = step.benchmark_step(CPU, options, 1, None, 1, {})
     assert (taken.patch, taken.vgg_weights) == (32, None)
     assert {row['what'] for row in taken.rows} == {
-        'forward of G', 'loss terms', 'backward of losses, VGG, D', 'backward of G', "optimiser's step of G", 'EMA',
-        'the rest', 'total'}
+        'forward of G',
+        'loss terms',
+        'backward of losses, VGG, D',
+        'backward of G',
+        "optimiser's step of G",
+        'EMA',
+        'the rest',
+        'total',
+    }

@@ -3,7 +3,7 @@ import pytest
 import torch
 from basicsr.utils.matlab_functions import imresize as basicsr_imresize
 
-from irnsigma_plugin.bicubic import bicubic_downscale, bicubic_downscale_crop, bicubic_upscale, imresize
+from irnsigma_plugin.archs.bicubic import bicubic_downscale, bicubic_downscale_crop, bicubic_upscale, imresize
 
 
 def random_image(height, width, seed=0):
@@ -21,17 +21,16 @@ def test_imresize_equals_basicsr(scale):
     large = imresize(small, scale)
     for image, image_small, image_large in zip(images, small, large):
         # BasicSR computes in float32, which limits its positions to about 1e-5 pixels at the scale 3.
-        torch.testing.assert_close(image_small.float(), basicsr_imresize(image.float(), 1 / scale),
-                                   atol=2e-5, rtol=0)
-        torch.testing.assert_close(image_large.float(), basicsr_imresize(image_small.float(), scale),
-                                   atol=2e-5, rtol=0)
+        torch.testing.assert_close(image_small.float(), basicsr_imresize(image.float(), 1 / scale), atol=2e-5, rtol=0)
+        torch.testing.assert_close(image_large.float(), basicsr_imresize(image_small.float(), scale), atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize(('height', 'width'), [(41, 63), (42, 61), (47, 68)])
 def test_imresize_rounds_sides_up_as_basicsr(height, width):
     image = random_tensor(1, 3, height, width)
-    torch.testing.assert_close(imresize(image, 0.25)[0].float(), basicsr_imresize(image[0].float(), 0.25),
-                               atol=2e-5, rtol=0)
+    torch.testing.assert_close(
+        imresize(image, 0.25)[0].float(), basicsr_imresize(image[0].float(), 0.25), atol=2e-5, rtol=0
+    )
 
 
 def test_imresize_by_two_has_the_weights_of_the_cubic():
@@ -47,7 +46,7 @@ def test_imresize_is_differentiable_and_keeps_constants():
     for factor in (1 / 3, 3):
         resized = imresize(images, factor)
         torch.testing.assert_close(resized, torch.full_like(resized, 0.3))
-    gradient, = torch.autograd.grad(imresize(images, 1 / 3).sum(), images)
+    (gradient,) = torch.autograd.grad(imresize(images, 1 / 3).sum(), images)
     torch.testing.assert_close(gradient.sum(), torch.tensor(3 * 2 * 3.0, dtype=torch.float64))
 
 
@@ -87,7 +86,7 @@ def test_crop_equals_the_whole_image_cropped(scale):
         for top in range(14 - size + 1):
             for left in range(11 - size + 1):
                 part = bicubic_downscale_crop(image, scale, top * scale, left * scale, size * scale)
-                np.testing.assert_array_equal(part, whole[top:top + size, left:left + size])
+                np.testing.assert_array_equal(part, whole[top : top + size, left : left + size])
 
 
 def test_an_image_smaller_than_the_kernel_is_mirrored_more_than_once():
@@ -96,15 +95,18 @@ def test_an_image_smaller_than_the_kernel_is_mirrored_more_than_once():
     np.testing.assert_array_equal(bicubic_downscale(image, 4), bicubic_downscale(tiled, 4)[4:5, 4:5])
 
 
-@pytest.mark.parametrize(('call', 'message'), [
-    (lambda image: bicubic_downscale(image[:30], 4), '30x24 pixels cannot be shrunk by 4.*multiples of 4'),
-    (lambda image: bicubic_downscale(image / 255, 4), 'uint8'),
-    (lambda image: bicubic_downscale(image[..., 0], 4), 'shape'),
-    (lambda image: bicubic_upscale(image, 17), 'from 1 to 16'),
-    (lambda image: bicubic_downscale_crop(image, 4, 2, 0, 8), 'multiples of the scale 4, got 2, 0, 8'),
-    (lambda image: bicubic_downscale_crop(image, 4, 0, 20, 8), 'not inside the image of 32x24'),
-    (lambda image: bicubic_downscale_crop(image, 4, -4, 0, 8), 'not inside'),
-])
+@pytest.mark.parametrize(
+    ('call', 'message'),
+    [
+        (lambda image: bicubic_downscale(image[:30], 4), '30x24 pixels cannot be shrunk by 4.*multiples of 4'),
+        (lambda image: bicubic_downscale(image / 255, 4), 'uint8'),
+        (lambda image: bicubic_downscale(image[..., 0], 4), 'shape'),
+        (lambda image: bicubic_upscale(image, 17), 'from 1 to 16'),
+        (lambda image: bicubic_downscale_crop(image, 4, 2, 0, 8), 'multiples of the scale 4, got 2, 0, 8'),
+        (lambda image: bicubic_downscale_crop(image, 4, 0, 20, 8), 'not inside the image of 32x24'),
+        (lambda image: bicubic_downscale_crop(image, 4, -4, 0, 8), 'not inside'),
+    ],
+)
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(random_image(32, 24))

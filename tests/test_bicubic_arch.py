@@ -2,9 +2,9 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from basicsr.utils.matlab_functions import imresize
-from invertibility import random_image
+from helpers.invertibility import random_image
 
-from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
+from irnsigma_plugin.archs.bicubic import BicubicRescaleNet
 
 
 @pytest.mark.parametrize('scale', [2, 3, 4])

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from experiment import options_to_train, write_photographs, write_yaml
+from helpers.experiment import options_to_train, write_photographs, write_yaml
 
 from irnsigma_plugin.cli import main
 
@@ -15,9 +15,11 @@ OPTIONS = Path(__file__).resolve().parents[1] / 'options'
 
 
 def test_released_option_files_pass_without_data_and_without_torch(repo_root):
-    code = ('import glob, sys\nfrom irnsigma_plugin.cli import main\n'
-            'assert main(["check", "--no-data", *glob.glob("options/*.yml")]) == 0\n'
-            'print(sorted({"torch", "basicsr"} & set(sys.modules)))')
+    code = (
+        'import glob, sys\nfrom irnsigma_plugin.cli import main\n'
+        'assert main(["check", "--no-data", *glob.glob("options/*.yml")]) == 0\n'
+        'print(sorted({"torch", "basicsr"} & set(sys.modules)))'
+    )
     done = subprocess.run([sys.executable, '-c', code], cwd=repo_root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

@@ -9,11 +9,15 @@ import pytest
 import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
 
-from irnsigma_plugin.archs.discriminator_arch import IRNDiscriminator
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.checkpoints.network import build_network, discover_network
-from irnsigma_plugin.checkpoints.reading import Checkpoint, read_checkpoint
-from irnsigma_plugin.checkpoints.shapes import CheckpointError
+from irnsigma_plugin.checkpoints.weights import (
+    Checkpoint,
+    CheckpointError,
+    build_network,
+    discover_network,
+    read_checkpoint,
+)
+from irnsigma_plugin.training.discriminator import IRNDiscriminator
 
 PARITY = Path(__file__).parent / 'data/parity'
 
@@ -28,7 +32,10 @@ def test_checkpoints_of_the_original_implementation(scale):
     checkpoint = read_checkpoint(PARITY / f'irn_x{scale}_gc8.pth')
     expected = np.load(PARITY / f'irn_x{scale}_gc8.npz')
     assert discover_network(checkpoint.state_dict) == {
-        'scale': scale, 'block_num': expected['block_num'].tolist(), 'growth_channels': 8}
+        'scale': scale,
+        'block_num': expected['block_num'].tolist(),
+        'growth_channels': 8,
+    }
     net = build_network(checkpoint)
     assert not net.training
     with torch.no_grad():
@@ -36,20 +43,25 @@ def test_checkpoints_of_the_original_implementation(scale):
     torch.testing.assert_close(lr, torch.from_numpy(expected['lr_float']), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('settings', [
-    {'scale': 2, 'block_num': [1], 'growth_channels': 1},
-    {'scale': 3, 'block_num': [3], 'growth_channels': 5},
-    {'scale': 4, 'block_num': [1, 11], 'growth_channels': 2},
-    {'scale': 4, 'block_num': [8, 8], 'growth_channels': 32},
-    {'scale': 8, 'block_num': [2, 1, 3], 'growth_channels': 4},
-], ids=str)
+@pytest.mark.parametrize(
+    'settings',
+    [
+        {'scale': 2, 'block_num': [1], 'growth_channels': 1},
+        {'scale': 3, 'block_num': [3], 'growth_channels': 5},
+        {'scale': 4, 'block_num': [1, 11], 'growth_channels': 2},
+        {'scale': 4, 'block_num': [8, 8], 'growth_channels': 32},
+        {'scale': 8, 'block_num': [2, 1, 3], 'growth_channels': 4},
+    ],
+    ids=str,
+)
 def test_any_depth_and_growth(settings):
     assert discover_network(InvRescaleNet(**settings).state_dict()) == settings
 
 
-@pytest.mark.parametrize(('saved', 'argument', 'expected'), [
-    ({}, None, 1.0), ({'clamp': 0.5}, None, 0.5), ({'clamp': 0.5}, 2.0, 2.0), ({'type': 'InvRescaleNet'}, None, 1.0),
-])
+@pytest.mark.parametrize(
+    ('saved', 'argument', 'expected'),
+    [({}, None, 1.0), ({'clamp': 0.5}, None, 0.5), ({'clamp': 0.5}, 2.0, 2.0), ({'type': 'InvRescaleNet'}, None, 1.0)],
+)
 def test_clamp_is_the_arguments_else_the_saved_one_else_1(saved, argument, expected):
     net = tiny()
     for parameter in net.parameters():
@@ -65,24 +77,55 @@ def without(state_dict: dict, part: str) -> dict:
     return {key: value for key, value in state_dict.items() if part not in key}
 
 
-@pytest.mark.parametrize(('state_dict', 'message'), [
-    (RRDBNet(3, 3, num_feat=4, num_block=1, num_grow_ch=4).state_dict(),
-     r'expected .*operations\.0\.haar_weights.*found \d+ keys: conv_first\.weight, '),
-    (IRNDiscriminator(num_feat=2).state_dict(), r'expected .*operations\.0\.haar_weights.*found \d+ keys: '),
-    (without(tiny().state_dict(), 'haar'), r'expected .*operations\.0\.haar_weights.*found '),
-    ({'operations.0.haar_weights': torch.zeros(12, 1, 2, 2), 'operations.1.conv_weights': torch.eye(9)}, 'expected '),
-    (without(tiny().state_dict(), '.F.'), r'growth_channels 0, but .* \(first: operations\.1\.F\.conv1\.weight\)'),
-    (without(tiny().state_dict(), 'operations.4.G.conv3'),
-     r'block_num \[1, 2\], growth_channels 3, but 2 keys are missing \(first: operations\.4\.G\.conv3\.weight'),
-    (without(tiny(block_num=[3, 1]).state_dict(), 'operations.2.'), r'30 keys are missing \(first: operations\.2\.F\.'),
-    (without(tiny().state_dict(), 'operations.1.'), 'growth_channels 0'),
-    ({'operations.0.haar_weights': torch.zeros(12, 1, 2, 2)}, r'block_num \[0\].*every level needs a coupling block'),
-    ({**tiny().state_dict(), 'operations.5.K.conv1.bias': torch.zeros(3)}, r'unknown \(first: operations\.5\.K\.'),
-    ({**tiny().state_dict(), 'operations.4.H.conv1.bias': torch.zeros(4)},
-     r'operations\.4\.H\.conv1\.bias has shape \(4,\) instead of \(3,\)'),
-    ({**tiny().state_dict(), 'operations.999999999.F': torch.zeros(3)}, 'not of InvRescaleNet'),
-], ids=['ESRGAN', 'discriminator', 'no Haar', 'x6', 'no F', 'missing layer', 'missing block', 'no first block',
-        'no block', 'unknown layer', 'inconsistent growth', 'absurd number'])
+@pytest.mark.parametrize(
+    ('state_dict', 'message'),
+    [
+        (
+            RRDBNet(3, 3, num_feat=4, num_block=1, num_grow_ch=4).state_dict(),
+            r'expected .*operations\.0\.haar_weights.*found \d+ keys: conv_first\.weight, ',
+        ),
+        (IRNDiscriminator(num_feat=2).state_dict(), r'expected .*operations\.0\.haar_weights.*found \d+ keys: '),
+        (without(tiny().state_dict(), 'haar'), r'expected .*operations\.0\.haar_weights.*found '),
+        (
+            {'operations.0.haar_weights': torch.zeros(12, 1, 2, 2), 'operations.1.conv_weights': torch.eye(9)},
+            'expected ',
+        ),
+        (without(tiny().state_dict(), '.F.'), r'growth_channels 0, but .* \(first: operations\.1\.F\.conv1\.weight\)'),
+        (
+            without(tiny().state_dict(), 'operations.4.G.conv3'),
+            r'block_num \[1, 2\], growth_channels 3, but 2 keys are missing \(first: operations\.4\.G\.conv3\.weight',
+        ),
+        (
+            without(tiny(block_num=[3, 1]).state_dict(), 'operations.2.'),
+            r'30 keys are missing \(first: operations\.2\.F\.',
+        ),
+        (without(tiny().state_dict(), 'operations.1.'), 'growth_channels 0'),
+        (
+            {'operations.0.haar_weights': torch.zeros(12, 1, 2, 2)},
+            r'block_num \[0\].*every level needs a coupling block',
+        ),
+        ({**tiny().state_dict(), 'operations.5.K.conv1.bias': torch.zeros(3)}, r'unknown \(first: operations\.5\.K\.'),
+        (
+            {**tiny().state_dict(), 'operations.4.H.conv1.bias': torch.zeros(4)},
+            r'operations\.4\.H\.conv1\.bias has shape \(4,\) instead of \(3,\)',
+        ),
+        ({**tiny().state_dict(), 'operations.999999999.F': torch.zeros(3)}, 'not of InvRescaleNet'),
+    ],
+    ids=[
+        'ESRGAN',
+        'discriminator',
+        'no Haar',
+        'x6',
+        'no F',
+        'missing layer',
+        'missing block',
+        'no first block',
+        'no block',
+        'unknown layer',
+        'inconsistent growth',
+        'absurd number',
+    ],
+)
 def test_other_weights_are_refused(state_dict, message):
     with pytest.raises(CheckpointError, match=message) as info:
         build_network(Checkpoint(state_dict, path='some.pth'))

@@ -11,10 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from irnsigma_plugin.checkpoints.reading import Checkpoint, check_clamp, check_fits, model_hash, read_checkpoint
-from irnsigma_plugin.checkpoints.shapes import CheckpointError
+from irnsigma_plugin.checkpoints.weights import (
+    Checkpoint,
+    CheckpointError,
+    check_clamp,
+    check_fits,
+    model_hash,
+    read_checkpoint,
+)
 
-WEIGHTS = {'conv.weight': torch.arange(6.).view(2, 3), 'conv.bias': torch.tensor([1., 2.])}
+WEIGHTS = {'conv.weight': torch.arange(6.0).view(2, 3), 'conv.bias': torch.tensor([1.0, 2.0])}
 EMA = {key: value + 100 for key, value in WEIGHTS.items()}
 
 
@@ -28,17 +34,20 @@ def path(tmp_path):
     return tmp_path / 'net_g.pth'
 
 
-@pytest.mark.parametrize(('content', 'param_key', 'expected'), [
-    ({'params': WEIGHTS, 'params_ema': EMA}, 'params', WEIGHTS),
-    ({'params': WEIGHTS, 'params_ema': EMA}, 'params_ema', EMA),
-    ({'params': WEIGHTS}, 'params_ema', WEIGHTS),
-    (WEIGHTS, None, WEIGHTS),
-    (WEIGHTS, 'params', WEIGHTS),
-    (WEIGHTS, 'params_ema', WEIGHTS),
-    (collections.OrderedDict(WEIGHTS), None, WEIGHTS),
-    ({f'module.{key}': value for key, value in WEIGHTS.items()}, None, WEIGHTS),
-    ({'params': {f'module.{key}': value for key, value in WEIGHTS.items()}}, 'params', WEIGHTS),
-])
+@pytest.mark.parametrize(
+    ('content', 'param_key', 'expected'),
+    [
+        ({'params': WEIGHTS, 'params_ema': EMA}, 'params', WEIGHTS),
+        ({'params': WEIGHTS, 'params_ema': EMA}, 'params_ema', EMA),
+        ({'params': WEIGHTS}, 'params_ema', WEIGHTS),
+        (WEIGHTS, None, WEIGHTS),
+        (WEIGHTS, 'params', WEIGHTS),
+        (WEIGHTS, 'params_ema', WEIGHTS),
+        (collections.OrderedDict(WEIGHTS), None, WEIGHTS),
+        ({f'module.{key}': value for key, value in WEIGHTS.items()}, None, WEIGHTS),
+        ({'params': {f'module.{key}': value for key, value in WEIGHTS.items()}}, 'params', WEIGHTS),
+    ],
+)
 def test_layouts(path, content, param_key, expected):
     torch.testing.assert_close(read_checkpoint(saved(path, content), param_key).state_dict, expected, rtol=0, atol=0)
 
@@ -50,8 +59,11 @@ def test_what_a_wrapped_network_saves_fits_the_bare_one(path):
     torch.testing.assert_close(state_dict, dict(net.state_dict()))
 
 
-@pytest.mark.parametrize('content', [b'', b'\n', b'not a checkpoint\n', b'<html>404</html>', bytes(100)],
-                         ids=['empty', 'newline', 'text', 'html', 'zeros'])
+@pytest.mark.parametrize(
+    'content',
+    [b'', b'\n', b'not a checkpoint\n', b'<html>404</html>', bytes(100)],
+    ids=['empty', 'newline', 'text', 'html', 'zeros'],
+)
 def test_files_of_another_kind(path, content):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r'net_g\.pth is no readable PyTorch checkpoint') as info:
@@ -95,9 +107,19 @@ def test_a_folder_is_no_checkpoint(tmp_path):
         read_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize('content', [
-    {}, [1, 2], torch.zeros(3), {'params': {}}, {'epoch': 3, 'iter': 7, 'optimizers': []},
-    {'params': {'a': 1}}, {0: torch.zeros(3)}], ids=str)
+@pytest.mark.parametrize(
+    'content',
+    [
+        {},
+        [1, 2],
+        torch.zeros(3),
+        {'params': {}},
+        {'epoch': 3, 'iter': 7, 'optimizers': []},
+        {'params': {'a': 1}},
+        {0: torch.zeros(3)},
+    ],
+    ids=str,
+)
 def test_files_without_weights(path, content):
     with pytest.raises(CheckpointError, match="holds no network weights: .*'params_ema'"):
         read_checkpoint(saved(path, content))
@@ -115,14 +137,18 @@ class Payload:
         self.victim = str(victim)
 
     def __reduce__(self):
-        return os.mkdir, (self.victim, )
+        return os.mkdir, (self.victim,)
 
 
-@pytest.mark.parametrize('save', [
-    lambda content, path: torch.save(content, path),
-    lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False),
-    lambda content, path: path.write_bytes(pickle.dumps(content)),
-], ids=['zip', 'legacy', 'pickle'])
+@pytest.mark.parametrize(
+    'save',
+    [
+        lambda content, path: torch.save(content, path),
+        lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False),
+        lambda content, path: path.write_bytes(pickle.dumps(content)),
+    ],
+    ids=['zip', 'legacy', 'pickle'],
+)
 @pytest.mark.parametrize('entry', ['extra', 'network_g'])
 def test_code_in_a_file_does_not_run(path, tmp_path, save, entry):
     victim = tmp_path / 'victim'
@@ -133,12 +159,15 @@ def test_code_in_a_file_does_not_run(path, tmp_path, save, entry):
     assert 'weights_only' not in str(info.value), 'nobody should be told to load an unknown file unsafely'
 
 
-@pytest.mark.parametrize(('change', 'message'), [
-    ({'weight': None}, r'1 keys? .*missing \(first: weight\)'),
-    ({'extra': torch.zeros(1)}, r'1 keys? .*unknown \(first: extra\)'),
-    ({'weight': torch.zeros(5, 3)}, r'weight has shape \(5, 3\) instead of \(2, 3\)'),
-    ({'weight': None, 'weights': torch.zeros(2, 3)}, 'missing.*weight.*unknown.*weights'),
-])
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'weight': None}, r'1 keys? .*missing \(first: weight\)'),
+        ({'extra': torch.zeros(1)}, r'1 keys? .*unknown \(first: extra\)'),
+        ({'weight': torch.zeros(5, 3)}, r'weight has shape \(5, 3\) instead of \(2, 3\)'),
+        ({'weight': None, 'weights': torch.zeros(2, 3)}, 'missing.*weight.*unknown.*weights'),
+    ],
+)
 def test_the_checkpoint_of_another_network_is_named(change, message):
     net = nn.Linear(3, 2)
     check_fits(net, net.state_dict(), 'other.pth')
@@ -147,23 +176,33 @@ def test_the_checkpoint_of_another_network_is_named(change, message):
         check_fits(net, state_dict, 'other.pth')
 
 
-@pytest.mark.parametrize(('content', 'expected'), [
-    (WEIGHTS, (WEIGHTS, None, {})),
-    ({'params': WEIGHTS}, (WEIGHTS, 'params', {})),
-    ({'params': WEIGHTS, 'params_ema': EMA}, (EMA, 'params_ema', {})),
-    ({'params_ema': {f'module.{key}': value for key, value in EMA.items()}}, (EMA, 'params_ema', {})),
-    ({'params': WEIGHTS, 'network_g': collections.OrderedDict(type='InvRescaleNet', block_num=[8, 8], clamp=0.5)},
-     (WEIGHTS, 'params', {'type': 'InvRescaleNet', 'block_num': [8, 8], 'clamp': 0.5})),
-    ({'params': WEIGHTS, 'network_g': 'text'}, (WEIGHTS, 'params', {})),
-], ids=['bare', 'params', 'ema', 'wrapped ema', 'block', 'no block'])
+@pytest.mark.parametrize(
+    ('content', 'expected'),
+    [
+        (WEIGHTS, (WEIGHTS, None, {})),
+        ({'params': WEIGHTS}, (WEIGHTS, 'params', {})),
+        ({'params': WEIGHTS, 'params_ema': EMA}, (EMA, 'params_ema', {})),
+        ({'params_ema': {f'module.{key}': value for key, value in EMA.items()}}, (EMA, 'params_ema', {})),
+        (
+            {
+                'params': WEIGHTS,
+                'network_g': collections.OrderedDict(type='InvRescaleNet', block_num=[8, 8], clamp=0.5),
+            },
+            (WEIGHTS, 'params', {'type': 'InvRescaleNet', 'block_num': [8, 8], 'clamp': 0.5}),
+        ),
+        ({'params': WEIGHTS, 'network_g': 'text'}, (WEIGHTS, 'params', {})),
+    ],
+    ids=['bare', 'params', 'ema', 'wrapped ema', 'block', 'no block'],
+)
 def test_checkpoint(path, content, expected):
     checkpoint = read_checkpoint(saved(path, content))
     torch.testing.assert_close(checkpoint.state_dict, expected[0], rtol=0, atol=0)
     assert checkpoint[1:] == (*expected[1:], str(path))
 
 
-@pytest.mark.parametrize(('metadata', 'network'), [
-    (None, {}), ({'format': 'pt'}, {}), ({'clamp': '0.5'}, {'clamp': 0.5})], ids=str)
+@pytest.mark.parametrize(
+    ('metadata', 'network'), [(None, {}), ({'format': 'pt'}, {}), ({'clamp': '0.5'}, {'clamp': 0.5})], ids=str
+)
 def test_safetensors(path, metadata, network):
     safetensors = pytest.importorskip('safetensors.torch')
     path = path.with_suffix('.safetensors')
@@ -188,7 +227,7 @@ def test_damaged_safetensors(path):
         read_checkpoint(path)
     safetensors.save_file(WEIGHTS, path)
     content = path.read_bytes()
-    for damaged in (b'', content[:len(content) // 2], content[:-1], saved(io.BytesIO(), WEIGHTS).getvalue()):
+    for damaged in (b'', content[: len(content) // 2], content[:-1], saved(io.BytesIO(), WEIGHTS).getvalue()):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match='no readable safetensors file'):
             read_checkpoint(path)
@@ -203,26 +242,41 @@ def test_safetensors_without_the_package(path, monkeypatch):
 def test_hash_is_of_names_shapes_types_and_values():
     # echo of the definition: SHA-256 of 'a (2,) torch.float32\n' and the eight bytes of [1, 2]
     known = hashlib.sha256(b'a (2,) torch.float32\n' + struct.pack('=2f', 1, 2)).hexdigest()[:16]
-    assert model_hash({'a': torch.tensor([1., 2.])}) == known
-    base = {'a': torch.arange(4.).view(2, 2), 'b': torch.tensor(3)}
-    hashes = [model_hash(changed) for changed in (
-        base, {**base, 'b': torch.tensor(4)}, {**base, 'a': base['a'].T}, {**base, 'a': base['a'].flatten()},
-        {**base, 'a': base['a'].to(torch.bfloat16)}, {'a': base['a'], 'c': base['b']}, {'a': base['a']})]
+    assert model_hash({'a': torch.tensor([1.0, 2.0])}) == known
+    base = {'a': torch.arange(4.0).view(2, 2), 'b': torch.tensor(3)}
+    hashes = [
+        model_hash(changed)
+        for changed in (
+            base,
+            {**base, 'b': torch.tensor(4)},
+            {**base, 'a': base['a'].T},
+            {**base, 'a': base['a'].flatten()},
+            {**base, 'a': base['a'].to(torch.bfloat16)},
+            {'a': base['a'], 'c': base['b']},
+            {'a': base['a']},
+        )
+    ]
     assert len(set(hashes)) == len(hashes)
     alike = {'b': base['b'], 'a': base['a'].T.contiguous().T}  # in another order and memory layout
     assert model_hash(alike) == hashes[0]
 
 
-@pytest.mark.parametrize(('saved_block', 'block'), [
-    ({}, {'clamp': 2}), ({'clamp': 1}, {}), ({'type': 'InvRescaleNet'}, {'clamp': 1.0}),
-    ({'clamp': 0.5}, {'clamp': 0.5}),
-])
+@pytest.mark.parametrize(
+    ('saved_block', 'block'),
+    [
+        ({}, {'clamp': 2}),
+        ({'clamp': 1}, {}),
+        ({'type': 'InvRescaleNet'}, {'clamp': 1.0}),
+        ({'clamp': 0.5}, {'clamp': 0.5}),
+    ],
+)
 def test_clamp_of_the_option_file_is_the_saved_one(saved_block, block):
     check_clamp(Checkpoint(WEIGHTS, network=saved_block), block)
 
 
-@pytest.mark.parametrize(('saved_block', 'block', 'clamp'), [
-    ({'clamp': 0.5}, {}, 0.5), ({'type': 'InvRescaleNet'}, {'clamp': 2}, 1.0)])
+@pytest.mark.parametrize(
+    ('saved_block', 'block', 'clamp'), [({'clamp': 0.5}, {}, 0.5), ({'type': 'InvRescaleNet'}, {'clamp': 2}, 1.0)]
+)
 def test_another_clamp_than_the_saved_one_is_refused(saved_block, block, clamp):
     with pytest.raises(CheckpointError, match=rf'some\.pth was trained with .*Set network_g\.clamp: {clamp} in'):
         check_clamp(Checkpoint(WEIGHTS, network=saved_block, path='some.pth'), block)

@@ -10,10 +10,9 @@ import sys
 import pytest
 import torch
 
-from irnsigma_plugin.checkpoints.reading import read_checkpoint
-from irnsigma_plugin.checkpoints.saving import SaveError, atomic_saves, saves_with
+from irnsigma_plugin.checkpoints.weights import SaveError, atomic_saves, read_checkpoint, saves_with
 
-WEIGHTS = {'conv.weight': torch.arange(6.).view(2, 3), 'conv.bias': torch.tensor([1., 2.])}
+WEIGHTS = {'conv.weight': torch.arange(6.0).view(2, 3), 'conv.bias': torch.tensor([1.0, 2.0])}
 
 
 @pytest.fixture
@@ -36,10 +35,14 @@ def test_saves_are_complete_and_leave_nothing_else(path):
     assert os.listdir(path.parent) == [path.name]
 
 
-@pytest.mark.parametrize('call', [
-    lambda path: torch.save(obj=WEIGHTS, f=path),
-    lambda path: path.write_bytes(saved(io.BytesIO(), WEIGHTS).getvalue()),
-], ids=['keywords', 'file object'])
+@pytest.mark.parametrize(
+    'call',
+    [
+        lambda path: torch.save(obj=WEIGHTS, f=path),
+        lambda path: path.write_bytes(saved(io.BytesIO(), WEIGHTS).getvalue()),
+    ],
+    ids=['keywords', 'file object'],
+)
 def test_other_ways_to_call_torch_save_still_work(path, call):
     with atomic_saves():
         call(path)
@@ -66,7 +69,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_old_file(path):
     saved(path, WEIGHTS)
     script = '''
 import os, signal, sys, torch
-from irnsigma_plugin.checkpoints.saving import atomic_saves
+from irnsigma_plugin.checkpoints.weights import atomic_saves
 
 class Killer:
     def __reduce__(self):

@@ -11,11 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from irnsigma_plugin.checkpoints.reading import read_checkpoint
-from irnsigma_plugin.checkpoints.shapes import CheckpointError, differences, read_outline
+from irnsigma_plugin.checkpoints.weights import CheckpointError, differences, read_checkpoint, read_outline
 
-WEIGHTS = {'conv.weight': torch.zeros(2, 3), 'conv.bias': torch.zeros(2), 'scalar': torch.tensor(1.)}
-SHAPES = {'conv.weight': (2, 3), 'conv.bias': (2, ), 'scalar': ()}
+WEIGHTS = {'conv.weight': torch.zeros(2, 3), 'conv.bias': torch.zeros(2), 'scalar': torch.tensor(1.0)}
+SHAPES = {'conv.weight': (2, 3), 'conv.bias': (2,), 'scalar': ()}
 
 
 class Payload:
@@ -25,7 +24,7 @@ class Payload:
         self.victim = str(victim)
 
     def __reduce__(self):
-        return os.mkdir, (self.victim, )
+        return os.mkdir, (self.victim,)
 
 
 @pytest.fixture
@@ -34,17 +33,28 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
-@pytest.mark.parametrize(('content', 'param_key', 'expected'), [
-    ({'params': WEIGHTS, 'params_ema': {'a': torch.zeros(7)}}, 'params', SHAPES),
-    ({'params': WEIGHTS, 'params_ema': {'a': torch.zeros(7)}}, 'params_ema', {'a': (7, )}),
-    ({'params': WEIGHTS, 'iter': 3, 'dtype': torch.float32, 'network_g': {'type': 'InvRescaleNet', 'clamp': 0.5}}, None,
-     SHAPES),
-    (WEIGHTS, 'params', SHAPES),
-    (collections.OrderedDict(WEIGHTS), None, SHAPES),
-    ({f'module.{key}': value for key, value in WEIGHTS.items()}, None, SHAPES),
-    ({key: nn.Parameter(value) for key, value in WEIGHTS.items()}, None, SHAPES),
-    ({key: value.bfloat16() for key, value in WEIGHTS.items()}, None, SHAPES),
-])
+@pytest.mark.parametrize(
+    ('content', 'param_key', 'expected'),
+    [
+        ({'params': WEIGHTS, 'params_ema': {'a': torch.zeros(7)}}, 'params', SHAPES),
+        ({'params': WEIGHTS, 'params_ema': {'a': torch.zeros(7)}}, 'params_ema', {'a': (7,)}),
+        (
+            {
+                'params': WEIGHTS,
+                'iter': 3,
+                'dtype': torch.float32,
+                'network_g': {'type': 'InvRescaleNet', 'clamp': 0.5},
+            },
+            None,
+            SHAPES,
+        ),
+        (WEIGHTS, 'params', SHAPES),
+        (collections.OrderedDict(WEIGHTS), None, SHAPES),
+        ({f'module.{key}': value for key, value in WEIGHTS.items()}, None, SHAPES),
+        ({key: nn.Parameter(value) for key, value in WEIGHTS.items()}, None, SHAPES),
+        ({key: value.bfloat16() for key, value in WEIGHTS.items()}, None, SHAPES),
+    ],
+)
 def test_outline_is_of_what_torch_loads(path, content, param_key, expected, zipped):
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     outline, checkpoint = read_outline(path, param_key), read_checkpoint(path, param_key)
@@ -54,18 +64,23 @@ def test_outline_is_of_what_torch_loads(path, content, param_key, expected, zipp
 
 
 def test_safetensors(tmp_path):
-    header = json.dumps({'__metadata__': {'clamp': '0.5'},
-                         'a': {'dtype': 'F32', 'shape': [2, 3], 'data_offsets': [0, 24]}}).encode()
+    header = json.dumps(
+        {'__metadata__': {'clamp': '0.5'}, 'a': {'dtype': 'F32', 'shape': [2, 3], 'data_offsets': [0, 24]}}
+    ).encode()
     path = tmp_path / 'net_g.safetensors'
     path.write_bytes(len(header).to_bytes(8, 'little') + header + bytes(24))
     assert read_outline(path) == ({'a': (2, 3)}, {'clamp': 0.5})
 
 
-@pytest.mark.parametrize('save', [
-    lambda content, path: torch.save(content, path),
-    lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False),
-    lambda content, path: path.write_bytes(pickle.dumps(content)),
-], ids=['zip', 'legacy', 'pickle'])
+@pytest.mark.parametrize(
+    'save',
+    [
+        lambda content, path: torch.save(content, path),
+        lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False),
+        lambda content, path: path.write_bytes(pickle.dumps(content)),
+    ],
+    ids=['zip', 'legacy', 'pickle'],
+)
 def test_code_in_a_file_does_not_run(path, tmp_path, save):
     victim = tmp_path / 'victim'
     save({'params': WEIGHTS, 'extra': Payload(victim)}, path)
@@ -84,8 +99,9 @@ def test_truncated_files_are_one_clear_error(path, zipped):
             read_outline(path)
 
 
-@pytest.mark.parametrize('content', [{}, [1, 2], torch.zeros(3), {'params': {}}, {'iter': 7}, {'params': {'a': 1}}],
-                         ids=str)
+@pytest.mark.parametrize(
+    'content', [{}, [1, 2], torch.zeros(3), {'params': {}}, {'iter': 7}, {'params': {'a': 1}}], ids=str
+)
 def test_files_without_weights(path, content):
     torch.save(content, path)
     with pytest.raises(CheckpointError, match="holds no network weights: .*'params'"):
@@ -97,12 +113,15 @@ def test_missing_file(path):
         read_outline(path)
 
 
-@pytest.mark.parametrize(('change', 'message'), [
-    ({}, ''),
-    ({'scalar': None}, '1 keys are missing (first: scalar)'),
-    ({'extra': (1, )}, '1 keys are unknown (first: extra)'),
-    ({'conv.bias': (3, )}, 'conv.bias has shape (3,) instead of (2,)'),
-])
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({}, ''),
+        ({'scalar': None}, '1 keys are missing (first: scalar)'),
+        ({'extra': (1,)}, '1 keys are unknown (first: extra)'),
+        ({'conv.bias': (3,)}, 'conv.bias has shape (3,) instead of (2,)'),
+    ],
+)
 def test_differences(change, message):
     found = {key: shape for key, shape in {**SHAPES, **change}.items() if shape is not None}
     assert differences(SHAPES, found) == message

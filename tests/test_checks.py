@@ -22,15 +22,18 @@ def test_number_accepts(value, bounds):
     assert isinstance(number('rate', value, **bounds), float)
 
 
-@pytest.mark.parametrize(('value', 'bounds', 'message'), [
-    (0, {'above': 0}, 'rate must be a number, more than 0, but got 0'),
-    (-1, {'smallest': 0, 'largest': 1}, 'rate must be a number, 0 or more, 1 or less, but got -1'),
-    (2, {'smallest': 0, 'largest': 1}, 'but got 2'),
-    (math.nan, {}, 'but got nan'),
-    (math.inf, {}, 'but got inf'),
-    (True, {}, 'but got True'),
-    ('1e-4', {}, r"but got '1e-4' \(text: write !!float"),
-])
+@pytest.mark.parametrize(
+    ('value', 'bounds', 'message'),
+    [
+        (0, {'above': 0}, 'rate must be a number, more than 0, but got 0'),
+        (-1, {'smallest': 0, 'largest': 1}, 'rate must be a number, 0 or more, 1 or less, but got -1'),
+        (2, {'smallest': 0, 'largest': 1}, 'but got 2'),
+        (math.nan, {}, 'but got nan'),
+        (math.inf, {}, 'but got inf'),
+        (True, {}, 'but got True'),
+        ('1e-4', {}, r"but got '1e-4' \(text: write !!float"),
+    ],
+)
 def test_number_refuses(value, bounds, message):
     with pytest.raises(ValueError, match=message):
         number('rate', value, **bounds)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import irnsigma_plugin
-from irnsigma_plugin import imagenet_weights
 from irnsigma_plugin.cli import main
+from irnsigma_plugin.imagenet import weights as imagenet_weights
 
 CHECKPOINT = Path(__file__).parent / 'data/parity/irn_x2_gc8.pth'
 
@@ -59,8 +59,7 @@ def test_wrong_command_line_is_one_line_and_exit_status_2(capsys, argv, part):
 
 
 @pytest.mark.parametrize(
-    ('argv', 'part'),
-    [(['--net', 'vgg19'], 'vgg_type: vgg16'), (['--archive', 'no-such-file'], 'no-such-file')],
+    ('argv', 'part'), [(['--net', 'vgg19'], 'vgg_type: vgg16'), (['--archive', 'no-such-file'], 'no-such-file')]
 )
 def test_failure_is_one_line_and_exit_status_1(capsys, monkeypatch, tmp_path, argv, part):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
@@ -103,8 +102,14 @@ class TestStreams:
     @pytest.fixture
     def run(self, tmp_path):
         def run(*command: str, **streams: object) -> tuple[int, str]:
-            process = subprocess.run([sys.executable, '-c', self.CODE, *command], cwd=tmp_path, text=True, timeout=60,
-                                     check=False, **{'stderr': subprocess.PIPE, **streams})
+            process = subprocess.run(
+                [sys.executable, '-c', self.CODE, *command],
+                cwd=tmp_path,
+                text=True,
+                timeout=60,
+                check=False,
+                **{'stderr': subprocess.PIPE, **streams},
+            )
             return process.returncode, process.stderr
 
         return run
@@ -132,7 +137,8 @@ class TestStreams:
             status, errors = run(*command, stdout=full)
         assert status == 1
         assert one_error_line(errors).startswith(
-            'irnsigma: error: standard output: cannot be written (No space left on device); ')
+            'irnsigma: error: standard output: cannot be written (No space left on device); '
+        )
 
     def test_errors_that_nobody_reads_keep_the_status(self, run, unread):
         assert run('info', 'none.pth', stderr=unread) == (1, None)
@@ -141,10 +147,18 @@ class TestStreams:
     def test_closed_streams_do_not_stop_the_work(self, run, tmp_path):
         cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((8, 8, 3), np.uint8))
         (tmp_path / 'b.png').write_text('an error to be told')
-        for closed in ((2, ), (1, 2)):
+        for closed in ((2,), (1, 2)):
             folder = tmp_path / f'without {closed}'
-            assert run('downscale', 'a.png', 'b.png', str(folder), '--model', str(CHECKPOINT), stderr=None,
-                       preexec_fn=lambda closed=closed: [os.close(each) for each in closed]) == (1, None)
+            assert run(
+                'downscale',
+                'a.png',
+                'b.png',
+                str(folder),
+                '--model',
+                str(CHECKPOINT),
+                stderr=None,
+                preexec_fn=lambda closed=closed: [os.close(each) for each in closed],
+            ) == (1, None)
             assert os.listdir(folder) == ['a.png']
         assert run('info', stderr=None, preexec_fn=lambda: os.close(2)) == (2, None)
 

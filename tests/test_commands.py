@@ -15,21 +15,36 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from experiment import metrics, options_to_test, options_to_train, write_photographs, write_yaml
-from invertibility import randomise
+from helpers.experiment import metrics, options_to_test, options_to_train, write_photographs, write_yaml
+from helpers.invertibility import randomise
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.data.prepare import prepare
-from irnsigma_plugin.rescaler import Rescaler
+from irnsigma_plugin.preparation.pairs import prepare
+from irnsigma_plugin.rescaling.rescaler import Rescaler
 
 
 def paired_lmdb(tmp_path: Path) -> dict:
     """Prepare LMDBs; return the keys of a PairedImageDataset that reads them."""
     photographs = write_photographs(tmp_path / 'photographs', count=4)
-    summary = prepare([photographs], tmp_path / 'datasets', crop_size=48, step=16, min_size=48, name='train',
-                      workers=1, progress=False)
-    return {'type': 'PairedImageDataset', 'dataroot_gt': summary.hr_path, 'dataroot_lq': summary.lr_path,
-            'io_backend': {'type': 'lmdb'}, 'use_hflip': True, 'use_rot': True, 'num_worker_per_gpu': 1}
+    summary = prepare(
+        [photographs],
+        tmp_path / 'datasets',
+        crop_size=48,
+        step=16,
+        min_size=48,
+        name='train',
+        workers=1,
+        progress=False,
+    )
+    return {
+        'type': 'PairedImageDataset',
+        'dataroot_gt': summary.hr_path,
+        'dataroot_lq': summary.lr_path,
+        'io_backend': {'type': 'lmdb'},
+        'use_hflip': True,
+        'use_rot': True,
+        'num_worker_per_gpu': 1,
+    }
 
 
 def site_packages() -> set[str]:
@@ -49,8 +64,14 @@ def test_training_from_an_empty_directory_survives_a_kill(tmp_path, run_cli, che
     before = site_packages()
 
     command = [sys.executable, '-m', 'basicsr.train', '-opt', str(file)]
-    with subprocess.Popen(command, cwd=work, env={**os.environ, 'PYTHONPATH': checkout_path},
-                          start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with subprocess.Popen(
+        command,
+        cwd=work,
+        env={**os.environ, 'PYTHONPATH': checkout_path},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
         states = work / 'experiments/tiny/training_states'
         deadline = time.monotonic() + 120
         while not (states / '6.state').exists():
@@ -88,8 +109,12 @@ def test_test_command_measures_saves_and_reports(tmp_path, run_cli):
     (tmp_path / 'lr_only').mkdir()
     cv2.imwrite(str(tmp_path / 'lr_only/photo1.png'), lr)
     options = options_to_test(options_to_train(photographs, adversarial=False), tmp_path / 'net_g.pth')
-    options['datasets']['test_2'] = {'name': 'lr_only', 'type': 'SingleImageDataset', 'io_backend': {'type': 'disk'},
-                                     'dataroot_lq': str(tmp_path / 'lr_only')}
+    options['datasets']['test_2'] = {
+        'name': 'lr_only',
+        'type': 'SingleImageDataset',
+        'io_backend': {'type': 'disk'},
+        'dataroot_lq': str(tmp_path / 'lr_only'),
+    }
     output = run_cli('-m', 'basicsr.test', '-opt', write_yaml(options, tmp_path / 'test.yml')).stdout
     assert '# sigma 0.5: ' in output
     assert 'Restored 1 images of lr_only' in output
@@ -98,10 +123,12 @@ def test_test_command_measures_saves_and_reports(tmp_path, run_cli):
     with open(results / 'held_out/metrics.csv', newline='') as file:
         rows = list(csv.DictReader(file))
     assert [(row['image'], row['sigma']) for row in rows] == [
-        (image, sigma) for image in ('photo0', 'photo1') for sigma in ('0', '0.5', '1')]
+        (image, sigma) for image in ('photo0', 'photo1') for sigma in ('0', '0.5', '1')
+    ]
     assert set(rows[0]) == {'image', 'sigma', *metrics(), 'lr_psnr_y', 'lr_ssim_y'}
     # The saved files give the reported metrics.
     from basicsr.metrics import calculate_psnr
+
     images = results / 'visualization'
     restored = cv2.imread(str(images / 'held_out/photo1_test_tiny_sigma0.5.png'))
     psnr = calculate_psnr(restored, original, crop_border=4, test_y_channel=True)

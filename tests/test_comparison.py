@@ -1,7 +1,6 @@
 import numpy as np
 
-from irnsigma_plugin.validation.comparison import LARGEST_CUTOUT, Panel, draw_comparison
-from irnsigma_plugin.validation.figure import DPI, decode_png
+from irnsigma_plugin.evaluation.pictures import DPI, LARGEST_CUTOUT, Panel, decode_png, draw_comparison
 
 
 def solid(colour, height, width):
@@ -10,8 +9,11 @@ def solid(colour, height, width):
 
 def test_panels_stand_side_by_side_in_their_colours():
     blue, green, red = (255, 0, 0), (0, 255, 0), (0, 0, 255)  # BGR
-    picture = decode_png(draw_comparison([Panel('a', solid(blue, 64, 96)), Panel('b', solid(green, 16, 24)),
-                                          Panel('c\nd', solid(red, 64, 96))]))
+    picture = decode_png(
+        draw_comparison(
+            [Panel('a', solid(blue, 64, 96)), Panel('b', solid(green, 16, 24)), Panel('c\nd', solid(red, 64, 96))]
+        )
+    )
     height, width = picture.shape[:2]
     middle = picture[height // 2]
     for index, rgb in enumerate([(0, 0, 255), (0, 255, 0), (255, 0, 0)]):
@@ -25,5 +27,5 @@ def test_large_images_show_their_middle():
     picture = decode_png(draw_comparison([Panel('', image)])).astype(int)
     red = (picture[..., 0] > 250) & (picture[..., 1:].sum(-1) < 5)
     black = picture.sum(-1) < 30
-    assert red.sum() > (1.5 * DPI)**2
+    assert red.sum() > (1.5 * DPI) ** 2
     assert black.sum() == 0

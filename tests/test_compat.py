@@ -23,12 +23,13 @@ from basicsr.train import train_pipeline
 from basicsr.utils import dist_util
 from basicsr.utils import options as basicsr_options
 from basicsr.utils.registry import ARCH_REGISTRY
-from experiment import options_to_train, write_photographs, write_yaml
+from helpers.experiment import options_to_train, write_photographs, write_yaml
 
-from irnsigma_plugin import compat
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.cli import main
-from irnsigma_plugin.compat import launch, missing_modules, recognise, resume
+from irnsigma_plugin.compat import launch, loading, missing_modules
+from irnsigma_plugin.compat import registry as recognise
+from irnsigma_plugin.compat import start as resume
 from irnsigma_plugin.options.rules import OptionError
 
 SITE_ROOT = Path(basicsr.__file__).resolve().parents[1]
@@ -38,18 +39,38 @@ FUNCTIONAL_TENSOR = 'torchvision.transforms.functional_tensor'
 
 def write_options(folder: Path, metrics: dict | None = None) -> Path:
     """Options to train BasicSR's EDSR for four iterations; the plugin's if there is a metric of ours."""
-    images = {'name': 'noise', 'type': 'PairedImageDataset', 'dataroot_gt': str(folder / 'hr'),
-              'dataroot_lq': str(folder / 'lr'), 'io_backend': {'type': 'disk'}}
+    images = {
+        'name': 'noise',
+        'type': 'PairedImageDataset',
+        'dataroot_gt': str(folder / 'hr'),
+        'dataroot_lq': str(folder / 'lr'),
+        'io_backend': {'type': 'disk'},
+    }
     opt = {
-        'name': 'tiny', 'model_type': 'SRModel', 'scale': 2, 'num_gpu': 0, 'manual_seed': 0,
-        'datasets': {'train': {**images, 'gt_size': 16, 'use_hflip': True, 'use_rot': True,
-                               'num_worker_per_gpu': 0, 'batch_size_per_gpu': 1}},
-        'network_g': {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 4, 'num_block': 1,
-                      'upscale': 2},
+        'name': 'tiny',
+        'model_type': 'SRModel',
+        'scale': 2,
+        'num_gpu': 0,
+        'manual_seed': 0,
+        'datasets': {
+            'train': {
+                **images,
+                'gt_size': 16,
+                'use_hflip': True,
+                'use_rot': True,
+                'num_worker_per_gpu': 0,
+                'batch_size_per_gpu': 1,
+            }
+        },
+        'network_g': {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 4, 'num_block': 1, 'upscale': 2},
         'path': {'pretrain_network_g': None, 'strict_load_g': True, 'resume_state': None},
-        'train': {'optim_g': {'type': 'Adam', 'lr': 1e-4}, 'total_iter': 4, 'warmup_iter': -1,
-                  'scheduler': {'type': 'MultiStepLR', 'milestones': [3], 'gamma': 0.5},
-                  'pixel_opt': {'type': 'L1Loss'}},
+        'train': {
+            'optim_g': {'type': 'Adam', 'lr': 1e-4},
+            'total_iter': 4,
+            'warmup_iter': -1,
+            'scheduler': {'type': 'MultiStepLR', 'milestones': [3], 'gamma': 0.5},
+            'pixel_opt': {'type': 'L1Loss'},
+        },
         'val': {'val_freq': 100, 'save_img': False, 'metrics': metrics},
         'logger': {'print_freq': 1, 'save_checkpoint_freq': 2, 'use_tb_logger': True},
     }
@@ -65,7 +86,7 @@ class Payload:
         self.victim = str(victim)
 
     def __reduce__(self):
-        return os.mkdir, (self.victim, )
+        return os.mkdir, (self.victim,)
 
 
 @pytest.fixture
@@ -80,13 +101,16 @@ def parse(tmp_path, monkeypatch):
     return parse
 
 
-@pytest.mark.parametrize(('is_train', 'keys', 'folder'), [
-    (True, ['experiments_root', 'log'], 'experiments/tiny'),
-    (True, ['models'], 'experiments/tiny/models'),
-    (True, ['training_states'], 'experiments/tiny/training_states'),
-    (False, ['results_root', 'log'], 'results/tiny'),
-    (False, ['visualization'], 'results/tiny/visualization'),
-])
+@pytest.mark.parametrize(
+    ('is_train', 'keys', 'folder'),
+    [
+        (True, ['experiments_root', 'log'], 'experiments/tiny'),
+        (True, ['models'], 'experiments/tiny/models'),
+        (True, ['training_states'], 'experiments/tiny/training_states'),
+        (False, ['results_root', 'log'], 'results/tiny'),
+        (False, ['visualization'], 'results/tiny/visualization'),
+    ],
+)
 def test_plugin_outputs_go_below_the_current_directory(parse, tmp_path, is_train, keys, folder):
     opt = parse(write_options(tmp_path, PLUGIN_METRIC), is_train=is_train)
     assert {opt['path'][key] for key in keys} == {str(tmp_path / folder)}
@@ -145,8 +169,12 @@ class TestLoadResumeState:
     @staticmethod
     def save(opt, iteration: int, with_network: bool = True) -> Path:
         path = Path(opt['path']['training_states'], f'{iteration}.state')
-        state = {'epoch': 0, 'iter': iteration, 'optimizers': [{'state': {0: {'exp_avg': torch.ones(2)}}}],
-                 'schedulers': [{'milestones': Counter([3]), 'last_epoch': iteration}]}
+        state = {
+            'epoch': 0,
+            'iter': iteration,
+            'optimizers': [{'state': {0: {'exp_avg': torch.ones(2)}}}],
+            'schedulers': [{'milestones': Counter([3]), 'last_epoch': iteration}],
+        }
         torch.save(state, path)
         if with_network:
             torch.save({'params': {}}, Path(opt['path']['models'], f'net_g_{iteration}.pth'))
@@ -270,8 +298,10 @@ class TestWrongOptionFiles:
         opt['model_type'] = None
         assert refused(opt).startswith('model_type is missing')
 
-    @pytest.mark.skipif(hasattr(BaseModel, 'get_optimizer') and 'AdamW' in inspect.getsource(BaseModel.get_optimizer),
-                        reason='this BasicSR knows more optimisers')
+    @pytest.mark.skipif(
+        hasattr(BaseModel, 'get_optimizer') and 'AdamW' in inspect.getsource(BaseModel.get_optimizer),
+        reason='this BasicSR knows more optimisers',
+    )
     def test_optimisers_that_basicsr_does_not_know(self, opt, refused):
         opt['train']['optim_g']['type'] = 'AdamW'
         assert refused(opt) == 'train.optim_g.type: the installed BasicSR has no AdamW; take Adam.'
@@ -360,6 +390,7 @@ def test_distutils_version_is_an_alias_only_where_it_is_missing(monkeypatch):
     monkeypatch.setattr(missing_modules.importlib.util, 'find_spec', lambda name: None)
     missing_modules.alias_distutils_version()
     from distutils.version import LooseVersion
+
     assert LooseVersion('0.9.0') < LooseVersion('0.29.1+cpu')
 
     alias = sys.modules['distutils.version']
@@ -369,7 +400,7 @@ def test_distutils_version_is_an_alias_only_where_it_is_missing(monkeypatch):
 
 def test_shims_are_applied_once():
     before = basicsr_options.parse_options
-    compat.apply_after_import()
+    loading.change()
     assert basicsr_options.parse_options is before
 
 
@@ -397,8 +428,10 @@ def test_torchrun_without_launcher_option_is_refused(parse, tmp_path, monkeypatc
     parse(write_options(tmp_path))  # BasicSR's own business
 
 
-@pytest.mark.parametrize(('launcher', 'variable', 'remedy'), [
-    ('pytorch', 'RANK', 'torchrun --nproc_per_node=N'), ('slurm', 'SLURM_PROCID', 'srun --ntasks=N')])
+@pytest.mark.parametrize(
+    ('launcher', 'variable', 'remedy'),
+    [('pytorch', 'RANK', 'torchrun --nproc_per_node=N'), ('slurm', 'SLURM_PROCID', 'srun --ntasks=N')],
+)
 def test_launcher_option_without_launcher_is_refused(monkeypatch, launcher, variable, remedy):
     monkeypatch.delenv(variable, raising=False)
     with pytest.raises(RuntimeError, match=f'{variable} is not set. Start with `{remedy}'):

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from invertibility import random_image, randomise
-from oracle import TextbookDenseBlock
+from helpers.invertibility import random_image, randomise
+from helpers.oracle import TextbookDenseBlock
 from torch.nn import functional as F
 
 from irnsigma_plugin.archs import dense_block
@@ -35,7 +35,7 @@ def test_initial_weights():
         inputs = 3 + 32 * (k - 1)
         assert conv.weight.shape == (32, inputs, 3, 3)
         assert not conv.bias.any()
-        xavier = (2 / (9 * inputs + 9 * 32))**0.5
+        xavier = (2 / (9 * inputs + 9 * 32)) ** 0.5
         torch.testing.assert_close(conv.weight.std().item(), 0.1 * xavier, rtol=0.1, atol=0)
 
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from basicsr.archs.discriminator_arch import VGGStyleDiscriminator
-from invertibility import random_image
+from helpers.invertibility import random_image
 
-from irnsigma_plugin.archs.discriminator_arch import IRNDiscriminator
+from irnsigma_plugin.training.discriminator import IRNDiscriminator
 
 
 @pytest.mark.parametrize('size', [128, 144, 159])
@@ -27,8 +27,10 @@ def test_values_are_those_of_basicsr_at_128():
 
 
 def test_weights_do_not_depend_on_the_patch_size():
-    shapes = [{key: value.shape for key, value in net.state_dict().items()}
-              for net in (VGGStyleDiscriminator(3, 4), IRNDiscriminator(3, 4))]
+    shapes = [
+        {key: value.shape for key, value in net.state_dict().items()}
+        for net in (VGGStyleDiscriminator(3, 4), IRNDiscriminator(3, 4))
+    ]
     assert shapes[0] == shapes[1]
 
 

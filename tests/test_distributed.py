@@ -18,16 +18,16 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.options import parse_options
-from experiment import METRICS, differences, options_to_test, options_to_train, write_photographs, write_yaml
-from ranks import run_ranks
+from helpers.experiment import METRICS, differences, options_to_test, options_to_train, write_photographs, write_yaml
+from helpers.ranks import run_ranks
 
-from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
+from irnsigma_plugin.archs.bicubic import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.data.prepare import prepare
-from irnsigma_plugin.distributed import on_all_ranks, undeal
-from irnsigma_plugin.models.irn_sigma_model import IRNSigmaModel
 from irnsigma_plugin.options.train_val import ValOptions
-from irnsigma_plugin.validation.validator import Validator
+from irnsigma_plugin.preparation.pairs import prepare
+from irnsigma_plugin.training.distributed import on_all_ranks, undeal
+from irnsigma_plugin.training.model import IRNSigmaModel
+from irnsigma_plugin.training.validator import Validator
 
 BATCH = 4
 pytestmark = pytest.mark.usefixtures('rank_server')
@@ -36,6 +36,7 @@ pytestmark = pytest.mark.usefixtures('rank_server')
 @pytest.fixture
 def option_file(tmp_path):
     """Write the options of a small adversarial training, with changes to `train`, `network_d` and the patch size."""
+
     def write(network_d: dict | None = None, gt_size: int = 32, **train: Any) -> Path:
         side = max(gt_size, 64)
         options = options_to_train(write_photographs(tmp_path / 'photographs', height=side, width=side))
@@ -43,6 +44,7 @@ def option_file(tmp_path):
         options['network_d'] = network_d or options['network_d']
         options['datasets']['train']['gt_size'] = gt_size
         return write_yaml(options, tmp_path / 'train.yml')
+
     return write
 
 
@@ -57,8 +59,9 @@ def make_model(option_file: Path) -> IRNSigmaModel:
     model = build_model(opt)
     state = torch.get_rng_state()
     torch.manual_seed(0)
-    trained = [parameter for net in (model.net_g, model.net_d) for parameter in net.parameters()
-               if parameter.requires_grad]
+    trained = [
+        parameter for net in (model.net_g, model.net_d) for parameter in net.parameters() if parameter.requires_grad
+    ]
     for parameter in (*trained, *model.cri_perceptual.parameters()):  # no ImageNet weights here, but random ones
         torch.nn.init.normal_(parameter, std=0.05)
     torch.set_rng_state(state)
@@ -90,8 +93,12 @@ def gradients_of_one_step(option_file: Path) -> dict[str, torch.Tensor]:
         net_g.forward = lambda hr, sigma: forward(hr, sigma, epsilon)
         model.optimize_parameters(1)
         nets = {'g': net_g, 'd': model.get_bare_model(model.net_d)}
-        return {f'{label}.{name}': parameter.grad for label, net in nets.items()
-                for name, parameter in net.named_parameters() if parameter.requires_grad}
+        return {
+            f'{label}.{name}': parameter.grad
+            for label, net in nets.items()
+            for name, parameter in net.named_parameters()
+            if parameter.requires_grad
+        }
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -141,11 +148,22 @@ def validate(folder: Path, images: int, fail_on: str | None = None) -> tuple[Any
     for name, parameter in net.named_parameters():
         if 'conv5' in name:
             torch.nn.init.normal_(parameter, std=0.05)
-    opt = {'name': 'tiny', 'scale': 2, 'is_train': True, 'val': {'metrics': METRICS, 'pbar': True},
-           'path': {key: str(folder / key) for key in ('experiments_root', 'visualization')}}
+    opt = {
+        'name': 'tiny',
+        'scale': 2,
+        'is_train': True,
+        'val': {'metrics': METRICS, 'pbar': True},
+        'path': {key: str(folder / key) for key in ('experiments_root', 'visualization')},
+    }
     validator = Validator(opt, ValOptions())
-    photographs = {'name': 'photographs', 'phase': 'val', 'scale': 2, 'type': 'HRImageDataset',
-                   'dataroot_gt': str(folder.parent / f'photographs{images}'), 'io_backend': {'type': 'disk'}}
+    photographs = {
+        'name': 'photographs',
+        'phase': 'val',
+        'scale': 2,
+        'type': 'HRImageDataset',
+        'dataroot_gt': str(folder.parent / f'photographs{images}'),
+        'io_backend': {'type': 'disk'},
+    }
     rescale = validator.rescale
 
     def rescale_or_fail(net, data, device):
@@ -187,10 +205,12 @@ def test_gradients_of_two_ranks_are_those_of_one(tmp_path, option_file):
 
 def test_every_rank_draws_its_own_sigma_and_noise(tmp_path, option_file):
     (sigmas0, restored0), (sigmas1, restored1) = run_ranks(
-        2, noise_of_two_steps, tmp_path / 'uniform', option_file(sigma={'strategy': 'uniform'}))
+        2, noise_of_two_steps, tmp_path / 'uniform', option_file(sigma={'strategy': 'uniform'})
+    )
     assert not set(sigmas0.tolist()) & set(sigmas1.tolist())
     (sigmas0, restored0), (sigmas1, restored1) = run_ranks(
-        2, noise_of_two_steps, tmp_path / 'fixed', option_file(sigma={'strategy': 'fixed', 'values': [1]}))
+        2, noise_of_two_steps, tmp_path / 'fixed', option_file(sigma={'strategy': 'fixed', 'values': [1]})
+    )
     assert torch.equal(sigmas0, sigmas1)
     assert not torch.equal(restored0, restored1)
 
@@ -208,8 +228,10 @@ def test_frozen_phases_and_terms_without_weight_do_not_hang(tmp_path, option_fil
     file = option_file(sigma={'strategy': 'fixed', 'values': [sigma]}, net_d_init_iters=2, net_d_iters=2)
     first, second = run_ranks(2, weights_after_each_step, tmp_path / 'ranks', file, 6)
     torch.testing.assert_close(first, second, rtol=0, atol=0)
-    changed = [(not torch.equal(before[0], after[0]), not torch.equal(before[1], after[1]))
-               for before, after in zip(first, first[1:])]
+    changed = [
+        (not torch.equal(before[0], after[0]), not torch.equal(before[1], after[1]))
+        for before, after in zip(first, first[1:])
+    ]
     assert changed == [(False, True), (False, True), (True, True), (False, True), (True, True)]
 
 
@@ -220,8 +242,11 @@ def test_discriminator_with_batch_normalisation_stays_the_same_on_all_ranks(tmp_
     assert not torch.equal(first[0][1], first[1][1])
 
 
-@pytest.mark.parametrize('bad', [{'real': True, 'is_disc': False}, {'real': True, 'is_disc': True},
-                                 {'real': False, 'is_disc': True}], ids=['generator', 'd_real', 'd_fake'])
+@pytest.mark.parametrize(
+    'bad',
+    [{'real': True, 'is_disc': False}, {'real': True, 'is_disc': True}, {'real': False, 'is_disc': True}],
+    ids=['generator', 'd_real', 'd_fake'],
+)
 def test_one_rank_with_a_non_finite_gradient_makes_all_skip(tmp_path, option_file, bad):
     file = option_file(sigma={'strategy': 'fixed', 'values': [0.5]})
     first, second = run_ranks(2, steps_skipped_for_one_bad_rank, tmp_path / 'ranks', file, bad)
@@ -257,7 +282,8 @@ def test_a_failure_on_one_rank_is_an_error_on_all(tmp_path, broken, rank):
     write_photographs(tmp_path / 'photographs3', 3, 32, 48)
     results = run_ranks(2, validate, tmp_path / 'ranks', tmp_path / 'together', 3, broken)
     assert [error for error, _ in results] == [
-        f'The validation of photographs failed on rank {rank} (ValueError: {broken} is broken).'] * 2
+        f'The validation of photographs failed on rank {rank} (ValueError: {broken} is broken).'
+    ] * 2
 
 
 def test_a_report_that_cannot_be_written_is_an_error_on_all(tmp_path):
@@ -292,14 +318,30 @@ def test_undeal_restores_the_order():
 def lmdb(tmp_path_factory):
     """Keys of a data set that reads LMDBs."""
     folder = tmp_path_factory.mktemp('lmdb')
-    summary = prepare([write_photographs(folder / 'photographs')], folder, crop_size=48, step=16, min_size=48,
-                      name='train', workers=1, progress=False)
-    return {'type': 'PairedImageDataset', 'dataroot_gt': summary.hr_path, 'dataroot_lq': summary.lr_path,
-            'io_backend': {'type': 'lmdb'}, 'use_hflip': True, 'use_rot': True, 'num_worker_per_gpu': 0}
+    summary = prepare(
+        [write_photographs(folder / 'photographs')],
+        folder,
+        crop_size=48,
+        step=16,
+        min_size=48,
+        name='train',
+        workers=1,
+        progress=False,
+    )
+    return {
+        'type': 'PairedImageDataset',
+        'dataroot_gt': summary.hr_path,
+        'dataroot_lq': summary.lr_path,
+        'io_backend': {'type': 'lmdb'},
+        'use_hflip': True,
+        'use_rot': True,
+        'num_worker_per_gpu': 0,
+    }
 
 
 def test_commands_of_each_launcher(tmp_path, lmdb, run_cli):
     """Train with torchrun, resume under Slurm to the same result, test with the old launcher."""
+
     def launch(*args, check=True, **env):
         return run_cli(*args, check=check, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', **env).stdout
 
@@ -309,8 +351,17 @@ def test_commands_of_each_launcher(tmp_path, lmdb, run_cli):
     options['val'].update(val_freq=3, metrics=METRICS)
     options['logger']['save_checkpoint_freq'] = 3
     file = write_yaml(options, tmp_path / 'train.yml')
-    output = launch(Path(sys.executable).with_name('torchrun'), '--standalone', '--nproc_per_node=2', '-m',
-                    'basicsr.train', '-opt', file, '--launcher', 'pytorch')
+    output = launch(
+        Path(sys.executable).with_name('torchrun'),
+        '--standalone',
+        '--nproc_per_node=2',
+        '-m',
+        'basicsr.train',
+        '-opt',
+        file,
+        '--launcher',
+        'pytorch',
+    )
     assert 'DistributedDataParallel - InvRescaleNet' in output
     assert output.count('Validation held_out, 3 images') == 2  # at iterations 3 and 6, by rank 0 alone
     root = tmp_path / 'experiments/tiny'
@@ -325,23 +376,45 @@ def test_commands_of_each_launcher(tmp_path, lmdb, run_cli):
     scontrol.parent.mkdir()
     scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostname node[1-2]" ] && printf "127.0.0.1\\nnode2\\n"\n')
     scontrol.chmod(0o755)
-    slurm = {'PATH': f'{scontrol.parent}{os.pathsep}{os.environ["PATH"]}', 'SLURM_NTASKS': '2',
-             'SLURM_NODELIST': 'node[1-2]'}
+    slurm = {
+        'PATH': f'{scontrol.parent}{os.pathsep}{os.environ["PATH"]}',
+        'SLURM_NTASKS': '2',
+        'SLURM_NODELIST': 'node[1-2]',
+    }
     with ThreadPoolExecutor() as tasks:
-        output, other = tasks.map(lambda rank: launch(
-            '-m', 'basicsr.train', '-opt', file, '--launcher', 'slurm', '--auto_resume', **slurm, SLURM_PROCID=rank),
-            '01')
+        output, other = tasks.map(
+            lambda rank: launch(
+                '-m', 'basicsr.train', '-opt', file, '--launcher', 'slurm', '--auto_resume', **slurm, SLURM_PROCID=rank
+            ),
+            '01',
+        )
     assert 'Resuming training from epoch: 0, iter: 3.' in output
     assert 'iter:       6' in output
     assert 'INFO' not in other
     assert differences([torch.load(path) for path in last], uninterrupted) == []
 
     test = options_to_test(options, last[0])
-    launch('-m', 'torch.distributed.launch', '--standalone', '--nproc_per_node=2', '-m', 'basicsr.test',
-           '-opt', write_yaml(test, tmp_path / 'test.yml'), '--launcher', 'pytorch')
-    assert {'table.md', 'held_out/metrics.csv', *(
-        f'visualization/held_out/photo{index}_test_tiny_{kind}.png' for index in range(3)
-        for kind in ('lr', 'sigma0', 'sigma0.5', 'sigma1'))} < set(files_in(tmp_path / 'results/test_tiny'))
+    launch(
+        '-m',
+        'torch.distributed.launch',
+        '--standalone',
+        '--nproc_per_node=2',
+        '-m',
+        'basicsr.test',
+        '-opt',
+        write_yaml(test, tmp_path / 'test.yml'),
+        '--launcher',
+        'pytorch',
+    )
+    assert {
+        'table.md',
+        'held_out/metrics.csv',
+        *(
+            f'visualization/held_out/photo{index}_test_tiny_{kind}.png'
+            for index in range(3)
+            for kind in ('lr', 'sigma0', 'sigma0.5', 'sigma1')
+        ),
+    } < set(files_in(tmp_path / 'results/test_tiny'))
 
 
 def free_port() -> int:

@@ -25,10 +25,13 @@ def test_one_at_a_time(tmp_path):
 
 
 def test_a_kill_frees_the_folder(tmp_path, repo_root):
-    code = ('import sys, time; from irnsigma_plugin.folder_lock import exclusive\n'
-            'with exclusive(sys.argv[1]): print("locked", flush=True); time.sleep(60)')
-    with subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], cwd=repo_root, stdout=subprocess.PIPE,
-                          text=True) as process:
+    code = (
+        'import sys, time; from irnsigma_plugin.folder_lock import exclusive\n'
+        'with exclusive(sys.argv[1]): print("locked", flush=True); time.sleep(60)'
+    )
+    with subprocess.Popen(
+        [sys.executable, '-c', code, str(tmp_path)], cwd=repo_root, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == 'locked\n'
         with pytest.raises(FolderInUseError), exclusive(tmp_path):
             pass

@@ -1,12 +1,12 @@
 import pytest
 import torch
-from invertibility import check_inverse, random_image
+from helpers.invertibility import check_inverse, random_image
 
-from irnsigma_plugin.archs.haar import HaarDownsampling
+from irnsigma_plugin.archs.irn_arch import HaarDownsampling
 
-BLOCK = torch.tensor([[10., 3.], [5., 2.]]).view(1, 1, 2, 2)
+BLOCK = torch.tensor([[10.0, 3.0], [5.0, 2.0]]).view(1, 1, 2, 2)
 # By hand: (10+3+5+2)/4, (10-3+5-2)/4, (10+3-5-2)/4, (10-3-5+2)/4.
-BANDS = torch.tensor([5., 2.5, 1.5, 1.]).view(1, 4, 1, 1)
+BANDS = torch.tensor([5.0, 2.5, 1.5, 1.0]).view(1, 4, 1, 1)
 
 
 def test_bands_of_one_block():
@@ -27,12 +27,13 @@ def test_channels_are_ordered_band_first_and_blocks_stay_in_place():
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 @pytest.mark.parametrize('channels', [1, 3, 12])
 def test_inverse(channels, dtype):
-    check_inverse(HaarDownsampling(channels).to(dtype), random_image(2, channels, 6, 10, dtype=dtype),
-                  (2, 4 * channels, 3, 5))
+    check_inverse(
+        HaarDownsampling(channels).to(dtype), random_image(2, channels, 6, 10, dtype=dtype), (2, 4 * channels, 3, 5)
+    )
 
 
 def test_weights_are_a_frozen_parameter_in_the_original_layout():
-    (name, weights), = HaarDownsampling(3).named_parameters()
+    ((name, weights),) = HaarDownsampling(3).named_parameters()
     assert name == 'haar_weights'
     assert not weights.requires_grad
     signs = [[[1, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]]

@@ -9,10 +9,10 @@ from basicsr.data.paired_image_dataset import PairedImageDataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from irnsigma_plugin.bicubic import bicubic_downscale
-from irnsigma_plugin.data.hr_image_dataset import HRImageDataset
-from irnsigma_plugin.data.prepare import prepare
+from irnsigma_plugin.archs.bicubic import bicubic_downscale
 from irnsigma_plugin.images.picture import ImageReadError
+from irnsigma_plugin.preparation.pairs import prepare
+from irnsigma_plugin.training.hr_image_dataset import HRImageDataset
 
 SIZES = {'a.png': (34, 41), 'b.png': (24, 24), 'c.png': (50, 27)}
 
@@ -36,14 +36,24 @@ def folder(tmp_path):
 
 
 def options(folder, **changes):
-    opt = {'name': 'hr', 'type': 'HRImageDataset', 'dataroot_gt': str(folder), 'io_backend': {'type': 'disk'},
-           'scale': 4, 'phase': 'train', 'gt_size': 16, 'use_hflip': False, 'use_rot': False, **changes}
+    opt = {
+        'name': 'hr',
+        'type': 'HRImageDataset',
+        'dataroot_gt': str(folder),
+        'io_backend': {'type': 'disk'},
+        'scale': 4,
+        'phase': 'train',
+        'gt_size': 16,
+        'use_hflip': False,
+        'use_rot': False,
+        **changes,
+    }
     return {name: value for name, value in opt.items() if value is not None}
 
 
 def whole_pair(folder, name, scale=4):
     hr = np.array(Image.open(folder / name))
-    hr = hr[:hr.shape[0] // scale * scale, :hr.shape[1] // scale * scale]
+    hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
     return to_tensor(hr), to_tensor(bicubic_downscale(hr, scale))
 
 
@@ -68,11 +78,11 @@ def test_a_training_patch_is_a_part_of_the_whole_pair(folder, scale):
     for _ in range(20):
         item = dataset[0]
         hr, lr = whole_pair(folder, 'a.png', scale)
-        (top, left), = places(item['gt'], hr)
+        ((top, left),) = places(item['gt'], hr)
         assert (item['gt'].dtype, item['gt'].shape) == (torch.float32, (3, 16, 16))
         torch.testing.assert_close(
-            item['lq'], lr[:, top // scale:(top + 16) // scale, left // scale:(left + 16) // scale],
-            rtol=0, atol=0)
+            item['lq'], lr[:, top // scale : (top + 16) // scale, left // scale : (left + 16) // scale], rtol=0, atol=0
+        )
         assert top % scale == left % scale == 0
         seen.add((top, left))
     assert len(seen) > 4
@@ -84,9 +94,12 @@ def test_augmentation_turns_hr_and_lr_alike(folder):
     seen = set()
     for _ in range(60):
         item = dataset[1]
-        turned = [index for index, (hflip, vflip, transpose) in enumerate(np.ndindex(2, 2, 2))
-                  if torch.equal(item['gt'], turn(hr, hflip, vflip, transpose))
-                  and torch.equal(item['lq'], turn(lr, hflip, vflip, transpose))]
+        turned = [
+            index
+            for index, (hflip, vflip, transpose) in enumerate(np.ndindex(2, 2, 2))
+            if torch.equal(item['gt'], turn(hr, hflip, vflip, transpose))
+            and torch.equal(item['lq'], turn(lr, hflip, vflip, transpose))
+        ]
         assert len(turned) == 1
         seen.update(turned)
     assert seen == set(range(8))
@@ -110,8 +123,15 @@ def test_validation_takes_the_whole_image(folder, phase):
 
 def test_equals_basicsrs_dataset_on_prepared_data(folder, tmp_path):
     made = prepare([folder], tmp_path / 'set', crop_size=None, min_size=8, progress=False)
-    paired = PairedImageDataset({**options(made.hr_path), 'dataroot_lq': made.lr_path,
-                                 'io_backend': {'type': 'lmdb'}, 'use_hflip': True, 'use_rot': True})
+    paired = PairedImageDataset(
+        {
+            **options(made.hr_path),
+            'dataroot_lq': made.lr_path,
+            'io_backend': {'type': 'lmdb'},
+            'use_hflip': True,
+            'use_rot': True,
+        }
+    )
     expected = []
     random.seed(3)
     for index in range(3):
@@ -138,8 +158,9 @@ def test_meta_info_file_chooses_and_orders(folder, tmp_path):
 
 def test_lmdb_in_workers_after_use_in_the_main_process(folder, tmp_path):
     made = prepare([folder], tmp_path / 'set', crop_size=None, min_size=8, progress=False)
-    datasets = [HRImageDataset(options(made.hr_path, io_backend={'type': 'lmdb'}, phase='val', gt_size=None))
-                for _ in range(2)]
+    datasets = [
+        HRImageDataset(options(made.hr_path, io_backend={'type': 'lmdb'}, phase='val', gt_size=None)) for _ in range(2)
+    ]
     expected = [datasets[0][index] for index in range(3)]
     # Forked workers inherit what is open; spawned ones get a pickle.
     for dataset in (datasets[0], datasets[1], pickle.loads(pickle.dumps(datasets[0]))):
@@ -159,22 +180,25 @@ def test_workers_draw_from_basicsrs_seed(folder):
     assert not torch.equal(batch(1), batch(2))
 
 
-@pytest.mark.parametrize(('changes', 'message'), [
-    ({'gt_sise': 16}, r'gt_sise\. Did you mean gt_size'),
-    ({'mean': [0, 0, 0]}, 'mean: the network takes images in'),
-    ({'color': 'y'}, 'color: the network takes RGB'),
-    ({'dataroot_lq': 'x'}, 'dataroot_lq: .*PairedImageDataset'),
-    ({'gt_size': None}, 'gt_size is missing'),
-    ({'gt_size': 18}, 'gt_size must be a multiple of the scale, 4, but is 18'),
-    ({'gt_size': '16'}, "gt_size must be a whole number, 1 or more, but got '16'"),
-    ({'gt_size': 28}, r'smaller than gt_size 28.*: b.png \(24x24\), c.png \(50x27\); remove them or lower'),
-    ({'phase': 'val', 'scale': 25}, r'smaller than the scale 25.*b.png \(24x24\); remove them\.'),
-    ({'scale': None}, 'scale is missing'),
-    ({'phase': 'training'}, 'phase must be one of .*train.*val.*test.*training'),
-    ({'use_rot': 1}, 'use_rot must be true or false, but is 1'),
-    ({'io_backend': {'type': 'memcached'}}, r'io_backend\.type must be one of .*disk.*lmdb.*memcached'),
-    ({'io_backend': {'type': 'lmdb'}}, "must end with '.lmdb'"),
-])
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'gt_sise': 16}, r'gt_sise\. Did you mean gt_size'),
+        ({'mean': [0, 0, 0]}, 'mean: the network takes images in'),
+        ({'color': 'y'}, 'color: the network takes RGB'),
+        ({'dataroot_lq': 'x'}, 'dataroot_lq: .*PairedImageDataset'),
+        ({'gt_size': None}, 'gt_size is missing'),
+        ({'gt_size': 18}, 'gt_size must be a multiple of the scale, 4, but is 18'),
+        ({'gt_size': '16'}, "gt_size must be a whole number, 1 or more, but got '16'"),
+        ({'gt_size': 28}, r'smaller than gt_size 28.*: b.png \(24x24\), c.png \(50x27\); remove them or lower'),
+        ({'phase': 'val', 'scale': 25}, r'smaller than the scale 25.*b.png \(24x24\); remove them\.'),
+        ({'scale': None}, 'scale is missing'),
+        ({'phase': 'training'}, 'phase must be one of .*train.*val.*test.*training'),
+        ({'use_rot': 1}, 'use_rot must be true or false, but is 1'),
+        ({'io_backend': {'type': 'memcached'}}, r'io_backend\.type must be one of .*disk.*lmdb.*memcached'),
+        ({'io_backend': {'type': 'lmdb'}}, "must end with '.lmdb'"),
+    ],
+)
 def test_wrong_options_are_named(folder, changes, message):
     with pytest.raises(ValueError, match=message):
         HRImageDataset(options(folder, **changes))
@@ -205,7 +229,7 @@ def test_too_small_and_missing_images_of_an_lmdb_are_named(folder, tmp_path):
 
 def test_damaged_images_are_named(folder):
     content = (folder / 'a.png').read_bytes()
-    (folder / 'a.png').write_bytes(content[:len(content) // 2])
+    (folder / 'a.png').write_bytes(content[: len(content) // 2])
     dataset = HRImageDataset(options(folder))
     with pytest.raises(ImageReadError, match=r'a\.png: damaged'):
         dataset[0]

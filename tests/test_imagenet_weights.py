@@ -17,8 +17,8 @@ import pytest
 import torch
 from torchvision.models import alexnet
 
-from irnsigma_plugin import imagenet_weights as module
-from irnsigma_plugin.imagenet_weights import WeightsError, fetch_weights, hub_path, imagenet_weights
+from irnsigma_plugin.imagenet import weights as module
+from irnsigma_plugin.imagenet.weights import WeightsError, fetch_weights, hub_path, imagenet_weights
 
 UNREACHABLE = 'http://127.0.0.1:9/'
 
@@ -39,9 +39,7 @@ def save_state(folder: Path, name: str, value: float) -> Path:
     network = module.NETWORKS[name]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / network.file
-    torch.save(
-        {f'features.{position}.weight': torch.tensor(value) for position in network.convolutions}, path
-    )
+    torch.save({f'features.{position}.weight': torch.tensor(value) for position in network.convolutions}, path)
     return path
 
 
@@ -76,9 +74,7 @@ def serve(folder: Path, monkeypatch, request) -> None:
         def log_message(self, *args):
             pass
 
-    server = http.server.ThreadingHTTPServer(
-        ('127.0.0.1', 0), functools.partial(Handler, directory=str(folder))
-    )
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Handler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     request.addfinalizer(server.server_close)
     request.addfinalizer(server.shutdown)
@@ -146,17 +142,13 @@ def test_download_is_checked_and_complete_or_absent(cache, tmp_path, monkeypatch
 def test_truncated_file_is_named_with_the_remedy(cache):
     path = save_state(cache, 'vgg16', 1.0)
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(
-        WeightsError, match=r'vgg16-397923af.pth is damaged .*: delete it.*fetch-weights --net vgg16'
-    ):
+    with pytest.raises(WeightsError, match=r'vgg16-397923af.pth is damaged .*: delete it.*fetch-weights --net vgg16'):
         imagenet_weights('vgg16')
 
 
 def test_mixed_up_file_is_refused(cache):
     save_state(cache, 'vgg19', 1.0).rename(cache / 'vgg16-397923af.pth')
-    with pytest.raises(
-        WeightsError, match=r'does not hold the weights of vgg16 \(features.17.weight is missing\)'
-    ):
+    with pytest.raises(WeightsError, match=r'does not hold the weights of vgg16 \(features.17.weight is missing\)'):
         imagenet_weights('vgg16')
 
 
@@ -224,9 +216,7 @@ def test_a_full_disk_is_named(cache, archive, monkeypatch):
 
 
 def test_networks_that_cannot_be_fetched(cache):
-    with pytest.raises(
-        WeightsError, match=r'vgg19.*only of alexnet, vgg16: .*`vgg_type: vgg16` with conv5_3'
-    ):
+    with pytest.raises(WeightsError, match=r'vgg19.*only of alexnet, vgg16: .*`vgg_type: vgg16` with conv5_3'):
         fetch_weights(['vgg19'])
     with pytest.raises(WeightsError, match=r"'resnet50', only of alexnet, vgg16$"):
         fetch_weights(['resnet50'])
@@ -261,9 +251,7 @@ class Malicious:
 @pytest.mark.parametrize('function', [os.mkdir, eval, np.savetxt], ids=['os', 'builtins', 'numpy'])
 def test_malicious_pickle_is_refused_before_it_runs(function, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    args = {os.mkdir: ('trap',), eval: ("__import__('os').mkdir('trap')",), np.savetxt: ('trap', [1])}[
-        function
-    ]
+    args = {os.mkdir: ('trap',), eval: ("__import__('os').mkdir('trap')",), np.savetxt: ('trap', [1])}[function]
     content = pickle.dumps({'AlexNet_0': Malicious(function, *args)})
     with pytest.raises(WeightsError, match='refused to unpickle'):
         module._unpickle_arrays(content)

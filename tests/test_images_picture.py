@@ -69,8 +69,10 @@ class TestKinds:
         np.testing.assert_array_equal(picture.pixels, pixels)
 
     def test_jpeg(self):
-        colour, grey = (decode_picture(encode(Image.new(mode, (9, 6), value), 'jpeg'), 'a').pixels
-                        for mode, value in (('RGB', (200, 100, 50)), ('L', 77)))
+        colour, grey = (
+            decode_picture(encode(Image.new(mode, (9, 6), value), 'jpeg'), 'a').pixels
+            for mode, value in (('RGB', (200, 100, 50)), ('L', 77))
+        )
         assert np.abs(colour.astype(int) - (200, 100, 50)).max() <= 2
         np.testing.assert_array_equal(grey, np.full((6, 9), 77, np.uint8))
 
@@ -100,9 +102,12 @@ class TestKinds:
         np.testing.assert_array_equal(picture.alpha, [[255, 0]])
 
     def test_a_transparent_grey_or_colour_is_opacity(self):
-        for pixels, key in ((np.array([[0, 255]], np.uint8), b'\0\0'), (np.array([[0, 65535]], np.uint16), b'\0\0'),
-                            (np.array([[[0] * 3, [9] * 3]], np.uint8), bytes(6)),
-                            (np.array([[[0] * 3, [9] * 3]], np.uint16), bytes(6))):
+        for pixels, key in (
+            (np.array([[0, 255]], np.uint8), b'\0\0'),
+            (np.array([[0, 65535]], np.uint16), b'\0\0'),
+            (np.array([[[0] * 3, [9] * 3]], np.uint8), bytes(6)),
+            (np.array([[[0] * 3, [9] * 3]], np.uint16), bytes(6)),
+        ):
             content = insert(cv2.imencode('.png', pixels)[1].tobytes(), png.make_chunk(b'tRNS', key))
             picture = decode_picture(content, 'a')
             np.testing.assert_array_equal(picture.pixels, pixels)
@@ -124,9 +129,15 @@ class TestKinds:
         with pytest.raises(ImageReadError, match=r'^a\.x: has 3 frames or pages.*save each'):
             decode_picture(content, 'a.x')
 
-    @pytest.mark.parametrize(('mode', 'message'), [
-        ('CMYK', 'type CMYK .*convert the image to RGB'), ('LAB', 'type LAB'), ('F', 'type F with 32 bits'),
-        ('I', 'type I with 32 bits')])
+    @pytest.mark.parametrize(
+        ('mode', 'message'),
+        [
+            ('CMYK', 'type CMYK .*convert the image to RGB'),
+            ('LAB', 'type LAB'),
+            ('F', 'type F with 32 bits'),
+            ('I', 'type I with 32 bits'),
+        ],
+    )
     def test_what_needs_a_choice_is_refused(self, mode, message):
         with pytest.raises(ImageReadError, match=message):
             decode_picture(encode(Image.new(mode, (4, 4)), 'tiff'), 'a')
@@ -137,17 +148,25 @@ class TestKinds:
 
 
 class TestOrientation:
-    TURNED = {1: [[1, 2, 3], [4, 5, 6]], 2: [[3, 2, 1], [6, 5, 4]], 3: [[6, 5, 4], [3, 2, 1]],
-              4: [[4, 5, 6], [1, 2, 3]], 5: [[1, 4], [2, 5], [3, 6]], 6: [[4, 1], [5, 2], [6, 3]],
-              7: [[6, 3], [5, 2], [4, 1]], 8: [[3, 6], [2, 5], [1, 4]]}  # as the EXIF standard, 4.6.4, says
+    TURNED = {
+        1: [[1, 2, 3], [4, 5, 6]],
+        2: [[3, 2, 1], [6, 5, 4]],
+        3: [[6, 5, 4], [3, 2, 1]],
+        4: [[4, 5, 6], [1, 2, 3]],
+        5: [[1, 4], [2, 5], [3, 6]],
+        6: [[4, 1], [5, 2], [6, 3]],
+        7: [[6, 3], [5, 2], [4, 1]],
+        8: [[3, 6], [2, 5], [1, 4]],
+    }  # as the EXIF standard, 4.6.4, says
 
     @pytest.mark.parametrize('orientation', TURNED)
     @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
     def test_pixels_are_turned_and_camera_data_kept(self, orientation, dtype):
         pixels = np.array([[1, 2, 3], [4, 5, 6]], dtype)
         for order in '<>':
-            content = insert(cv2.imencode('.png', pixels)[1].tobytes(),
-                             png.make_chunk(b'eXIf', exif_with(orientation, order)))
+            content = insert(
+                cv2.imencode('.png', pixels)[1].tobytes(), png.make_chunk(b'eXIf', exif_with(orientation, order))
+            )
             picture = decode_picture(content, 'a')
             np.testing.assert_array_equal(picture.pixels, self.TURNED[orientation])
             assert picture.exif == exif_with(1, order)
@@ -170,7 +189,7 @@ class TestOrientation:
 
 class TestWriting:
     @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
-    @pytest.mark.parametrize('colour', [(), (3, )], ids=['grey', 'colour'])
+    @pytest.mark.parametrize('colour', [(), (3,)], ids=['grey', 'colour'])
     @pytest.mark.parametrize('has_alpha', [False, True])
     def test_everything_comes_back(self, tmp_path, dtype, colour, has_alpha):
         icc = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
@@ -182,7 +201,7 @@ class TestWriting:
         assert again.pixels.dtype == dtype
         if has_alpha:
             np.testing.assert_array_equal(again.alpha, alpha)
-        assert again[1 + has_alpha:] == picture[1 + has_alpha:]
+        assert again[1 + has_alpha :] == picture[1 + has_alpha :]
 
     def test_other_readers_agree(self, tmp_path):
         pixels = random_image(40, 30, 3)
@@ -214,8 +233,11 @@ class TestDamage:
 
     @pytest.mark.parametrize('content', [b'text', b'\0\0\0\x18ftypheic' + bytes(99), b'8BPS\0\1' + bytes(99)])
     def test_other_kinds_are_refused_with_the_remedy(self, content):
-        with pytest.raises(ImageReadError, match=r'^a: is no image of a supported kind \(\.png, .*save it as PNG of 8 '
-                                                 'or 16 bits per sample') as error:
+        with pytest.raises(
+            ImageReadError,
+            match=r'^a: is no image of a supported kind \(\.png, .*save it as PNG of 8 '
+            'or 16 bits per sample',
+        ) as error:
             decode_picture(content, 'a')
         assert 'BytesIO' not in str(error.value)
 
@@ -238,10 +260,16 @@ class TestDamage:
         with pytest.raises(ImageReadError, match='a: damaged'):
             decode_picture(bytes(content), 'a')
 
-    @pytest.mark.parametrize(('kind', 'body', 'what'), [
-        (b'iCCP', b'name\0\0no zlib', 'profile'), (b'iCCP', b'no end', 'profile'),
-        (b'iCCP', b'a\0\0' + zlib.compress(bytes(1000))[:-4], 'profile'), (b'eXIf', b'II*\0', 'camera'),
-        (b'eXIf', exif_with(6)[:20], 'camera')])
+    @pytest.mark.parametrize(
+        ('kind', 'body', 'what'),
+        [
+            (b'iCCP', b'name\0\0no zlib', 'profile'),
+            (b'iCCP', b'no end', 'profile'),
+            (b'iCCP', b'a\0\0' + zlib.compress(bytes(1000))[:-4], 'profile'),
+            (b'eXIf', b'II*\0', 'camera'),
+            (b'eXIf', exif_with(6)[:20], 'camera'),
+        ],
+    )
     def test_damage_beside_the_pixels_costs_a_warning(self, kind, body, what):
         pixels = random_image(4, 4, 3)
         picture = decode_picture(insert(encode(Image.fromarray(pixels)), png.make_chunk(kind, body)), 'a')
@@ -258,8 +286,12 @@ class TestDamage:
         assert (picture.text, len(picture.warnings)) == (None, 1)
 
     def test_texts_of_others_are_passed_over(self):
-        chunks = (png.make_chunk(b'tEXt', b'irnsigma2\0no'), png.make_chunk(b'tEXt', b'irnsigma\0yes'),
-                  png.make_chunk(b'tEXt', b'Author\0me'), png.make_chunk(b'zTXt', b'broken'))
+        chunks = (
+            png.make_chunk(b'tEXt', b'irnsigma2\0no'),
+            png.make_chunk(b'tEXt', b'irnsigma\0yes'),
+            png.make_chunk(b'tEXt', b'Author\0me'),
+            png.make_chunk(b'zTXt', b'broken'),
+        )
         picture = decode_picture(insert(encode(Image.new('L', (4, 4))), *chunks), 'a')
         assert (picture.text, picture.warnings) == ('yes', ())
 
@@ -306,8 +338,12 @@ class TestPaths:
     def test_what_is_no_file(self, tmp_path):
         os.mkfifo(tmp_path / 'pipe.png')
         (tmp_path / 'link.png').symlink_to('nowhere')
-        for path, message in ((tmp_path, 'is no file'), ('/dev/null', 'is no file'),
-                              (tmp_path / 'pipe.png', 'is no file'), (tmp_path / 'link.png', 'No such file')):
+        for path, message in (
+            (tmp_path, 'is no file'),
+            ('/dev/null', 'is no file'),
+            (tmp_path / 'pipe.png', 'is no file'),
+            (tmp_path / 'link.png', 'No such file'),
+        ):
             with pytest.raises(ImageReadError, match=f'{path}: .*{message}'):
                 read_picture(path)
 
@@ -318,7 +354,9 @@ class TestPaths:
 
 def test_reading_loads_no_network():
     """Whoever reads pictures needs neither; and threads would meet half of BasicSR while it is being imported."""
-    code = ('import sys; from irnsigma_plugin.images.picture import read_picture; '
-            'assert not {"basicsr", "irnsigma_plugin.archs"} & set(sys.modules)')
+    code = (
+        'import sys; from irnsigma_plugin.images.picture import read_picture; '
+        'assert not {"basicsr", "irnsigma_plugin.archs"} & set(sys.modules)'
+    )
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, '-c', code], check=True, env=environment)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.checkpoints.reading import model_hash
+from irnsigma_plugin.checkpoints.weights import model_hash
 from irnsigma_plugin.cli import main
 from irnsigma_plugin.commands.info import describe
 
@@ -20,9 +20,16 @@ def test_table(capsys):
     lines = capsys.readouterr().out.splitlines()
     rows = dict(line.split('  ', 1) for line in lines)
     assert {name: value.strip() for name, value in rows.items() if name not in ('file', 'size', 'model hash')} == {
-        'kind': 'bare state dict', 'weights': 'the whole file', 'network': 'InvRescaleNet', 'scale': '2',
-        'block_num': '[2]', 'growth_channels': '8', 'clamp': '1.0 (the default: the file does not name it)',
-        'parameters': f'{sum(v.numel() for v in torch.load(ORIGINAL).values()):,}', 'dtype': 'float32'}
+        'kind': 'bare state dict',
+        'weights': 'the whole file',
+        'network': 'InvRescaleNet',
+        'scale': '2',
+        'block_num': '[2]',
+        'growth_channels': '8',
+        'clamp': '1.0 (the default: the file does not name it)',
+        'parameters': f'{sum(v.numel() for v in torch.load(ORIGINAL).values()):,}',
+        'dtype': 'float32',
+    }
     assert rows['size'].strip().endswith(f'({ORIGINAL.stat().st_size:,} bytes)')
     assert rows['model hash'].strip() == model_hash(torch.load(ORIGINAL))
     assert len({line.index(line.split('  ', 1)[1].strip()) for line in lines}) == 1, 'the values stand in one column'
@@ -37,8 +44,14 @@ def test_parameters_of_the_papers_network(tmp_path):
 def test_the_hash_is_of_the_weights_whatever_file_holds_them(tmp_path):
     weights = torch.load(ORIGINAL)
     path = tmp_path / 'net_g.pth'
-    torch.save({'params': {key: 0 * value for key, value in weights.items()}, 'params_ema': weights,
-                'network_g': {'type': 'InvRescaleNet', 'clamp': 0.5}}, path)
+    torch.save(
+        {
+            'params': {key: 0 * value for key, value in weights.items()},
+            'params_ema': weights,
+            'network_g': {'type': 'InvRescaleNet', 'clamp': 0.5},
+        },
+        path,
+    )
     rows = describe(str(path))
     assert rows['model hash'] == describe(str(ORIGINAL))['model hash']
     assert (rows['kind'], rows['weights'], rows['clamp']) == ('BasicSR checkpoint', 'params_ema', '0.5')

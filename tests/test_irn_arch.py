@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from basicsr.archs import build_network
-from invertibility import ROUND_TRIP, assert_same_state, random_image, randomise, state_of
-from oracle import textbook
+from helpers.invertibility import ROUND_TRIP, assert_same_state, random_image, randomise, state_of
+from helpers.oracle import textbook
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.archs.quantize import quantize
-from irnsigma_plugin.losses.terms import charbonnier, latent_energy, squared_error
+from irnsigma_plugin.archs.rescaling_net import quantize
+from irnsigma_plugin.losses.mixture_loss import charbonnier, latent_energy, squared_error
 
 SCALES = (2, 3, 4, 8)
 PARITY = Path(__file__).parent / 'data' / 'parity'
@@ -57,8 +57,9 @@ def test_parity_losses(parity):
     assert_parity(latent_energy(z).mean(), expected['loss_latent'])
 
 
-@pytest.mark.parametrize(('scale', 'count', 'level_sizes'), [
-    (2, 1_668_000, [8]), (4, 4_355_376, [8, 8]), (8, 11_120_256, [8, 8, 8])])
+@pytest.mark.parametrize(
+    ('scale', 'count', 'level_sizes'), [(2, 1_668_000, [8]), (4, 4_355_376, [8, 8]), (8, 11_120_256, [8, 8, 8])]
+)
 def test_size_of_the_papers_networks(scale, count, level_sizes):
     net = InvRescaleNet(scale)
     assert sum(parameter.numel() for parameter in net.parameters()) == count
@@ -72,8 +73,13 @@ def test_x3_is_one_learnable_level_of_12_blocks():
 
 
 def test_keys_are_those_of_the_original():
-    keys = {f'operations.{i}.{subnet}.conv{k}.{kind}' for i in (1, 3, 4) for subnet in 'FGH'
-            for k in range(1, 6) for kind in ('weight', 'bias')}
+    keys = {
+        f'operations.{i}.{subnet}.conv{k}.{kind}'
+        for i in (1, 3, 4)
+        for subnet in 'FGH'
+        for k in range(1, 6)
+        for kind in ('weight', 'bias')
+    }
     keys |= {'operations.0.haar_weights', 'operations.2.haar_weights'}
     assert set(InvRescaleNet(4, [1, 2], growth_channels=1).state_dict()) == keys
     assert 'operations.0.conv_weights' in InvRescaleNet(3, [1], growth_channels=1).state_dict()
@@ -115,34 +121,36 @@ def test_forward_stores_nothing():
 
 def test_gradient_reaches_every_trainable_parameter():
     net = randomise(InvRescaleNet(3, [2], growth_channels=4))
-    net(random_image(1, 3, 9, 9), 1.).hr.square().sum().backward()
+    net(random_image(1, 3, 9, 9), 1.0).hr.square().sum().backward()
     assert [name for name, parameter in net.named_parameters() if not parameter.grad.any()] == []
 
 
 def test_built_by_basicsr():
-    net = build_network({'type': 'InvRescaleNet', 'scale': 2, 'block_num': [1], 'growth_channels': 4,
-                         'clamp': 0.5})
+    net = build_network({'type': 'InvRescaleNet', 'scale': 2, 'block_num': [1], 'growth_channels': 4, 'clamp': 0.5})
     assert isinstance(net, InvRescaleNet)
     assert net.scale == 2
     assert net.operations[1].clamp == 0.5
     assert net.operations[1].F.conv1.out_channels == 4
 
 
-@pytest.mark.parametrize(('arguments', 'name'), [
-    ({'scale': 5}, 'scale'),
-    ({'scale': '4'}, 'scale'),
-    ({'scale': 4, 'block_num': [8]}, 'block_num'),
-    ({'scale': 4, 'block_num': [8, 0]}, 'block_num'),
-    ({'scale': 2, 'block_num': 8}, 'block_num'),
-    ({'scale': 2, 'block_num': ['8']}, 'block_num'),
-    ({'scale': 2, 'block_num': [1.5]}, 'block_num'),
-    ({'growth_channels': 0}, 'growth_channels'),
-    ({'growth_channels': 8.5}, 'growth_channels'),
-    ({'growth_channels': '32'}, 'growth_channels'),
-    ({'clamp': 0}, 'clamp'),
-    ({'clamp': float('nan')}, 'clamp'),
-    ({'clamp': '1'}, 'clamp'),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'name'),
+    [
+        ({'scale': 5}, 'scale'),
+        ({'scale': '4'}, 'scale'),
+        ({'scale': 4, 'block_num': [8]}, 'block_num'),
+        ({'scale': 4, 'block_num': [8, 0]}, 'block_num'),
+        ({'scale': 2, 'block_num': 8}, 'block_num'),
+        ({'scale': 2, 'block_num': ['8']}, 'block_num'),
+        ({'scale': 2, 'block_num': [1.5]}, 'block_num'),
+        ({'growth_channels': 0}, 'growth_channels'),
+        ({'growth_channels': 8.5}, 'growth_channels'),
+        ({'growth_channels': '32'}, 'growth_channels'),
+        ({'clamp': 0}, 'clamp'),
+        ({'clamp': float('nan')}, 'clamp'),
+        ({'clamp': '1'}, 'clamp'),
+    ],
+)
 def test_wrong_arguments_are_named(arguments, name):
     with pytest.raises(ValueError, match=rf'InvRescaleNet: {name}.*{arguments[name]!r}'.replace('[', r'\[')):
         InvRescaleNet(**arguments)
@@ -157,8 +165,11 @@ def cycle_gradients(net, hr):
     """Gradients of all parameters for a loss that reads everything a training cycle returns."""
     torch.manual_seed(0)
     result = net(hr, 0.7)
-    (squared_error(result.lr, torch.zeros_like(result.lr)) + charbonnier(result.hr, hr)
-     + latent_energy(result.latent)).mean().backward()
+    (
+        squared_error(result.lr, torch.zeros_like(result.lr))
+        + charbonnier(result.hr, hr)
+        + latent_energy(result.latent)
+    ).mean().backward()
     gradients = {name: parameter.grad.clone() for name, parameter in net.named_parameters() if parameter.requires_grad}
     net.zero_grad()
     return gradients
@@ -206,14 +217,21 @@ def assert_same_gradients(actual, expected):
         torch.testing.assert_close(gradient, expected[name], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(('arguments', 'expected'), [
-    ((2, [8], 2), 160), ((3, [12], 2), 360), ((4, [8, 8], 2), 480), ((4, [1, 2], 2), 100), ((8, [8, 8, 8], 2), 1120)])
+@pytest.mark.parametrize(
+    ('arguments', 'expected'),
+    [((2, [8], 2), 160), ((3, [12], 2), 360), ((4, [8, 8], 2), 480), ((4, [1, 2], 2), 100), ((8, [8, 8, 8], 2), 1120)],
+)
 def test_receptive_field(arguments, expected):
     assert InvRescaleNet(*arguments).receptive_field() == expected
 
 
-@pytest.mark.parametrize(('arguments', 'expected'), [
-    ((4, [1, 1], 32), 200 + 8 * (9 + 128) / 4), ((4, [1, 1], 8), 200 + 8 * (9 + 32) / 4),
-    ((3, [1], 32), 200 + 8 * (24 + 128) / 9)])
+@pytest.mark.parametrize(
+    ('arguments', 'expected'),
+    [
+        ((4, [1, 1], 32), 200 + 8 * (9 + 128) / 4),
+        ((4, [1, 1], 8), 200 + 8 * (9 + 32) / 4),
+        ((3, [1], 32), 200 + 8 * (24 + 128) / 9),
+    ],
+)
 def test_bytes_per_pixel(arguments, expected):
     assert InvRescaleNet(*arguments).bytes_per_pixel() == pytest.approx(expected)

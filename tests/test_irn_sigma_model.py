@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from basicsr.models.base_model import BaseModel
-from experiment import set_option
+from helpers.experiment import set_option
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.checkpoints.network import build_network
-from irnsigma_plugin.checkpoints.reading import read_checkpoint
-from irnsigma_plugin.checkpoints.shapes import CheckpointError
-from irnsigma_plugin.models.irn_sigma_model import IRNSigmaModel
+from irnsigma_plugin.checkpoints.weights import CheckpointError, build_network, read_checkpoint
 from irnsigma_plugin.options.rules import OptionError
+from irnsigma_plugin.training.model import IRNSigmaModel
 
 
 def fixed_sigma(value: float):
@@ -29,16 +27,16 @@ def gradient_of_generator(model: IRNSigmaModel) -> list[torch.Tensor]:
     return [parameter.grad.clone() for parameter in model.net_g.parameters() if parameter.requires_grad]
 
 
-@pytest.mark.parametrize(('sigma', 'without_effect'), [
-    (0, ['lambda_distribution', 'lambda_perceptual']),
-    (1, ['lambda_reconstruction']),
-])
+@pytest.mark.parametrize(
+    ('sigma', 'without_effect'), [(0, ['lambda_distribution', 'lambda_perceptual']), (1, ['lambda_reconstruction'])]
+)
 def test_generator_gets_no_gradient_from_terms_of_weight_zero(make_model, sigma, without_effect):
     def change(lambdas):
         def apply(options):
             fixed_sigma(sigma)(options)
             options['train'].update(grad_clip=None)
             options['train']['mixture_opt'].update(lambdas)
+
         return apply
 
     plain = gradient_of_generator(make_model(change=change({})))
@@ -151,8 +149,7 @@ def test_saved_files(make_model, adversarial):
     model.save(0, 7)
     root = Path(model.opt['path']['experiments_root'])
     files = {str(path.relative_to(root)) for path in root.rglob('*') if path.is_file()}
-    assert files == {'models/net_g_7.pth', 'training_states/7.state',
-                     *(['models/net_d_7.pth'] if adversarial else [])}
+    assert files == {'models/net_g_7.pth', 'training_states/7.state', *(['models/net_d_7.pth'] if adversarial else [])}
 
 
 def test_bare_state_dict_loads_also_with_ema(make_model, tmp_path):
@@ -181,7 +178,12 @@ def test_a_saved_network_is_enough_to_build_it_and_loads_into_plain_basicsr(make
     assert read_checkpoint(folder / 'net_d_7.pth').network == {}
     checkpoint = read_checkpoint(folder / 'net_g_7.pth')
     assert checkpoint.network == {
-        'type': 'InvRescaleNet', 'scale': 4, 'block_num': [1, 1], 'growth_channels': 4, 'clamp': 0.5}
+        'type': 'InvRescaleNet',
+        'scale': 4,
+        'block_num': [1, 1],
+        'growth_channels': 4,
+        'clamp': 0.5,
+    }
     with torch.no_grad():
         torch.testing.assert_close(build_network(checkpoint).downscale(model.gt), model.net_g.downscale(model.gt))
     fresh = InvRescaleNet(block_num=[1, 1], growth_channels=4)
@@ -199,12 +201,15 @@ def test_another_clamp_than_the_saved_one_is_refused(make_model):
     model.load_network(model.net_g, path, strict=False)
 
 
-@pytest.mark.parametrize(('change', 'message'), [
-    (set_option('train', 'grad_clp', 1), r'train\.grad_clp\. Did you mean grad_clip'),
-    (set_option('val', 'sigmas', [0, 1.5]), r'val\.sigmas.*1\.5'),
-    (set_option('train', 'perceptual_opt', 'type', 'PerceptualLoss'), 'PerSamplePerceptualLoss'),
-    (set_option('datasets', 'train', 'gt_size', 30), r'gt_size must be a multiple of the scale'),
-])
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (set_option('train', 'grad_clp', 1), r'train\.grad_clp\. Did you mean grad_clip'),
+        (set_option('val', 'sigmas', [0, 1.5]), r'val\.sigmas.*1\.5'),
+        (set_option('train', 'perceptual_opt', 'type', 'PerceptualLoss'), 'PerSamplePerceptualLoss'),
+        (set_option('datasets', 'train', 'gt_size', 30), r'gt_size must be a multiple of the scale'),
+    ],
+)
 def test_wrong_options_are_refused_at_construction(make_model, change, message):
     with pytest.raises(OptionError, match=message):
         make_model(change=change)

@@ -1,28 +1,28 @@
 import pytest
 import torch
-from invertibility import check_inverse, random_image, randomise
+from helpers.invertibility import check_inverse, random_image, randomise
 
-from irnsigma_plugin.archs.learnable_downsampling import LearnableDownsampling
+from irnsigma_plugin.archs.irn_arch import LearnableDownsampling
 
 
 def test_fresh_layer_takes_the_mean_and_the_other_pixels():
     layer = LearnableDownsampling(2)
-    block = torch.tensor([[10., 3.], [5., 2.]]).view(1, 1, 2, 2)
-    bands = torch.tensor([5., 3., 5., 2.]).view(1, 4, 1, 1)
+    block = torch.tensor([[10.0, 3.0], [5.0, 2.0]]).view(1, 1, 2, 2)
+    bands = torch.tensor([5.0, 3.0, 5.0, 2.0]).view(1, 4, 1, 1)
     torch.testing.assert_close(layer(block), bands)
     torch.testing.assert_close(layer.inverse(bands), block)
 
 
 def test_every_colour_is_mixed_by_the_same_matrix_and_bands_come_first():
     layer = LearnableDownsampling(2)
-    matrix = torch.tensor([[1., 2., 0., 0.], [0., 1., 0., 0.], [0., 0., 1., -1.], [4., 0., 0., 1.]])
+    matrix = torch.tensor([[1.0, 2.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0], [4.0, 0.0, 0.0, 1.0]])
     layer.conv_weights.data.copy_(matrix)
     image = torch.zeros(1, 2, 2, 4)
-    image[0, 0, :, 2:] = torch.tensor([[1., 2.], [3., 4.]])
-    image[0, 1, :, :2] = torch.tensor([[5., 6.], [7., 8.]])
+    image[0, 0, :, 2:] = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    image[0, 1, :, :2] = torch.tensor([[5.0, 6.0], [7.0, 8.0]])
     expected = torch.zeros(1, 8, 1, 2)
-    expected[0, 0::2, 0, 1] = torch.tensor([5., 2., -1., 8.])  # matrix · (1, 2, 3, 4)
-    expected[0, 1::2, 0, 0] = torch.tensor([17., 6., -1., 28.])  # matrix · (5, 6, 7, 8)
+    expected[0, 0::2, 0, 1] = torch.tensor([5.0, 2.0, -1.0, 8.0])  # matrix · (1, 2, 3, 4)
+    expected[0, 1::2, 0, 0] = torch.tensor([17.0, 6.0, -1.0, 28.0])  # matrix · (5, 6, 7, 8)
     torch.testing.assert_close(layer(image), expected)
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from basicsr.metrics import calculate_metric
 
-from irnsigma_plugin import imagenet_weights
-from irnsigma_plugin.metrics import lpips_metric
-from irnsigma_plugin.metrics.lpips_metric import BACKBONES, calculate_lpips
+from irnsigma_plugin.evaluation import lpips as lpips_metric
+from irnsigma_plugin.evaluation.lpips import BACKBONES, calculate_lpips
+from irnsigma_plugin.imagenet import weights as imagenet_weights
 
 
 def pair() -> tuple[np.ndarray, np.ndarray]:
@@ -32,9 +32,7 @@ def alex():
 
 
 # The package lpips 0.1.4 itself on these images, as RGB in [-1, 1].
-@pytest.mark.parametrize(
-    ('net', 'coloured', 'grey'), [('alex', 0.098587, 0.086319), ('vgg', 0.085162, 0.235970)]
-)
+@pytest.mark.parametrize(('net', 'coloured', 'grey'), [('alex', 0.098587, 0.086319), ('vgg', 0.085162, 0.235970)])
 def test_equals_the_package(net, coloured, grey):
     need(net)
     image, reference = pair()
@@ -76,8 +74,9 @@ def test_equals_the_packages_forward_pass(net):
     model = lpips_metric._load_lpips(net, torch.device('cpu'))
     image, reference = pair()
     # From BGR, height first, to what the package takes.
-    tensors = [torch.from_numpy(each[..., ::-1] / np.float32(255)).permute(2, 0, 1)[None]
-               for each in (image, reference)]
+    tensors = [
+        torch.from_numpy(each[..., ::-1] / np.float32(255)).permute(2, 0, 1)[None] for each in (image, reference)
+    ]
     with torch.no_grad():
         expected = model(*tensors, normalize=True).item()
     assert calculate_lpips(image, reference, net) == pytest.approx(expected, rel=1e-6)

@@ -23,10 +23,19 @@ def test_a_container_has_what_its_group_leaves(monkeypatch, tmp_path, limit, exp
     assert available_memory(CPU) == expected
 
 
-@pytest.mark.parametrize(('error', 'expected'), [
-    (MemoryError(), True), (torch.OutOfMemoryError('CUDA out of memory'), True),
-    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), True),
-    (RuntimeError('allocated.png: damaged'), False), (ValueError("can't allocate memory.png: damaged"), False)])
+@pytest.mark.parametrize(
+    ('error', 'expected'),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError('CUDA out of memory'), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+            True,
+        ),
+        (RuntimeError('allocated.png: damaged'), False),
+        (ValueError("can't allocate memory.png: damaged"), False),
+    ],
+)
 def test_lack_of_memory_is_told_from_other_errors(error, expected):
     assert is_lack_of_memory(error) == expected
 

@@ -6,11 +6,14 @@ from irnsigma_plugin.rescaling.noise import draw_epsilon
 SHAPE = (1, 45, 3, 4)
 
 
-@pytest.mark.parametrize(('seed', 'name', 'expected'), [
-    (0, 'baby', [0.9895722, -1.0834177, -0.0973020, -1.6564671]),
-    (0, 'bird', [-2.0548098, -0.7677898, 0.2522920, -1.9242623]),
-    (7, 'baby', [-0.9588740, 1.2584027, 0.7435433, 0.0075446]),
-])
+@pytest.mark.parametrize(
+    ('seed', 'name', 'expected'),
+    [
+        (0, 'baby', [0.9895722, -1.0834177, -0.0973020, -1.6564671]),
+        (0, 'bird', [-2.0548098, -0.7677898, 0.2522920, -1.9242623]),
+        (7, 'baby', [-0.9588740, 1.2584027, 0.7435433, 0.0075446]),
+    ],
+)
 def test_first_values_never_change(seed, name, expected):
     """Published numbers depend on this noise: if it must change, say so in the release notes."""
     values = draw_epsilon(SHAPE, seed, name).flatten()[:4]
@@ -55,9 +58,10 @@ def test_a_latent_without_elements():
 WHOLE = (1, 2, 150, 70)
 
 
-@pytest.mark.parametrize(('rows', 'columns'), [
-    ((0, 150), (0, 70)), ((0, 64), (0, 64)), ((63, 65), (63, 65)), ((149, 150), (69, 70)), ((10, 140), (5, 6)),
-])
+@pytest.mark.parametrize(
+    ('rows', 'columns'),
+    [((0, 150), (0, 70)), ((0, 64), (0, 64)), ((63, 65), (63, 65)), ((149, 150), (69, 70)), ((10, 140), (5, 6))],
+)
 def test_a_window_is_that_part_of_the_whole(rows, columns):
     whole = draw_epsilon(WHOLE, 0, 'baby')
     part = draw_epsilon(WHOLE, 0, 'baby', (slice(*rows), slice(*columns)))
@@ -66,7 +70,7 @@ def test_a_window_is_that_part_of_the_whole(rows, columns):
 
 def test_every_block_has_its_own():
     whole = draw_epsilon((1, 1, 128, 192), 0, 'baby')
-    blocks = [whole[..., top:top + 64, left:left + 64] for top in (0, 64) for left in (0, 64, 128)]
+    blocks = [whole[..., top : top + 64, left : left + 64] for top in (0, 64) for left in (0, 64, 128)]
     for index, block in enumerate(blocks):
         for other in blocks[:index]:
             assert abs((block * other).mean()) < 0.1

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from irnsigma_plugin import onnx_export
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.checkpoints.network import build_network
-from irnsigma_plugin.checkpoints.reading import model_hash, read_checkpoint
+from irnsigma_plugin.checkpoints.weights import build_network, model_hash, read_checkpoint
 from irnsigma_plugin.cli import main
+from irnsigma_plugin.formats import onnx as onnx_export
 
 PARITY = Path(__file__).parent / 'data/parity'
 
@@ -45,10 +44,12 @@ def test_models_compute_what_the_original_implementation_does(exported):
     lr = expected['lr_uint8'].astype(np.float32) / 255
     close = {'rtol': 1e-4, 'atol': 1e-4}
     np.testing.assert_allclose(run(folder / 'downscale.onnx', hr=expected['hr']), expected['lr_float'], **close)
-    np.testing.assert_allclose(run(folder / 'upscale.onnx', lr=lr, latent=expected['z_sample']),
-                               expected['hr_from_z_sample'], **close)
-    np.testing.assert_allclose(run(folder / 'upscale.onnx', lr=lr, latent=0 * expected['z_sample']),
-                               expected['hr_from_zero_z'], **close)
+    np.testing.assert_allclose(
+        run(folder / 'upscale.onnx', lr=lr, latent=expected['z_sample']), expected['hr_from_z_sample'], **close
+    )
+    np.testing.assert_allclose(
+        run(folder / 'upscale.onnx', lr=lr, latent=0 * expected['z_sample']), expected['hr_from_zero_z'], **close
+    )
 
 
 @pytest.mark.parametrize('size', [(1, 1, 1), (1, 2, 1), (2, 13, 8), (1, 24, 31)], ids=str)
@@ -73,7 +74,9 @@ def test_the_files_say_what_they_are(exported):
     for path in folder.iterdir():
         model = onnx.load(path)
         assert {entry.key: entry.value for entry in model.metadata_props} == {
-            'scale': str(scale), 'model_hash': model_hash(weights)}
+            'scale': str(scale),
+            'model_hash': model_hash(weights),
+        }
         assert {entry.version for entry in model.opset_import if entry.domain == ''} == {18}
 
 

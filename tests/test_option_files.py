@@ -9,7 +9,7 @@ import yaml
 from basicsr.test import test_pipeline as run_test_pipeline
 from basicsr.train import train_pipeline
 from basicsr.utils.options import ordered_yaml
-from experiment import has_alexnet, write_photographs, write_yaml
+from helpers.experiment import has_alexnet, write_photographs, write_yaml
 
 OPTION_FILES = sorted((Path(__file__).resolve().parents[1] / 'options').glob('*.yml'))
 SMALL = {
@@ -87,10 +87,14 @@ def test_training_values_of_the_papers():
             train, data = options['train'], options['datasets']['train']
             mixture = train['mixture_opt']
             assert {
-                'weight_decay': train['optim_g']['weight_decay'], 'grad_clip': train['grad_clip'],
-                'batch': data['batch_size_per_gpu'], 'patch': data['gt_size'],
-                'guidance': mixture['lambda_guidance'], 'total_iter': train['total_iter'],
-                'lr': train['optim_g']['lr'], 'reconstruction': mixture['lambda_reconstruction'],
+                'weight_decay': train['optim_g']['weight_decay'],
+                'grad_clip': train['grad_clip'],
+                'batch': data['batch_size_per_gpu'],
+                'patch': data['gt_size'],
+                'guidance': mixture['lambda_guidance'],
+                'total_iter': train['total_iter'],
+                'lr': train['optim_g']['lr'],
+                'reconstruction': mixture['lambda_reconstruction'],
                 'weighting': mixture['weighting'],
             } == {**shared, **expected.pop(file.stem)}
     assert not expected

@@ -10,18 +10,18 @@ import pytest
 import torch
 from basicsr.archs.vgg_arch import NAMES
 from basicsr.losses.gan_loss import GANLoss
-from experiment import write_photographs
+from helpers.experiment import write_photographs
 
-from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
-from irnsigma_plugin.archs.discriminator_arch import IRNDiscriminator
+from irnsigma_plugin.archs.bicubic import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.evaluation.lpips import BACKBONES
 from irnsigma_plugin.losses.mixture_loss import MixtureLoss
-from irnsigma_plugin.losses.perceptual_loss import PerSamplePerceptualLoss
-from irnsigma_plugin.metrics.lpips_metric import BACKBONES
-from irnsigma_plugin.options import blocks
+from irnsigma_plugin.losses.perceptual_loss import VGG_STAGES, PerSamplePerceptualLoss, vgg_layers
+from irnsigma_plugin.options import keys as blocks
 from irnsigma_plugin.options.check import is_training, option_faults, outside_faults, unjudged
 from irnsigma_plugin.options.file import read_option_file
 from irnsigma_plugin.sigma import SigmaSampler
+from irnsigma_plugin.training.discriminator import IRNDiscriminator
 
 OPTION_FILES = sorted((Path(__file__).resolve().parents[1] / 'options').glob('*.yml'))
 IRN_SIGMA = read_option_file(next(file for file in OPTION_FILES if file.name == 'train_IRNsigma_x4.yml'))
@@ -143,8 +143,11 @@ WRONG_TRAINING_FILES = [
     ('datasets.train.gt_size', 146, 'must be a multiple of the scale, 4, but is 146'),
     ('datasets.train.gt_size', 128, 'network_d.input_size is 144: make them equal'),
     ('datasets.train.type', 'SingleImageDataset', 'no originals to train on'),
-    ('datasets.test_1', {'type': 'HRImageDataset', 'name': 'a', 'dataroot_gt': 'a', 'io_backend': {'type': 'disk'}},
-     'a training takes data sets named train and val'),
+    (
+        'datasets.test_1',
+        {'type': 'HRImageDataset', 'name': 'a', 'dataroot_gt': 'a', 'io_backend': {'type': 'disk'}},
+        'a training takes data sets named train and val',
+    ),
     ('network_g.block_num', [8], 'must be a list of 2 whole number(s)'),
     ('network_d', MISSING, 'missing: network_d.'),
     ('train.gan_opt', None, 'missing: train.gan_opt.'),
@@ -195,7 +198,7 @@ def test_wrong_training_file(key, value, words):
 def test_prefetching_to_a_gpu_needs_one():
     options = changed(changed(IRN_SIGMA, 'datasets.train.prefetch_mode', 'cuda'), 'datasets.train.pin_memory', True)
     assert option_faults(options, is_train=True) == []
-    fault, = option_faults({**options, 'num_gpu': 0}, is_train=True)
+    (fault,) = option_faults({**options, 'num_gpu': 0}, is_train=True)
     assert 'datasets.train.prefetch_mode: cuda needs a GPU' in fault
 
 
@@ -205,13 +208,25 @@ def test_prefetching_to_a_gpu_needs_pinned_memory():
     assert any('datasets.train.prefetch_mode' in fault and 'needs pin_memory: true' in fault for fault in faults)
 
 
-@pytest.mark.parametrize(('phase', 'workers', 'faults'), [
-    ('train', 0, ['datasets.train.persistent_workers needs workers: set num_worker_per_gpu to 1 or more, or remove '
-                  'it.']),
-    ('train', 1, []),
-    ('val', 1, ['datasets.val.persistent_workers needs workers: remove it; images of validations and tests are read '
-                'without.']),
-])
+@pytest.mark.parametrize(
+    ('phase', 'workers', 'faults'),
+    [
+        (
+            'train',
+            0,
+            ['datasets.train.persistent_workers needs workers: set num_worker_per_gpu to 1 or more, or remove it.'],
+        ),
+        ('train', 1, []),
+        (
+            'val',
+            1,
+            [
+                'datasets.val.persistent_workers needs workers: remove it; images of validations and tests are read '
+                'without.'
+            ],
+        ),
+    ],
+)
 def test_persistent_workers_need_workers(phase, workers, faults):
     options = changed(IRN_SIGMA, 'datasets.train.num_worker_per_gpu', workers)
     assert option_faults(changed(options, f'datasets.{phase}.persistent_workers', True), is_train=True) == faults
@@ -243,75 +258,146 @@ def test_files_that_hold_no_options(opt):
 def test_the_default_size_of_a_discriminator_counts():
     opt = changed(changed(IRN_SIGMA, 'network_d.input_size', MISSING), 'datasets.train.gt_size', 128)
     assert option_faults(opt, is_train=True) == [
-        'datasets.train.gt_size is 128, but network_d.input_size is 144: make them equal.']
+        'datasets.train.gt_size is 128, but network_d.input_size is 144: make them equal.'
+    ]
 
 
 def test_all_faults_are_listed_at_once():
     opt = IRN_SIGMA
-    for key, value in (('scael', 4), ('network_g.growth_channels', 0), ('train.grad_clip', '1e1'),
-                       ('datasets.train.gt_size', 146), ('val.sigmas', [2]), ('logger.use_tb_logger', False),
-                       ('logger.wandb.project', 'irn')):
+    for key, value in (
+        ('scael', 4),
+        ('network_g.growth_channels', 0),
+        ('train.grad_clip', '1e1'),
+        ('datasets.train.gt_size', 146),
+        ('val.sigmas', [2]),
+        ('logger.use_tb_logger', False),
+        ('logger.wandb.project', 'irn'),
+    ):
         opt = changed(opt, key, value)
     faults = option_faults(opt, is_train=True)
-    for part in ('scael', 'network_g.growth_channels', 'train.grad_clip', 'val.sigmas[0]', 'multiple of the scale',
-                 'network_d.input_size is 144', 'logger.wandb.project needs logger.use_tb_logger: true'):
+    for part in (
+        'scael',
+        'network_g.growth_channels',
+        'train.grad_clip',
+        'val.sigmas[0]',
+        'multiple of the scale',
+        'network_d.input_size is 144',
+        'logger.wandb.project needs logger.use_tb_logger: true',
+    ):
         assert sum(part in fault for fault in faults) == 1, part
     assert len(faults) == 7
 
 
-@pytest.mark.parametrize(('key', 'value'), [
-    ('train.total_iter', 4e5), ('val.val_freq', 5e3), ('train.ema_decay', 0.999), ('train.grad_clip', None),
-    ('val', MISSING), ('num_gpu', 0), ('manual_seed', None), ('val.seed', -1), ('val.sigmas', None),
-    ('network_g.block_num', None), ('datasets.val_2', {**IRN_SIGMA['datasets']['val'], 'name': 'Set14'}),
-    ('train.scheduler', COSINE), ('train.optim_g', {'type': 'AdamW', 'lr': 1e-4, 'anything': 1}),
-    ('datasets.train.phase', 'train'), ('path.experiments_root', '/a'), ('rank', 0),  # as BasicSR sets them
-])
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('train.total_iter', 4e5),
+        ('val.val_freq', 5e3),
+        ('train.ema_decay', 0.999),
+        ('train.grad_clip', None),
+        ('val', MISSING),
+        ('num_gpu', 0),
+        ('manual_seed', None),
+        ('val.seed', -1),
+        ('val.sigmas', None),
+        ('network_g.block_num', None),
+        ('datasets.val_2', {**IRN_SIGMA['datasets']['val'], 'name': 'Set14'}),
+        ('train.scheduler', COSINE),
+        ('train.optim_g', {'type': 'AdamW', 'lr': 1e-4, 'anything': 1}),
+        ('datasets.train.phase', 'train'),
+        ('path.experiments_root', '/a'),
+        ('rank', 0),  # as BasicSR sets them
+    ],
+)
 def test_other_good_values(key, value):
     assert option_faults(changed(IRN_SIGMA, key, value), is_train=True) == []
 
 
-@pytest.mark.parametrize('block', ['network_g', 'network_d', 'datasets.train', 'datasets.val', 'train.mixture_opt',
-                                   'train.perceptual_opt', 'train.gan_opt', 'val.metrics.psnr'])
+@pytest.mark.parametrize(
+    'block',
+    [
+        'network_g',
+        'network_d',
+        'datasets.train',
+        'datasets.val',
+        'train.mixture_opt',
+        'train.perceptual_opt',
+        'train.gan_opt',
+        'val.metrics.psnr',
+    ],
+)
 def test_blocks_of_an_extension_are_left_to_it(block):
-    opt = changed(IRN_SIGMA, block, {'type': 'TypeOfAnExtension', 'name': 'any', 'num_worker_per_gpu': 1,
-                                     'batch_size_per_gpu': 1, 'argument': None})
+    opt = changed(
+        IRN_SIGMA,
+        block,
+        {
+            'type': 'TypeOfAnExtension',
+            'name': 'any',
+            'num_worker_per_gpu': 1,
+            'batch_size_per_gpu': 1,
+            'argument': None,
+        },
+    )
     assert option_faults(opt, is_train=True) == []
     assert unjudged(opt) == [f'{block} (TypeOfAnExtension)']
 
 
-@pytest.mark.parametrize(('key', 'kind', 'meant'), [
-    ('model_type', 'IRNSigmaModle', 'IRNSigmaModel'), ('network_g', 'InvRescalNet', 'InvRescaleNet'),
-    ('train.mixture_opt', 'MixtureLos', 'MixtureLoss'), ('val.metrics.psnr', 'calculate_pnsr', 'calculate_psnr')])
+@pytest.mark.parametrize(
+    ('key', 'kind', 'meant'),
+    [
+        ('model_type', 'IRNSigmaModle', 'IRNSigmaModel'),
+        ('network_g', 'InvRescalNet', 'InvRescaleNet'),
+        ('train.mixture_opt', 'MixtureLos', 'MixtureLoss'),
+        ('val.metrics.psnr', 'calculate_pnsr', 'calculate_psnr'),
+    ],
+)
 def test_types_that_look_like_typing_errors_are_pointed_out(key, kind, meant):
     opt = changed(IRN_SIGMA, key if key == 'model_type' else f'{key}.type', kind)
     assert f'{key} ({kind}: did you mean {meant}?)' in unjudged(opt)
 
 
 def test_of_another_model_only_the_plugins_blocks_are_judged():
-    opt = {'model_type': 'TheirModel', 'their_key': 1, 'train': {'their_opt': 1}, 'network_g': {'type': 'TheirNet'},
-           'datasets': {'train': {'type': 'PairedImageDataset', 'their_key': 1},
-                        'val': {'type': 'HRImageDataset', 'gt_sise': 1, 'dataroot_gt': 'a', 'io_backend': None}},
-           'scale': 4, 'val': {'metrics': {'psnr': {'type': 'calculate_psnr'},
-                                           'lpips': {'type': 'calculate_lpips', 'net': 'al', 'better': 'lower'}}}}
+    opt = {
+        'model_type': 'TheirModel',
+        'their_key': 1,
+        'train': {'their_opt': 1},
+        'network_g': {'type': 'TheirNet'},
+        'datasets': {
+            'train': {'type': 'PairedImageDataset', 'their_key': 1},
+            'val': {'type': 'HRImageDataset', 'gt_sise': 1, 'dataroot_gt': 'a', 'io_backend': None},
+        },
+        'scale': 4,
+        'val': {
+            'metrics': {
+                'psnr': {'type': 'calculate_psnr'},
+                'lpips': {'type': 'calculate_lpips', 'net': 'al', 'better': 'lower'},
+            }
+        },
+    }
     faults = option_faults(opt, is_train=True)
     assert len(faults) == 3
     for fault, key in zip(sorted(faults), ('datasets.val.gt_sise', 'datasets.val.io_backend', 'val.metrics.lpips.net')):
         assert key in fault
 
 
-@pytest.mark.parametrize(('what', 'table'), [
-    (InvRescaleNet, blocks.INV_RESCALE_NET), (BicubicRescaleNet, blocks.BICUBIC_RESCALE_NET),
-    (IRNDiscriminator, blocks.IRN_DISCRIMINATOR), (MixtureLoss, blocks.MIXTURE_LOSS),
-    (PerSamplePerceptualLoss, blocks.PERCEPTUAL_LOSS), (GANLoss, blocks.GAN_LOSS),
-    (SigmaSampler, blocks.SIGMA),
-])
+@pytest.mark.parametrize(
+    ('what', 'table'),
+    [
+        (InvRescaleNet, blocks.INV_RESCALE_NET),
+        (BicubicRescaleNet, blocks.BICUBIC_RESCALE_NET),
+        (IRNDiscriminator, blocks.IRN_DISCRIMINATOR),
+        (MixtureLoss, blocks.MIXTURE_LOSS),
+        (PerSamplePerceptualLoss, blocks.PERCEPTUAL_LOSS),
+        (GANLoss, blocks.GAN_LOSS),
+        (SigmaSampler, blocks.SIGMA),
+    ],
+)
 def test_tables_hold_the_arguments_of_their_classes(what, table):
     assert set(table) == set(inspect.signature(what).parameters)
 
 
 def test_choices_are_those_of_the_code():
-    assert {vgg: blocks.vgg_layers(vgg) for vgg in blocks.VGG_STAGES} \
-        == {vgg: NAMES[vgg] for vgg in blocks.VGG_STAGES}
+    assert {vgg: vgg_layers(vgg) for vgg in VGG_STAGES} == {vgg: NAMES[vgg] for vgg in VGG_STAGES}
     assert set(blocks.LPIPS_NETS) == set(BACKBONES)
 
 
@@ -338,7 +424,10 @@ class TestFilesThatAnOptionFileNames:
         opt['path'] = {'pretrain_network_g': str(tmp_path / 'g.pth'), 'pretrain_network_d': str(tmp_path / 'd.pth')}
         faults = outside_faults(opt)
         assert [fault.partition(': ')[0] for fault in faults] == [
-            'datasets.train.dataroot_gt', 'path.pretrain_network_g', 'path.pretrain_network_d']
+            'datasets.train.dataroot_gt',
+            'path.pretrain_network_g',
+            'path.pretrain_network_d',
+        ]
         assert 'There is no checkpoint at' in faults[1]
 
     def test_pictures_under_one_name(self, opt, tmp_path):
@@ -347,7 +436,7 @@ class TestFilesThatAnOptionFileNames:
         opt['val']['save_img'] = False
         assert outside_faults(opt) == []
         opt['val']['save_img'] = True
-        fault, = outside_faults(opt)  # of the validation; a training saves no pictures of its own images
+        (fault,) = outside_faults(opt)  # of the validation; a training saves no pictures of its own images
         assert fault.startswith('datasets.val: pictures of photo0.jpg and photo0.png would be saved under the same ')
 
     def test_wrong_data_sets_are_not_looked_for(self, opt, tmp_path):
@@ -360,7 +449,7 @@ class TestFilesThatAnOptionFileNames:
         torch.save({'params': InvRescaleNet(4, [1, 1], 4).state_dict()}, path)
         assert outside_faults(opt) == []
         torch.save(InvRescaleNet(4, [1, 1], 8).state_dict(), path)
-        fault, = outside_faults(opt)
+        (fault,) = outside_faults(opt)
         assert fault.startswith(f'path.pretrain_network_g: The checkpoint {path} is not of this InvRescaleNet: ')
         assert 'operations.1.F.conv1.weight has shape (8, 9, 3, 3) instead of (4, 9, 3, 3)' in fault
         opt['path']['strict_load_g'] = False
@@ -370,9 +459,10 @@ class TestFilesThatAnOptionFileNames:
         path = tmp_path / 'net_g.pth'
         opt['path'] = {'pretrain_network_g': str(path)}
         torch.save({'params': InvRescaleNet(4, [1, 1], 4).state_dict(), 'network_g': {'clamp': 2.0}}, path)
-        fault, = outside_faults(opt)
-        assert fault.endswith('was trained with clamp: 2.0, but network_g has clamp: 1.0. '
-                              'Set network_g.clamp: 2.0 in the option file.')
+        (fault,) = outside_faults(opt)
+        assert fault.endswith(
+            'was trained with clamp: 2.0, but network_g has clamp: 1.0. Set network_g.clamp: 2.0 in the option file.'
+        )
 
     def test_a_state_that_auto_resume_does_not_look_at_may_be_gone(self, opt, tmp_path):
         opt['path'] = {'resume_state': str(tmp_path / 'gone.state')}

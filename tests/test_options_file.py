@@ -40,14 +40,17 @@ def test_values(write):
     assert list(opt) == ['b', 'a', 'c', 'd', 'e']
 
 
-@pytest.mark.parametrize('payload', [
-    '!!python/object/apply:os.system ["touch {victim}"]',
-    '!!python/object/apply:os.mkdir ["{victim}"]',
-    '!!python/object/new:os.mkdir ["{victim}"]',
-    '!!python/name:os.system',
-    '!!python/module:os',
-    '!!python/object:os.stat_result {{}}',
-])
+@pytest.mark.parametrize(
+    'payload',
+    [
+        '!!python/object/apply:os.system ["touch {victim}"]',
+        '!!python/object/apply:os.mkdir ["{victim}"]',
+        '!!python/object/new:os.mkdir ["{victim}"]',
+        '!!python/name:os.system',
+        '!!python/module:os',
+        '!!python/object:os.stat_result {{}}',
+    ],
+)
 def test_code_in_a_file_does_not_run(write, tmp_path, payload):
     victim = tmp_path / 'victim'
     path = write(f'name: tiny\nscale: {payload.format(victim=victim)}\n')
@@ -57,15 +60,18 @@ def test_code_in_a_file_does_not_run(write, tmp_path, payload):
     assert not victim.exists()
 
 
-@pytest.mark.parametrize(('text', 'message'), [
-    ('a: [1, 2\nb: 3\n', r'options\.yml, line 2 is no YAML: '),
-    ('a: 1\n\tb: 2\n', r'options\.yml, line 2 is no YAML: .*\\t'),
-    (b'a: \xff\xfe\xfa', r'options\.yml is no YAML: '),
-    ('a: !!int text\n', r'options\.yml is no YAML: '),
-    ('a: !unknown 1\n', r"options\.yml, line 1: .*'!unknown'"),
-    ('val:\n  seed: 1\ntrain: {}\nval:\n  seed: 2\n', r"options\.yml, line 4: the key 'val' stands there twice"),
-    ('val:\n  ? [1]\n  : 2\n', r'options\.yml, line 2: a list or block cannot be a key'),
-])
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('a: [1, 2\nb: 3\n', r'options\.yml, line 2 is no YAML: '),
+        ('a: 1\n\tb: 2\n', r'options\.yml, line 2 is no YAML: .*\\t'),
+        (b'a: \xff\xfe\xfa', r'options\.yml is no YAML: '),
+        ('a: !!int text\n', r'options\.yml is no YAML: '),
+        ('a: !unknown 1\n', r"options\.yml, line 1: .*'!unknown'"),
+        ('val:\n  seed: 1\ntrain: {}\nval:\n  seed: 2\n', r"options\.yml, line 4: the key 'val' stands there twice"),
+        ('val:\n  ? [1]\n  : 2\n', r'options\.yml, line 2: a list or block cannot be a key'),
+    ],
+)
 def test_unreadable_files_are_named_with_the_line(write, text, message):
     with pytest.raises(OptionError, match=message) as info:
         read_option_file(write(text))

@@ -65,11 +65,10 @@ def test_values_are_read():
     assert val.lr_metrics == {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}
 
 
-@pytest.mark.parametrize('opt', [
-    IRN,
-    {**IRN, 'val': None},
-    {'train': {**IRN['train'], 'sigma': None, 'grad_clip': None}, 'val': {'sigmas': None}},
-])
+@pytest.mark.parametrize(
+    'opt',
+    [IRN, {**IRN, 'val': None}, {'train': {**IRN['train'], 'sigma': None, 'grad_clip': None}, 'val': {'sigmas': None}}],
+)
 def test_defaults(opt):
     train, val = read(opt)
     assert (train.fake_weighting, train.grad_clip, train.max_skipped_steps) == ('sigma', None, 10)
@@ -86,53 +85,56 @@ def test_empty_blocks_mean_no_discriminator():
     assert read_train_options(opt).mixture_opt == IRN['train']['mixture_opt']
 
 
-@pytest.mark.parametrize(('path', 'value', 'message'), [
-    # Keys that nothing reads, with the nearest one that something does.
-    ('train.grad_clipp', 1, r'train\.grad_clipp\. Did you mean grad_clip\?'),
-    ('train.fake_weigthing', 'all', r'train\.fake_weigthing\. Did you mean fake_weighting\?'),
-    ('train.net_d_init_iter', 1, r'train\.net_d_init_iter\. Did you mean net_d_init_iters\?'),
-    ('train.pixel_opt', {}, r'train\.pixel_opt: its place is taken by mixture_opt'),
-    ('train.zzz', 1, r'train\.zzz\. Known keys: accumulate, .*ema_decay, .*mixture_opt'),
-    ('train.sigma.value', [1], r'train\.sigma\.value\. Did you mean values\?'),
-    ('val.sigma', [0], r'val\.sigma\. Did you mean sigmas\?'),
-    ('val.metric', {}, r'val\.metric\. Did you mean metrics\?'),
-    # Wrong values.
-    ('train.mixture_opt', MISSING, r'train\.mixture_opt is missing.*MixtureLoss'),
-    ('train.mixture_opt', None, r'train\.mixture_opt is missing.*MixtureLoss'),
-    ('train.fake_weighting', 'none', r"train\.fake_weighting .*'sigma', 'all'.*'none'"),
-    ('train.grad_clip', 0, r'train\.grad_clip .*more than 0.*0'),
-    ('train.grad_clip', float('nan'), r'train\.grad_clip .*more than 0.*nan'),
-    ('train.grad_clip', '1e1', r"train\.grad_clip .*more than 0.*'1e1'.*!!float"),
-    ('train.max_skipped_steps', 0, r'train\.max_skipped_steps .*1 or more.*0'),
-    ('train.max_skipped_steps', '5', r"train\.max_skipped_steps .*1 or more.*'5'"),
-    ('train.max_skipped_steps', 2.5, r'train\.max_skipped_steps .*2\.5'),
-    ('train.amp', 'half', r"train\.amp .*'off', 'bf16', 'fp16'.*'half'"),
-    ('train.amp', True, r'train\.amp .*True'),
-    ('train.accumulate', 0, r'train\.accumulate .*1 or more.*0'),
-    ('train.channels_last', 1, r'train\.channels_last must be true or false, but is 1'),
-    ('train.compile', 'yes', r"train\.compile must be true or false, but is 'yes'"),
-    ('train.checkpoint_blocks', 'no', r"train\.checkpoint_blocks must be true or false, but is 'no'"),
-    ('train.sigma', 'uniform', r"train\.sigma .*'uniform'"),
-    ('train.sigma.strategy', 'gauss', r"train\.sigma.*strategy.*'gauss'"),
-    ('train.sigma.values', [2], r'train\.sigma.*2'),
-    ('train.sigma.values', 0.5, r'train\.sigma.*0\.5'),
-    ('val.sigmas', 0.5, r'val\.sigmas .*list.*0\.5'),
-    ('val.sigmas', [], r'val\.sigmas .*list.*\[\]'),
-    ('val.sigmas', '0 1', r"val\.sigmas .*list.*'0 1'"),
-    ('val.sigmas', [0, 1.2], r'val\.sigmas\[1\]: .*1\.2'),
-    ('val.sigmas', [0, 'a'], r"val\.sigmas\[1\]: .*'a'"),
-    ('val.sigmas', [0, 1, 0], r'val\.sigmas .*differ.*0'),
-    ('val.seed', 1.5, r'val\.seed .*integer.*1\.5'),
-    ('val.seed', True, r'val\.seed .*integer.*True'),
-    # What must agree with each other.
-    ('network_d', MISSING, r'missing: network_d\.'),
-    ('network_d', None, r'missing: network_d\.'),
-    ('train.gan_opt', MISSING, r'missing: train\.gan_opt\.'),
-    ('train.optim_d', None, r'missing: train\.optim_d\.'),
-    ('train.mixture_opt.distribution', 'latent', r'missing: distribution: adversarial'),
-    ('datasets.train.gt_size', 146, r'datasets\.train\.gt_size .*multiple of the scale, 4.*146'),
-    ('datasets.train.gt_size', 128, r'datasets\.train\.gt_size is 128.*network_d\.input_size is 144'),
-])
+@pytest.mark.parametrize(
+    ('path', 'value', 'message'),
+    [
+        # Keys that nothing reads, with the nearest one that something does.
+        ('train.grad_clipp', 1, r'train\.grad_clipp\. Did you mean grad_clip\?'),
+        ('train.fake_weigthing', 'all', r'train\.fake_weigthing\. Did you mean fake_weighting\?'),
+        ('train.net_d_init_iter', 1, r'train\.net_d_init_iter\. Did you mean net_d_init_iters\?'),
+        ('train.pixel_opt', {}, r'train\.pixel_opt: its place is taken by mixture_opt'),
+        ('train.zzz', 1, r'train\.zzz\. Known keys: accumulate, .*ema_decay, .*mixture_opt'),
+        ('train.sigma.value', [1], r'train\.sigma\.value\. Did you mean values\?'),
+        ('val.sigma', [0], r'val\.sigma\. Did you mean sigmas\?'),
+        ('val.metric', {}, r'val\.metric\. Did you mean metrics\?'),
+        # Wrong values.
+        ('train.mixture_opt', MISSING, r'train\.mixture_opt is missing.*MixtureLoss'),
+        ('train.mixture_opt', None, r'train\.mixture_opt is missing.*MixtureLoss'),
+        ('train.fake_weighting', 'none', r"train\.fake_weighting .*'sigma', 'all'.*'none'"),
+        ('train.grad_clip', 0, r'train\.grad_clip .*more than 0.*0'),
+        ('train.grad_clip', float('nan'), r'train\.grad_clip .*more than 0.*nan'),
+        ('train.grad_clip', '1e1', r"train\.grad_clip .*more than 0.*'1e1'.*!!float"),
+        ('train.max_skipped_steps', 0, r'train\.max_skipped_steps .*1 or more.*0'),
+        ('train.max_skipped_steps', '5', r"train\.max_skipped_steps .*1 or more.*'5'"),
+        ('train.max_skipped_steps', 2.5, r'train\.max_skipped_steps .*2\.5'),
+        ('train.amp', 'half', r"train\.amp .*'off', 'bf16', 'fp16'.*'half'"),
+        ('train.amp', True, r'train\.amp .*True'),
+        ('train.accumulate', 0, r'train\.accumulate .*1 or more.*0'),
+        ('train.channels_last', 1, r'train\.channels_last must be true or false, but is 1'),
+        ('train.compile', 'yes', r"train\.compile must be true or false, but is 'yes'"),
+        ('train.checkpoint_blocks', 'no', r"train\.checkpoint_blocks must be true or false, but is 'no'"),
+        ('train.sigma', 'uniform', r"train\.sigma .*'uniform'"),
+        ('train.sigma.strategy', 'gauss', r"train\.sigma.*strategy.*'gauss'"),
+        ('train.sigma.values', [2], r'train\.sigma.*2'),
+        ('train.sigma.values', 0.5, r'train\.sigma.*0\.5'),
+        ('val.sigmas', 0.5, r'val\.sigmas .*list.*0\.5'),
+        ('val.sigmas', [], r'val\.sigmas .*list.*\[\]'),
+        ('val.sigmas', '0 1', r"val\.sigmas .*list.*'0 1'"),
+        ('val.sigmas', [0, 1.2], r'val\.sigmas\[1\]: .*1\.2'),
+        ('val.sigmas', [0, 'a'], r"val\.sigmas\[1\]: .*'a'"),
+        ('val.sigmas', [0, 1, 0], r'val\.sigmas .*differ.*0'),
+        ('val.seed', 1.5, r'val\.seed .*integer.*1\.5'),
+        ('val.seed', True, r'val\.seed .*integer.*True'),
+        # What must agree with each other.
+        ('network_d', MISSING, r'missing: network_d\.'),
+        ('network_d', None, r'missing: network_d\.'),
+        ('train.gan_opt', MISSING, r'missing: train\.gan_opt\.'),
+        ('train.optim_d', None, r'missing: train\.optim_d\.'),
+        ('train.mixture_opt.distribution', 'latent', r'missing: distribution: adversarial'),
+        ('datasets.train.gt_size', 146, r'datasets\.train\.gt_size .*multiple of the scale, 4.*146'),
+        ('datasets.train.gt_size', 128, r'datasets\.train\.gt_size is 128.*network_d\.input_size is 144'),
+    ],
+)
 def test_wrong_options_are_named(path, value, message):
     with pytest.raises(OptionError, match=message):
         read(changed(IRN_SIGMA, path, value))

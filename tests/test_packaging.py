@@ -41,8 +41,15 @@ class Environment:
         self.env = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
 
     def run(self, *args: str, **env: str) -> str:
-        done = subprocess.run([str(self.python), *map(str, args)], cwd=self.work, env={**self.env, **env},
-                              text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+        done = subprocess.run(
+            [str(self.python), *map(str, args)],
+            cwd=self.work,
+            env={**self.env, **env},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=300,
+        )
         assert done.returncode == 0, done.stdout
         return done.stdout.strip()
 
@@ -71,8 +78,18 @@ def source(tmp_path, repo_root):
 def test_every_way_of_installing_autoloads(environment, source, tmp_path, way):
     before = set(environment.site.rglob('*'))
     if way == 'wheel':
-        environment.run('-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '--no-index',
-                        '-w', tmp_path / 'wheels', source)
+        environment.run(
+            '-m',
+            'pip',
+            'wheel',
+            '-q',
+            '--no-deps',
+            '--no-build-isolation',
+            '--no-index',
+            '-w',
+            tmp_path / 'wheels',
+            source,
+        )
         environment.install(*(tmp_path / 'wheels').glob('*.whl'))
     else:
         environment.install(*{'directory': [source], 'editable': ['-e', source]}[way])
@@ -98,7 +115,6 @@ def test_pth_without_the_package_is_silent(environment, source):
 def test_start_stays_cheap(environment, source):
     """Two modules and no time to speak of; the bound leaves room for a busy machine."""
     environment.install(source)
-    code = ('import time; start = time.perf_counter(); import irnsigma_plugin; '
-            'print(time.perf_counter() - start)')
+    code = 'import time; start = time.perf_counter(); import irnsigma_plugin; print(time.perf_counter() - start)'
     seconds = sorted(float(environment.run('-c', code, IRNSIGMA_AUTOLOAD='0')) for _ in range(5))
     assert seconds[2] < 0.02

@@ -8,9 +8,8 @@ from basicsr.archs.vgg_arch import VGGFeatureExtractor
 from basicsr.losses import build_loss
 from torch.nn import functional as F
 
-from irnsigma_plugin import imagenet_weights
-from irnsigma_plugin.losses.perceptual_loss import PerSamplePerceptualLoss
-from irnsigma_plugin.losses.vgg_features import VGGFeatures
+from irnsigma_plugin.imagenet import weights as imagenet_weights
+from irnsigma_plugin.losses.perceptual_loss import PerSamplePerceptualLoss, VGGFeatures
 
 
 def images(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -50,9 +49,7 @@ def test_features_are_the_named_outputs_of_the_stack():
 
 
 def test_network_ends_at_the_last_requested_layer():
-    convolutions = [
-        m for m in VGGFeatures(['conv3_1', 'conv2_1'], weights='random').net if hasattr(m, 'weight')
-    ]
+    convolutions = [m for m in VGGFeatures(['conv3_1', 'conv2_1'], weights='random').net if hasattr(m, 'weight')]
     assert [m.out_channels for m in convolutions] == [64, 64, 128, 128, 256]
 
 
@@ -138,9 +135,7 @@ def test_unsuitable_images_are_refused(shape):
         vgg(torch.zeros(shape))
 
 
-@pytest.mark.parametrize(
-    ('vgg_type', 'remedy'), [('vgg16', 'irnsigma fetch-weights'), ('vgg19', 'vgg_type: vgg16')]
-)
+@pytest.mark.parametrize(('vgg_type', 'remedy'), [('vgg16', 'irnsigma fetch-weights'), ('vgg19', 'vgg_type: vgg16')])
 def test_no_weights_is_an_error_and_never_random_weights(without_weights, vgg_type, remedy):
     with pytest.raises(imagenet_weights.WeightsError, match=remedy):
         PerSamplePerceptualLoss(vgg_type=vgg_type)

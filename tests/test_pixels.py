@@ -8,17 +8,17 @@ REGION = (slice(0, 1), slice(1, 3))
 
 def test_read_by_hand():
     colour = np.array([[[0, 0, 0], [255, 51, 0], [0, 102, 255]]], np.uint8)
-    expected = torch.tensor([[1., 0.], [0.2, 0.4], [0., 1.]]).view(1, 3, 1, 2)
+    expected = torch.tensor([[1.0, 0.0], [0.2, 0.4], [0.0, 1.0]]).view(1, 3, 1, 2)
     part = read_region(colour, REGION)
     assert torch.equal(part, expected)
     assert part.is_contiguous()
     assert torch.equal(read_region(torch.from_numpy(colour / 255).permute(2, 0, 1), REGION), expected)
     grey = np.array([[0, 65535, 13107]], np.uint16)
-    assert torch.equal(read_region(grey, REGION), torch.tensor([1., 0.2]).expand(1, 3, 1, 2))
+    assert torch.equal(read_region(grey, REGION), torch.tensor([1.0, 0.2]).expand(1, 3, 1, 2))
 
 
 def test_write_rounds_and_clamps():
-    pixels = torch.tensor([[-1., 0.2], [0.3, 2.], [0.5 / 255, 1.5 / 255]]).view(1, 3, 1, 2)
+    pixels = torch.tensor([[-1.0, 0.2], [0.3, 2.0], [0.5 / 255, 1.5 / 255]]).view(1, 3, 1, 2)
     colour = np.full((1, 3, 3), 7, np.uint8)
     write_region(colour, REGION, pixels)
     assert colour.tolist() == [[[7, 7, 7], [0, 76, 0], [51, 255, 2]]]  # halves to the even number

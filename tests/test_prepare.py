@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irnsigma_plugin.bicubic import bicubic_downscale
-from irnsigma_plugin.data import prepare as module
-from irnsigma_plugin.data.prepare import PrepareError, crop_starts, find_photographs, prepare
-from irnsigma_plugin.images.picture import ImageReadError
-from irnsigma_plugin.images.rgb import decode_rgb_image, read_rgb_image
+from irnsigma_plugin.archs.bicubic import bicubic_downscale
+from irnsigma_plugin.images.picture import ImageReadError, decode_rgb_image, read_rgb_image
+from irnsigma_plugin.preparation import pairs as module
+from irnsigma_plugin.preparation.pairs import PrepareError, crop_starts, find_photographs, prepare
 
 
 def random_image(height, width, seed=0):
@@ -40,8 +39,7 @@ def lmdb_content(path):
 
 
 def prepare_quietly(sources, destination, **settings):
-    return prepare(sources, destination, **{'progress': False, 'crop_size': 16, 'step': 8, 'min_size': 8,
-                                            **settings})
+    return prepare(sources, destination, **{'progress': False, 'crop_size': 16, 'step': 8, 'min_size': 8, **settings})
 
 
 @pytest.fixture
@@ -71,11 +69,11 @@ class TestReading:
     def test_16_bit_is_rounded_to_8(self, extension):
         values = np.array([[0, 128, 129, 257, 65406, 65407, 65535]], np.uint16)
         expected = np.array([[0, 0, 1, 1, 254, 255, 255]], np.uint8)
-        np.testing.assert_array_equal(decode_rgb_image(encode(values, extension), 'grey'),
-                                      np.stack([expected] * 3, -1))
+        np.testing.assert_array_equal(decode_rgb_image(encode(values, extension), 'grey'), np.stack([expected] * 3, -1))
         bgr = np.dstack([values, values * 0, values * 0 + 65535])
-        np.testing.assert_array_equal(decode_rgb_image(encode(bgr, extension), 'colour'),
-                                      np.dstack([expected * 0 + 255, expected * 0, expected]))
+        np.testing.assert_array_equal(
+            decode_rgb_image(encode(bgr, extension), 'colour'), np.dstack([expected * 0 + 255, expected * 0, expected])
+        )
 
     def test_the_orientation_of_cameras_is_applied(self):
         image = Image.fromarray(random_image(5, 7))
@@ -93,8 +91,10 @@ class TestReading:
             with pytest.raises(ImageReadError, match=r'photo: .*damaged.*(copy it again|save it as PNG)'):
                 decode_rgb_image(content[:length], 'photo')
 
-    @pytest.mark.parametrize(('mode', 'message'), [('RGBA', 'transparent'), ('LA', 'transparent'),
-                                                   ('CMYK', 'type CMYK'), ('F', 'type F with 32 bits')])
+    @pytest.mark.parametrize(
+        ('mode', 'message'),
+        [('RGBA', 'transparent'), ('LA', 'transparent'), ('CMYK', 'type CMYK'), ('F', 'type F with 32 bits')],
+    )
     def test_kinds_that_need_a_choice_are_refused_by_name(self, mode, message, tmp_path):
         path = tmp_path / 'photo.tiff'
         Image.new(mode, (6, 4)).save(path)
@@ -111,8 +111,11 @@ class TestReading:
     def test_what_is_no_image_is_refused_by_name(self, tmp_path):
         (tmp_path / 'empty.png').touch()
         (tmp_path / 'text.png').write_text('not an image')
-        for name, message in (('empty.png', 'is empty'), ('text.png', 'no image of a supported kind'),
-                              ('none.png', 'cannot be read')):
+        for name, message in (
+            ('empty.png', 'is empty'),
+            ('text.png', 'no image of a supported kind'),
+            ('none.png', 'cannot be read'),
+        ):
             with pytest.raises(ImageReadError, match=f'{name}: .*{message}'):
                 read_rgb_image(tmp_path / name)
 
@@ -127,7 +130,9 @@ class TestCutting:
         summary = prepare_quietly([photographs], tmp_path / 'set')
         assert (summary.photographs, summary.pairs, summary.skipped) == (4, 4 * 2 * 3, ())
         assert [os.path.basename(path) for path in (summary.hr_path, summary.lr_path)] == [
-            'set_hr.lmdb', 'set_lr_x4.lmdb']
+            'set_hr.lmdb',
+            'set_lr_x4.lmdb',
+        ]
         hr, lr = lmdb_content(summary.hr_path), lmdb_content(summary.lr_path)
         assert hr.keys() == lr.keys()
         whole_hr = read_rgb_image(photographs / '2.png')[:24, :32]
@@ -135,40 +140,43 @@ class TestCutting:
         corners = [(top, left) for top in (0, 8) for left in (0, 8, 16)]
         for number, (top, left) in enumerate(corners, 1):
             key = f'2_s{number:03d}'
-            np.testing.assert_array_equal(decode_rgb_image(hr[key], key),
-                                          whole_hr[top:top + 16, left:left + 16])
-            np.testing.assert_array_equal(decode_rgb_image(lr[key], key),
-                                          whole_lr[top // 4:top // 4 + 4, left // 4:left // 4 + 4])
+            np.testing.assert_array_equal(decode_rgb_image(hr[key], key), whole_hr[top : top + 16, left : left + 16])
+            np.testing.assert_array_equal(
+                decode_rgb_image(lr[key], key), whole_lr[top // 4 : top // 4 + 4, left // 4 : left // 4 + 4]
+            )
         with open(os.path.join(summary.lr_path, 'meta_info.txt')) as file:
             assert file.readline() == '0_s001.png (4,4,3) 1\n'
 
     def test_whole_images_and_sides_shorter_than_the_crop(self, photographs, tmp_path):
         whole = prepare_quietly([photographs], tmp_path / 'whole', crop_size=None, step=None)
-        assert {decode_rgb_image(png, key).shape for key, png in lmdb_content(whole.hr_path).items()} == {
-            (24, 32, 3)}
+        assert {decode_rgb_image(png, key).shape for key, png in lmdb_content(whole.hr_path).items()} == {(24, 32, 3)}
         assert lmdb_content(whole.hr_path).keys() == {'0', '1', '2', '3'}
         wide = prepare_quietly([photographs], tmp_path / 'wide', crop_size=28, step=4)
-        assert {decode_rgb_image(png, key).shape for key, png in lmdb_content(wide.lr_path).items()} == {
-            (6, 7, 3)}
+        assert {decode_rgb_image(png, key).shape for key, png in lmdb_content(wide.lr_path).items()} == {(6, 7, 3)}
         assert wide.pairs == 4 * 2
 
     def test_basicsr_reads_the_pairs(self, photographs, tmp_path):
         from basicsr.data.paired_image_dataset import PairedImageDataset
 
         summary = prepare_quietly([photographs], tmp_path / 'set', crop_size=None)
-        dataset = PairedImageDataset({'dataroot_gt': summary.hr_path, 'dataroot_lq': summary.lr_path,
-                                      'io_backend': {'type': 'lmdb'}, 'scale': 4, 'phase': 'val'})
+        dataset = PairedImageDataset(
+            {
+                'dataroot_gt': summary.hr_path,
+                'dataroot_lq': summary.lr_path,
+                'io_backend': {'type': 'lmdb'},
+                'scale': 4,
+                'phase': 'val',
+            }
+        )
         assert len(dataset) == 4
         item = dataset[1]
         assert item['gt_path'] == '1'
         hr = read_rgb_image(photographs / '1.png')[:24, :32]
         np.testing.assert_array_equal((item['gt'] * 255).numpy().round(), hr.transpose(2, 0, 1))
-        np.testing.assert_array_equal((item['lq'] * 255).numpy().round(),
-                                      bicubic_downscale(hr, 4).transpose(2, 0, 1))
+        np.testing.assert_array_equal((item['lq'] * 255).numpy().round(), bicubic_downscale(hr, 4).transpose(2, 0, 1))
 
     def test_workers_do_not_change_the_result(self, photographs, tmp_path):
-        one, three = (prepare_quietly([photographs], tmp_path / str(workers), workers=workers)
-                      for workers in (1, 3))
+        one, three = (prepare_quietly([photographs], tmp_path / str(workers), workers=workers) for workers in (1, 3))
         for kind in ('hr_path', 'lr_path'):
             assert lmdb_content(getattr(one, kind)) == lmdb_content(getattr(three, kind))
         with open(f'{one.hr_path}/meta_info.txt') as first, open(f'{three.hr_path}/meta_info.txt') as second:
@@ -188,8 +196,7 @@ class TestSources:
         (tmp_path / 'one' / 'notes.txt').touch()
         save(tmp_path / 'two' / 'sub_a.png', random_image(4, 4))
         found = find_photographs([tmp_path / 'one', tmp_path / 'two', tmp_path / 'one' / 'a_b.jpg'])
-        assert [photograph.key for photograph in found] == [
-            'a_b', 'a_b_2', 'b_um_1', 'sub_a', 'sub_a_2', 'sub_a_3']
+        assert [photograph.key for photograph in found] == ['a_b', 'a_b_2', 'b_um_1', 'sub_a', 'sub_a_2', 'sub_a_3']
 
     def test_folders_that_are_linked_count_and_hidden_ones_do_not(self, photographs, tmp_path):
         save(photographs / '.thumbnails' / 'a.png', random_image(4, 4))
@@ -238,14 +245,17 @@ class TestSources:
             prepare_quietly([tmp_path / 'in'], tmp_path / 'set')
         assert list((tmp_path / 'set').iterdir()) == []
 
-    @pytest.mark.parametrize(('settings', 'message'), [
-        ({'crop_size': 18}, 'crop_size must be a multiple of the scale 4, got 18; 16 is'),
-        ({'step': 6}, 'step must be a multiple of the scale 4, got 6'),
-        ({'step': 20}, 'step 20 is larger than crop_size 16'),
-        ({'scale': 1}, 'scale must be from 2 to 16, got 1'),
-        ({'min_size': 3}, 'min_size must be at least the scale 4'),
-        ({'name': 'a/b'}, 'name is the first part of file names'),
-    ])
+    @pytest.mark.parametrize(
+        ('settings', 'message'),
+        [
+            ({'crop_size': 18}, 'crop_size must be a multiple of the scale 4, got 18; 16 is'),
+            ({'step': 6}, 'step must be a multiple of the scale 4, got 6'),
+            ({'step': 20}, 'step 20 is larger than crop_size 16'),
+            ({'scale': 1}, 'scale must be from 2 to 16, got 1'),
+            ({'min_size': 3}, 'min_size must be at least the scale 4'),
+            ({'name': 'a/b'}, 'name is the first part of file names'),
+        ],
+    )
     def test_wrong_settings_are_named(self, settings, message, photographs, tmp_path):
         with pytest.raises(ValueError, match=message):
             prepare_quietly([photographs], tmp_path / 'set', **settings)
@@ -255,10 +265,15 @@ class TestResuming:
     def test_goes_on_after_a_kill(self, tmp_path, repo_root):
         for index in range(24):
             save(tmp_path / 'in' / f'{index:02d}.png', random_image(120, 120, index))
-        code = ('import sys; from irnsigma_plugin.data.prepare import prepare; '
-                'prepare([sys.argv[1]], sys.argv[2], crop_size=32, step=16, workers=1, min_size=8)')
-        run = subprocess.Popen([sys.executable, '-c', code, str(tmp_path / 'in'), str(tmp_path / 'set')],
-                               cwd=repo_root, stderr=subprocess.DEVNULL)
+        code = (
+            'import sys; from irnsigma_plugin.preparation.pairs import prepare; '
+            'prepare([sys.argv[1]], sys.argv[2], crop_size=32, step=16, workers=1, min_size=8)'
+        )
+        run = subprocess.Popen(
+            [sys.executable, '-c', code, str(tmp_path / 'in'), str(tmp_path / 'set')],
+            cwd=repo_root,
+            stderr=subprocess.DEVNULL,
+        )
         progress = tmp_path / 'set' / 'set_x4.partial' / 'progress.jsonl'
         deadline = time.monotonic() + 60
         while not (progress.exists() and len(progress.read_bytes().splitlines()) >= 3):

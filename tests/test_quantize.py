@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from irnsigma_plugin.archs.quantize import quantize
+from irnsigma_plugin.archs.rescaling_net import quantize
 
 
 def test_values_are_those_of_an_8_bit_file():
-    image = torch.tensor([-0.2, 0., 0.4 / 255, 0.6 / 255, 0.5, 254.4 / 255, 1., 1.7])
-    expected = torch.tensor([0., 0., 0., 1., 128., 254., 255., 255.]) / 255  # 127.5 rounds to even
+    image = torch.tensor([-0.2, 0.0, 0.4 / 255, 0.6 / 255, 0.5, 254.4 / 255, 1.0, 1.7])
+    expected = torch.tensor([0.0, 0.0, 0.0, 1.0, 128.0, 254.0, 255.0, 255.0]) / 255  # 127.5 rounds to even
     torch.testing.assert_close(quantize(image), expected, rtol=0, atol=0)
 
 
@@ -17,7 +17,7 @@ def test_every_8_bit_value_is_kept_exactly():
 
 def test_gradient_passes_unchanged_even_where_clamped():
     image = torch.tensor([-0.5, 0.3, 1.5], requires_grad=True)
-    weight = torch.tensor([2., -3., 5.])
+    weight = torch.tensor([2.0, -3.0, 5.0])
     (quantize(image) * weight).sum().backward()
     assert torch.equal(image.grad, weight)
 

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import torch
 
-from irnsigma_plugin.models.random_state import random_state, set_random_state
+from irnsigma_plugin.training.progress import random_state, set_random_state
 
 
 def draw() -> tuple[float, float, float, float]:

@@ -11,14 +11,14 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 import torch
-from experiment import options_to_train, write_photographs, write_yaml
-from invertibility import randomise
+from helpers.experiment import options_to_train, write_photographs, write_yaml
+from helpers.invertibility import randomise
 
 from irnsigma_plugin.archs.irn_arch import DEFAULT_BLOCK_NUM, InvRescaleNet
-from irnsigma_plugin.checkpoints.reading import read_checkpoint
+from irnsigma_plugin.checkpoints.weights import read_checkpoint
 from irnsigma_plugin.losses.mixture_loss import MixtureLoss
 from irnsigma_plugin.options.train_val import TrainOptions, ValOptions
-from irnsigma_plugin.rescaler import OVERLAP, Rescaler
+from irnsigma_plugin.rescaling.rescaler import OVERLAP, Rescaler
 from irnsigma_plugin.sigma import SigmaSampler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,18 +69,20 @@ def test_examples_of_rescaling_run(tmp_path, monkeypatch):
     exec(with_map, names)
     faithful, sharp = (rescaler.upscale(lr, sigma, name='baby', size=(282, 30)) for sigma in (0, 1))
     reach = net.receptive_field()
-    assert (names['restored'][:200 - reach] == sharp[:200 - reach]).all()
-    assert (names['restored'][200 + reach:] == faithful[200 + reach:]).all()
-    assert (names['restored'][200 + reach:] != sharp[200 + reach:]).any()
+    assert (names['restored'][: 200 - reach] == sharp[: 200 - reach]).all()
+    assert (names['restored'][200 + reach :] == faithful[200 + reach :]).all()
+    assert (names['restored'][200 + reach :] != sharp[200 + reach :]).any()
 
 
 def stated_defaults() -> dict[str, str]:
     """What the tables of options give as default, by key: `train.sigma.per`."""
     section = README.partition('\n## Options')[2].partition('\n## ')[0]
-    return {f'{block}.{key}': default.strip('`')
-            for block, text in re.findall(r'\*\*`(\w+)`\*\*(.*?)(?=\n\*\*`|\Z)', section, flags=re.DOTALL)
-            for keys, default in re.findall(r'^\| (`.+?`) \| (.*?) ?\| ', text, flags=re.MULTILINE)
-            for key in re.findall(r'`(.+?)`', keys)}
+    return {
+        f'{block}.{key}': default.strip('`')
+        for block, text in re.findall(r'\*\*`(\w+)`\*\*(.*?)(?=\n\*\*`|\Z)', section, flags=re.DOTALL)
+        for keys, default in re.findall(r'^\| (`.+?`) \| (.*?) ?\| ', text, flags=re.MULTILINE)
+        for key in re.findall(r'`(.+?)`', keys)
+    }
 
 
 def value_of(text: str) -> Any:
@@ -96,10 +98,17 @@ def defaults_of(what: Callable) -> dict[str, Any]:
     return {name: parameter.default for name, parameter in inspect.signature(what).parameters.items()}
 
 
-@pytest.mark.parametrize(('block', 'defaults'), [
-    ('train', vars(TrainOptions({}))), ('val', vars(ValOptions())), ('train.sigma', vars(SigmaSampler())),
-    ('train.mixture_opt', defaults_of(MixtureLoss)), ('network_g', defaults_of(InvRescaleNet)),
-], ids=['train', 'val', 'sigma', 'mixture_opt', 'network_g'])
+@pytest.mark.parametrize(
+    ('block', 'defaults'),
+    [
+        ('train', vars(TrainOptions({}))),
+        ('val', vars(ValOptions())),
+        ('train.sigma', vars(SigmaSampler())),
+        ('train.mixture_opt', defaults_of(MixtureLoss)),
+        ('network_g', defaults_of(InvRescaleNet)),
+    ],
+    ids=['train', 'val', 'sigma', 'mixture_opt', 'network_g'],
+)
 def test_every_option_is_in_the_tables_with_its_default(block, defaults):
     stated = stated_defaults()
     for name, default in defaults.items():

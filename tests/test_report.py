@@ -5,10 +5,10 @@ import math
 import cv2
 import numpy as np
 import pytest
-from score_samples import METRICS, sample_scores
+from helpers.score_samples import METRICS, sample_scores
 
-from irnsigma_plugin.validation import report
-from irnsigma_plugin.validation.figure import decode_png
+from irnsigma_plugin.evaluation import report
+from irnsigma_plugin.evaluation.pictures import decode_png
 
 TABLE = '''\
 **Set2**, 2 images
@@ -53,12 +53,15 @@ def test_tables_of_several_data_sets_in_one_file(tmp_path):
     assert text == TABLE + '\n' + TABLE.replace('Set2', 'Set14')
 
 
-@pytest.mark.parametrize(('types', 'expected'), [
-    ({'s': 'ssim', 'p1': 'psnr', 'p2': 'psnr', 'l1': 'lpips', 'l2': 'lpips'}, ('p1', 'l1')),
-    ({'p': 'psnr', 's': 'ssim'}, None),
-    ({'l': 'lpips'}, None),
-    ({}, None),
-])
+@pytest.mark.parametrize(
+    ('types', 'expected'),
+    [
+        ({'s': 'ssim', 'p1': 'psnr', 'p2': 'psnr', 'l1': 'lpips', 'l2': 'lpips'}, ('p1', 'l1')),
+        ({'p': 'psnr', 's': 'ssim'}, None),
+        ({'l': 'lpips'}, None),
+        ({}, None),
+    ],
+)
 def test_axes_are_the_first_psnr_and_lpips(types, expected):
     metrics = {name: {'type': f'calculate_{kind}'} for name, kind in types.items()}
     assert report.perception_distortion_axes(metrics) == expected
@@ -88,7 +91,7 @@ def test_curve_rises_to_the_right_where_both_metrics_do():
 
 def test_curve_of_a_perfect_restoration_can_be_drawn():
     scores = sample_scores()
-    perfect = {'psnr_y': math.inf, 'lpips': 0.}
+    perfect = {'psnr_y': math.inf, 'lpips': 0.0}
     scores.images = [dataclasses.replace(image, hr=perfect) for image in scores.images]
     assert decode_png(report.draw_curve(scores, ('psnr_y', 'lpips'))).shape == (600, 750, 3)
 

@@ -7,15 +7,14 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from invertibility import PixelShuffleNet, random_image, randomise
+from helpers.invertibility import PixelShuffleNet, random_image, randomise
 
-from irnsigma_plugin import rescaler as rescaler_module
-from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
+from irnsigma_plugin.archs.bicubic import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.archs.quantize import quantize
-from irnsigma_plugin.archs.rescaling_net import RescalingNet
-from irnsigma_plugin.rescaler import Rescaler
+from irnsigma_plugin.archs.rescaling_net import RescalingNet, quantize
+from irnsigma_plugin.rescaling import rescaler as rescaler_module
 from irnsigma_plugin.rescaling.noise import draw_epsilon
+from irnsigma_plugin.rescaling.rescaler import Rescaler
 
 
 @pytest.fixture
@@ -46,7 +45,7 @@ def in_one_piece(net, hr, sigma, name=''):
         lr, latent = net.downscale(hr)
         lr = quantize(lr)
         restored = net.upscale(lr, sigma * draw_epsilon(latent.shape, 0, name))
-    return lr, restored[..., :hr.shape[-2], :hr.shape[-1]].clamp(0, 1)
+    return lr, restored[..., : hr.shape[-2], : hr.shape[-1]].clamp(0, 1)
 
 
 def as_tensor(image):
@@ -88,7 +87,7 @@ def test_sizes(small_cells, scale, size):
     block_num = {2: [1], 3: [1], 4: [1, 1], 8: [1, 1, 1]}[scale]
     rescaler = Rescaler(randomise(InvRescaleNet(scale, block_num, 2)))
     lr_size = (-(-size[0] // scale), -(-size[1] // scale))
-    for channels in ((), (3, )):
+    for channels in ((), (3,)):
         lr = rescaler.downscale(random_array(*size, *channels))
         assert lr.shape == (*lr_size, *channels)
         assert rescaler.upscale(lr, 1, size=size).shape == (*size, *channels)
@@ -175,9 +174,9 @@ def test_a_map_acts_where_it_is(net):
     found = rescaler.upscale(lr, sigma)
     faithful, sharp = rescaler.upscale(lr, 0), rescaler.upscale(lr, 1)
     reach = net.receptive_field()
-    assert (found[:, :160 - reach] == sharp[:, :160 - reach]).all()
-    assert (found[:, 160 + reach:] == faithful[:, 160 + reach:]).all()
-    assert (sharp[:, 160 + reach:] != faithful[:, 160 + reach:]).any()
+    assert (found[:, : 160 - reach] == sharp[:, : 160 - reach]).all()
+    assert (found[:, 160 + reach :] == faithful[:, 160 + reach :]).all()
+    assert (sharp[:, 160 + reach :] != faithful[:, 160 + reach :]).any()
 
 
 def test_grey_stays_grey(net, small_cells):
@@ -237,24 +236,27 @@ def test_other_networks_work_in_windows_where_the_overlap_is_given(small_cells):
         Rescaler(FlatLatentNet()).downscale(image, overlap=0)
 
 
-@pytest.mark.parametrize(('method', 'arguments', 'part'), [
-    ('downscale', {'image': random_array(4, 4, 4)}, 'uint8 or uint16, but got uint8 (4, 4, 4)'),
-    ('downscale', {'image': np.zeros((4, 4))}, 'got float64 (4, 4)'),
-    ('downscale', {'image': np.zeros((0, 4), np.uint8)}, 'got uint8 (0, 4)'),
-    ('downscale', {'image': 'baby.png'}, "got 'baby.png'"),
-    ('downscale', {'image': torch.zeros(1, 4, 4)}, '(3, H, W) or (N, 3, H, W)'),
-    ('downscale', {'image': random_array(4, 4), 'tile': 0}, 'tile'),
-    ('downscale', {'image': random_array(4, 4), 'tile': 'big'}, 'tile'),
-    ('downscale', {'image': random_array(4, 4), 'overlap': -1}, 'overlap'),
-    ('upscale', {'lr': random_array(4, 4, dtype=np.uint16)}, 'of uint8, but got uint16'),
-    ('upscale', {'lr': random_array(4, 5), 'size': (12, 20)}, '16x20 or up to 3 less, but got (12, 20)'),
-    ('upscale', {'lr': random_array(4, 4), 'sigma': 2}, 'sigma'),
-    ('upscale', {'lr': random_array(4, 4), 'sigma': np.ones((8, 8))}, '16x16'),
-    ('upscale', {'lr': random_array(4, 4), 'seed': 0.5}, 'seed'),
-    ('upscale', {'lr': random_array(4, 4), 'dtype': np.float32}, 'dtype'),
-    ('upscale', {'lr': torch.zeros(3, 4, 4), 'dtype': np.uint8}, 'dtype'),
-    ('upscale', {'lr': torch.zeros(2, 3, 4, 4), 'name': ['a']}, 'each of 2 images'),
-])
+@pytest.mark.parametrize(
+    ('method', 'arguments', 'part'),
+    [
+        ('downscale', {'image': random_array(4, 4, 4)}, 'uint8 or uint16, but got uint8 (4, 4, 4)'),
+        ('downscale', {'image': np.zeros((4, 4))}, 'got float64 (4, 4)'),
+        ('downscale', {'image': np.zeros((0, 4), np.uint8)}, 'got uint8 (0, 4)'),
+        ('downscale', {'image': 'baby.png'}, "got 'baby.png'"),
+        ('downscale', {'image': torch.zeros(1, 4, 4)}, '(3, H, W) or (N, 3, H, W)'),
+        ('downscale', {'image': random_array(4, 4), 'tile': 0}, 'tile'),
+        ('downscale', {'image': random_array(4, 4), 'tile': 'big'}, 'tile'),
+        ('downscale', {'image': random_array(4, 4), 'overlap': -1}, 'overlap'),
+        ('upscale', {'lr': random_array(4, 4, dtype=np.uint16)}, 'of uint8, but got uint16'),
+        ('upscale', {'lr': random_array(4, 5), 'size': (12, 20)}, '16x20 or up to 3 less, but got (12, 20)'),
+        ('upscale', {'lr': random_array(4, 4), 'sigma': 2}, 'sigma'),
+        ('upscale', {'lr': random_array(4, 4), 'sigma': np.ones((8, 8))}, '16x16'),
+        ('upscale', {'lr': random_array(4, 4), 'seed': 0.5}, 'seed'),
+        ('upscale', {'lr': random_array(4, 4), 'dtype': np.float32}, 'dtype'),
+        ('upscale', {'lr': torch.zeros(3, 4, 4), 'dtype': np.uint8}, 'dtype'),
+        ('upscale', {'lr': torch.zeros(2, 3, 4, 4), 'name': ['a']}, 'each of 2 images'),
+    ],
+)
 def test_what_is_refused(net, method, arguments, part):
     with pytest.raises(ValueError, match=r'.') as error:
         getattr(Rescaler(net), method)(**arguments)

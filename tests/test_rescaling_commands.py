@@ -15,18 +15,19 @@ import numpy as np
 import pytest
 import torch
 from basicsr.data import build_dataloader, build_dataset
-from experiment import has_alexnet, write_photographs
+from helpers.experiment import has_alexnet, write_photographs
 from PIL import Image
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.cli import main
-from irnsigma_plugin.commands import batch, measuring
-from irnsigma_plugin.imagenet_weights import WeightsError
+from irnsigma_plugin.commands import batch
+from irnsigma_plugin.evaluation import restore as measuring
+from irnsigma_plugin.evaluation.measures import LR_METRICS, hr_metrics
+from irnsigma_plugin.evaluation.pictures import decode_png
+from irnsigma_plugin.imagenet.weights import WeightsError
 from irnsigma_plugin.images.picture import Picture, read_picture, write_picture
 from irnsigma_plugin.options.train_val import ValOptions
-from irnsigma_plugin.validation.figure import decode_png
-from irnsigma_plugin.validation.measures import LR_METRICS, hr_metrics
-from irnsigma_plugin.validation.validator import Validator
+from irnsigma_plugin.training.validator import Validator
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -115,7 +116,8 @@ def test_what_exists_is_kept_unless_it_is_to_be_replaced(capsys):
     capsys.readouterr()
     assert run('downscale photos small') == 0
     assert capsys.readouterr().out.startswith(
-        '1 done, 2 skipped (their results exist; --overwrite replaces them), 0 failed in ')
+        '1 done, 2 skipped (their results exist; --overwrite replaces them), 0 failed in '
+    )
     assert Path('small/photo1.png').read_bytes() == b'mine'
     assert run('downscale photos small --overwrite --workers 1') == 0
     assert capsys.readouterr().out.startswith('3 done, 0 skipped, 0 failed in ')
@@ -125,8 +127,15 @@ def test_what_exists_is_kept_unless_it_is_to_be_replaced(capsys):
 def test_sigma_and_seed_choose_the_detail():
     run('downscale photos/photo0.png small.png')
     results = {}
-    for name, arguments in {'0': '--sigma 0', '0, seed 1': '--sigma 0 --seed 1', '1': '--sigma 1', 'again': '--sigma 1',
-                            '1, seed 1': '--sigma 1 --seed 1', 'default': '', '0.5': '--sigma 0.5'}.items():
+    for name, arguments in {
+        '0': '--sigma 0',
+        '0, seed 1': '--sigma 0 --seed 1',
+        '1': '--sigma 1',
+        'again': '--sigma 1',
+        '1, seed 1': '--sigma 1 --seed 1',
+        'default': '',
+        '0.5': '--sigma 0.5',
+    }.items():
         run(f'upscale small.png restored.png --overwrite {arguments}')
         results[name] = Path('restored.png').read_bytes()
     assert results['0'] == results['0, seed 1']
@@ -142,15 +151,18 @@ def test_sigma_map(kind):
     for sigma in (0, 1):
         run(f'upscale small.png sigma{sigma}.png --sigma {sigma}')
     values = np.zeros((18, 25) if kind == 'of the small image' else (70, 97), np.uint8)
-    values[:, values.shape[1] // 2:] = 255
+    values[:, values.shape[1] // 2 :] = 255
     if kind == 'in colour':
         values = np.dstack([values] * 3)
     cv2.imwrite('map.png', values.astype(np.uint16) * 257 if kind == 'of 16 bits' else values)
     assert run('upscale small.png mixed.png --sigma-map map.png') == 0
     faithful, sharp, mixed = (cv2.imread(f'{name}.png') for name in ('sigma0', 'sigma1', 'mixed'))
     # The small network sees 60 pixels around: only the border columns are free of the other half.
-    far = [np.abs(mixed.astype(int) - other)[:, columns].mean() for other in (faithful, sharp)
-           for columns in (slice(0, 8), slice(-8, None))]
+    far = [
+        np.abs(mixed.astype(int) - other)[:, columns].mean()
+        for other in (faithful, sharp)
+        for columns in (slice(0, 8), slice(-8, None))
+    ]
     assert far[0] < far[2] / 4
     assert far[3] < far[1] / 4
 
@@ -162,7 +174,8 @@ def test_a_map_that_fits_no_picture_is_refused_once(capsys):
     assert run('upscale small restored --sigma-map map.png') == 1
     assert capsys.readouterr().err == (
         'irnsigma: error: --sigma-map map.png: has 7x5 pixels, which fits none of the pictures; a map has the size of '
-        'the original or of the small image.\n')
+        'the original or of the small image.\n'
+    )
     for size in ((70, 97), (18, 25)):
         cv2.imwrite('map.png', np.zeros(size, np.uint8))
         assert run('upscale small restored --overwrite --sigma-map map.png') == 0
@@ -202,8 +215,10 @@ def test_an_interruption_leaves_whole_files_only(monkeypatch, capsys):
         return picture
 
     monkeypatch.setattr(batch, 'write_picture', slow_write)
-    monkeypatch.setattr('irnsigma_plugin.rescaling.pictures.downscale_picture',
-                        lambda rescaler, picture, tile, overlap: interrupt(picture, Path(names.pop(0))))
+    monkeypatch.setattr(
+        'irnsigma_plugin.rescaling.pictures.downscale_picture',
+        lambda rescaler, picture, tile, overlap: interrupt(picture, Path(names.pop(0))),
+    )
     names = [f'photo{index}.png' for index in range(8)]
     assert run('downscale photos small --workers 2') == 130
     assert capsys.readouterr().err == 'irnsigma: error: interrupted\n'
@@ -214,33 +229,49 @@ def test_an_interruption_leaves_whole_files_only(monkeypatch, capsys):
 def test_evaluation_is_that_of_basicsr_test(capsys):
     """The same figures for every image at every sigma, from files on disk, from `evaluate` and from the validator."""
     metrics = hr_metrics(4, lpips=has_alexnet())
-    sigmas = (0., 0.5, 1.)
-    dataset = {'name': 'photos', 'phase': 'val', 'scale': 4, 'type': 'HRImageDataset', 'dataroot_gt': 'photos',
-               'io_backend': {'type': 'disk'}}
-    opt = {'name': 'test', 'scale': 4, 'is_train': False, 'val': {'metrics': metrics, 'pbar': False},
-           'path': {'results_root': 'results', 'visualization': 'images'}}
+    sigmas = (0.0, 0.5, 1.0)
+    dataset = {
+        'name': 'photos',
+        'phase': 'val',
+        'scale': 4,
+        'type': 'HRImageDataset',
+        'dataroot_gt': 'photos',
+        'io_backend': {'type': 'disk'},
+    }
+    opt = {
+        'name': 'test',
+        'scale': 4,
+        'is_train': False,
+        'val': {'metrics': metrics, 'pbar': False},
+        'path': {'results_root': 'results', 'visualization': 'images'},
+    }
     Validator(opt, ValOptions(sigmas=sigmas, lr_metrics=LR_METRICS)).run(
-        random_net(), build_dataloader(build_dataset(dataset), dataset), torch.device('cpu'), 'test', None, False)
+        random_net(), build_dataloader(build_dataset(dataset), dataset), torch.device('cpu'), 'test', None, False
+    )
     assert run('evaluate photos --sigmas 0 0.5 1 --output mine') == 0
     tables = []
     for path in ('results/photos/metrics.csv', 'mine/metrics.csv'):
         with open(path, newline='') as file:
             tables.append(list(csv.DictReader(file)))
     assert [[row['image'], row['sigma']] for row in tables[1]] == [
-        [f'photo{index}', sigma] for index in range(3) for sigma in ('0', '0.5', '1')]
+        [f'photo{index}', sigma] for index in range(3) for sigma in ('0', '0.5', '1')
+    ]
     for theirs, ours in zip(*tables):
         assert set(ours) == set(theirs)
         assert [float(value) for value in list(ours.values())[1:]] == pytest.approx(
-            [float(value) for value in list(theirs.values())[1:]], abs=1e-3)
+            [float(value) for value in list(theirs.values())[1:]], abs=1e-3
+        )
 
     for path in Path('photos').iterdir():  # sides that are multiples of the scale, as the validator cuts them
         cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[:68, :96])
     run('downscale photos small')
     from basicsr.metrics import calculate_psnr
+
     for row in tables[0]:
         run(f'upscale small/{row["image"]}.png restored.png --overwrite --sigma {row["sigma"]}')
-        psnr = calculate_psnr(cv2.imread('restored.png'), cv2.imread(f'photos/{row["image"]}.png'), crop_border=4,
-                              test_y_channel=True)
+        psnr = calculate_psnr(
+            cv2.imread('restored.png'), cv2.imread(f'photos/{row["image"]}.png'), crop_border=4, test_y_channel=True
+        )
         assert psnr == pytest.approx(float(row['psnr_y']), abs=1e-3)
 
 
@@ -299,8 +330,10 @@ def test_an_image_too_small_to_be_measured_does_not_spoil_the_others(capsys, sid
     cv2.imwrite('photos/icon.png', np.full((side, 50, 3), 7, np.uint8))
     assert run('evaluate photos --sigmas 0') == 1
     output = capsys.readouterr()
-    assert (f'irnsigma: error: photos/icon.png: an image of 12x{side // 4} pixels is too small for ssim_y, which takes '
-            '11x11 or more') in output.err
+    assert (
+        f'irnsigma: error: photos/icon.png: an image of 12x{side // 4} pixels is too small for ssim_y, which takes '
+        '11x11 or more'
+    ) in output.err
     assert '3 images' in output.out
     assert 'nan' not in output.out
 
@@ -317,12 +350,13 @@ def test_evaluation_leaves_tables_and_a_curve(capsys):
     assert table.startswith('**photos**, 3 images')
     with open(folder / 'metrics.csv', newline='') as file:
         assert [(row['image'], row['sigma']) for row in csv.DictReader(file)] == [
-            (image, sigma) for image in ('photo0', 'photo2', 'sub/photo1') for sigma in '01']
+            (image, sigma) for image in ('photo0', 'photo2', 'sub/photo1') for sigma in '01'
+        ]
     assert (folder / 'curve.png').exists() == has_alexnet()
 
 
 def test_comparison_shows_every_image_with_its_figures(monkeypatch, capsys):
-    from irnsigma_plugin.validation import comparison
+    from irnsigma_plugin.evaluation import pictures as comparison
 
     panels = []
     original = comparison.draw_comparison
@@ -331,8 +365,13 @@ def test_comparison_shows_every_image_with_its_figures(monkeypatch, capsys):
     assert capsys.readouterr().out == 'wrote photo0_comparison.png\n'
     assert decode_png(Path('photo0_comparison.png').read_bytes()).shape[1] == 5 * 2.4 * 150
     titles = [panel.title.split('\n') for panel in panels]
-    assert [title for title, _ in titles] == ['original', 'low-resolution', 'bicubic from it', 'restored, σ = 0',
-                                              'restored, σ = 1']
+    assert [title for title, _ in titles] == [
+        'original',
+        'low-resolution',
+        'bicubic from it',
+        'restored, σ = 0',
+        'restored, σ = 1',
+    ]
     psnr = [float(figures.split(',')[0].removeprefix('psnr_y ')) for _, figures in titles[2:]]
     assert psnr[1] > psnr[2]
     assert all(('lpips' in figures) == has_alexnet() for _, figures in titles[2:])
@@ -345,7 +384,7 @@ def test_comparison_goes_into_a_new_folder():
 
 
 def test_comparison_shows_a_map_of_sigma_and_its_result(monkeypatch):
-    from irnsigma_plugin.validation import comparison
+    from irnsigma_plugin.evaluation import pictures as comparison
 
     panels = []
     monkeypatch.setattr(comparison, 'draw_comparison', lambda shown: panels.extend(shown) or b'')

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from invertibility import PixelShuffleNet, random_image
+from helpers.invertibility import PixelShuffleNet, random_image
 
 from irnsigma_plugin.archs.rescaling_net import reflection_pad, scale_noise
 
@@ -16,27 +16,31 @@ def test_reflection_pad_equals_numpy(height, width, multiple):
 
 
 def test_reflection_pad_by_hand():
-    row = torch.tensor([1., 2., 3.]).view(1, 1, 3)
+    row = torch.tensor([1.0, 2.0, 3.0]).view(1, 1, 3)
     assert reflection_pad(row, 8).flatten().tolist() == [1, 2, 3, 2, 1, 2, 3, 2] * 8
     assert reflection_pad(row, 3)[0, 0].tolist() == [1, 2, 3]
 
 
 def test_reflection_pad_leads_the_gradient_back():
-    row = torch.tensor([[1., 2., 3.]], requires_grad=True)
+    row = torch.tensor([[1.0, 2.0, 3.0]], requires_grad=True)
     padded = reflection_pad(row.expand(5, 3), 5)  # 1 2 3 2 1
     padded.sum().backward()
-    assert row.grad.tolist() == [[10., 10., 5.]]
+    assert row.grad.tolist() == [[10.0, 10.0, 5.0]]
 
 
-@pytest.mark.parametrize('sigma', [
-    0.5,
-    1,
-    torch.tensor(0.25),
-    torch.tensor([0., 1.]),
-    torch.tensor([0., 1.], dtype=torch.float64),
-    torch.rand(2, 1, 3, 4),
-    torch.rand(1, 1, 3, 4),
-], ids=lambda sigma: str(tuple(sigma.shape)) if isinstance(sigma, torch.Tensor) else str(sigma))
+@pytest.mark.parametrize(
+    'sigma',
+    [
+        0.5,
+        1,
+        torch.tensor(0.25),
+        torch.tensor([0.0, 1.0]),
+        torch.tensor([0.0, 1.0], dtype=torch.float64),
+        torch.rand(2, 1, 3, 4),
+        torch.rand(1, 1, 3, 4),
+    ],
+    ids=lambda sigma: str(tuple(sigma.shape)) if isinstance(sigma, torch.Tensor) else str(sigma),
+)
 def test_scale_noise(sigma):
     epsilon = random_image(2, 9, 3, 4)
     expected = np.empty((2, 9, 3, 4), np.float32)
@@ -51,7 +55,7 @@ def test_scale_noise(sigma):
 
 def test_forward_is_the_cycle_step_by_step():
     net = PixelShuffleNet(gain=1.2)
-    hr, sigma = random_image(2, 3, 5, 7), torch.tensor([0.5, 1.])
+    hr, sigma = random_image(2, 3, 5, 7), torch.tensor([0.5, 1.0])
     epsilon = torch.randn(2, 9, 3, 4, generator=torch.Generator().manual_seed(0))
     result = net(hr, sigma, epsilon)
     lr = 1.2 * hr[..., ::2, ::2]
@@ -68,17 +72,17 @@ def test_forward_is_the_cycle_step_by_step():
 def test_forward_draws_standard_normal_noise_itself():
     net, hr = PixelShuffleNet(), random_image(1, 3, 64, 64)
     torch.manual_seed(0)
-    first, second = net(hr, 1.).hr[..., 1::2, :], net(hr, 1.).hr[..., 1::2, :]
+    first, second = net(hr, 1.0).hr[..., 1::2, :], net(hr, 1.0).hr[..., 1::2, :]
     assert not torch.equal(first, second)
     assert abs(first.mean()) < 0.05
     assert abs(first.std() - 1) < 0.05
     torch.manual_seed(0)
-    assert torch.equal(net(hr, 1.).hr[..., 1::2, :], first)
+    assert torch.equal(net(hr, 1.0).hr[..., 1::2, :], first)
 
 
 def test_gradient_goes_straight_through_the_rounding():
     net, hr = PixelShuffleNet(gain=1.5), random_image(1, 3, 4, 4)
-    result = net(hr, 0.)
+    result = net(hr, 0.0)
     weight = random_image(1, 3, 4, 4, seed=1)
     (result.hr * weight).sum().backward()
     # hr' = quantize(gain · first pixels), so the derivative is that pixel, clamped or not.

@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
-from irnsigma_plugin.bicubic import bicubic_downscale, bicubic_upscale
+from irnsigma_plugin.archs.bicubic import BicubicRescaleNet, bicubic_downscale, bicubic_upscale
 from irnsigma_plugin.images import picture as picture_module
 from irnsigma_plugin.images.picture import Picture
-from irnsigma_plugin.rescaler import Rescaler
-from irnsigma_plugin.rescaling.lr_note import read_note
-from irnsigma_plugin.rescaling.pictures import downscale_picture, upscale_picture
+from irnsigma_plugin.rescaling.pictures import downscale_picture, read_note, upscale_picture
+from irnsigma_plugin.rescaling.rescaler import Rescaler
 
 
 @pytest.fixture(scope='module')
@@ -37,7 +35,7 @@ def test_size_bits_and_channels_come_back(rescaler, shape, dtype):
     assert (restored.pixels.shape, restored.pixels.dtype) == (shape, dtype)
     unit = np.iinfo(dtype).max / 255
     assert np.abs(restored.pixels.astype(float) - hr.pixels)[4:-8, 4:-8].max() <= 2 * unit
-    assert restored[1:] == (None, b'icc', b'exif', None, ('something', ))
+    assert restored[1:] == (None, b'icc', b'exif', None, ('something',))
 
 
 def test_opacity_is_rescaled_bicubically(rescaler):
@@ -100,7 +98,7 @@ def test_arguments_reach_the_network():
             calls['downscale'] = (tile, overlap)
             return super().downscale(image)
 
-        def upscale(self, lr, sigma=0., seed=0, name='', size=None, tile=None, overlap=None, dtype=None):
+        def upscale(self, lr, sigma=0.0, seed=0, name='', size=None, tile=None, overlap=None, dtype=None):
             calls['upscale'] = (sigma, seed, name, size, tile, overlap, dtype)
             return super().upscale(lr, size=size)
 

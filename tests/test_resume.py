@@ -13,11 +13,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from basicsr.train import train_pipeline
-from experiment import METRICS, differences, options_to_train, write_photographs, write_yaml
+from helpers.experiment import METRICS, differences, options_to_train, write_photographs, write_yaml
 
-from irnsigma_plugin.checkpoints.saving import SaveError
-from irnsigma_plugin.models.irn_sigma_model import IRNSigmaModel
+from irnsigma_plugin.checkpoints.weights import SaveError
 from irnsigma_plugin.options.rules import OptionError
+from irnsigma_plugin.training.model import IRNSigmaModel
 
 ITERATIONS = 8
 PER_EPOCH = 3
@@ -49,8 +49,12 @@ class Experiment:
         self.root = folder / 'experiments' / 'tiny'
         self.options = options_to_train(photographs)
         self.options['datasets']['train']['dataset_enlarge_ratio'] = PER_EPOCH  # of 3 images in batches of 3
-        self.options['train'].update(ema_decay=0.9, total_iter=ITERATIONS, sigma={'strategy': 'uniform'},
-                                     scheduler={'type': 'MultiStepLR', 'milestones': [5], 'gamma': 0.5})
+        self.options['train'].update(
+            ema_decay=0.9,
+            total_iter=ITERATIONS,
+            sigma={'strategy': 'uniform'},
+            scheduler={'type': 'MultiStepLR', 'milestones': [5], 'gamma': 0.5},
+        )
         self.options['val'].update(metrics={'psnr_y': METRICS['psnr_y']}, lr_metrics={}, val_freq=4)
         self.options['logger']['save_checkpoint_freq'] = ITERATIONS
 
@@ -77,8 +81,14 @@ class Experiment:
         return torch.load(self.root / name, weights_only=True)
 
     def result(self) -> dict:
-        return {name: self.read(name) for name in (f'models/net_g_{ITERATIONS}.pth', f'models/net_d_{ITERATIONS}.pth',
-                                                   f'training_states/{ITERATIONS}.state')}
+        return {
+            name: self.read(name)
+            for name in (
+                f'models/net_g_{ITERATIONS}.pth',
+                f'models/net_d_{ITERATIONS}.pth',
+                f'training_states/{ITERATIONS}.state',
+            )
+        }
 
 
 @contextlib.contextmanager
@@ -108,11 +118,14 @@ def uninterrupted(tmp_path_factory, photographs):
     return experiment.result()
 
 
-@pytest.mark.parametrize(('stop_at', 'number', 'workers'), [
-    (2, signal.SIGINT, 0),  # within an epoch
-    (PER_EPOCH, signal.SIGTERM, 0),  # at its end
-    (4, signal.SIGTERM, 1),  # before a validation; sample by sample the same from a worker
-])
+@pytest.mark.parametrize(
+    ('stop_at', 'number', 'workers'),
+    [
+        (2, signal.SIGINT, 0),  # within an epoch
+        (PER_EPOCH, signal.SIGTERM, 0),  # at its end
+        (4, signal.SIGTERM, 1),  # before a validation; sample by sample the same from a worker
+    ],
+)
 def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(experiment, uninterrupted, stop_at, number, workers):
     handler = signal.getsignal(number)
     experiment.options['datasets']['train']['num_worker_per_gpu'] = workers
@@ -140,7 +153,8 @@ def test_old_states_go_once_the_new_one_is_saved(experiment):
     experiment.train()
     assert sorted(os.listdir(experiment.root / 'training_states')) == ['6.state', '8.state']
     assert sorted(os.listdir(experiment.root / 'models')) == [
-        f'net_{net}_{iteration}.pth' for net in 'dg' for iteration in ('6', '8', 'latest')]
+        f'net_{net}_{iteration}.pth' for net in 'dg' for iteration in ('6', '8', 'latest')
+    ]
 
 
 def test_a_training_that_starts_anew_from_an_older_state_keeps_what_it_saves(experiment):
@@ -155,7 +169,7 @@ def test_a_training_that_starts_anew_from_an_older_state_keeps_what_it_saves(exp
 
 
 def test_a_full_disk_stops_the_training_and_leaves_what_was_saved(experiment, monkeypatch):
-    from irnsigma_plugin import atomic
+    from irnsigma_plugin import files as atomic
 
     experiment.options['logger'].update(keep_last=1, save_checkpoint_freq=2)
     monkeypatch.setattr('basicsr.models.base_model.time.sleep', lambda seconds: None)
@@ -163,10 +177,17 @@ def test_a_full_disk_stops_the_training_and_leaves_what_was_saved(experiment, mo
     def fill_disk():
         def full(path):
             raise OSError(28, 'No space left on device', path)
+
         monkeypatch.setattr(atomic, '_flush', full)
 
-    with at_iteration(3, fill_disk), pytest.raises(SaveError, match=r'net_g_4\.pth \(No space left on device; [\d,]+ '
-                                                                    r'MiB are free there\).*--auto_resume'):
+    with (
+        at_iteration(3, fill_disk),
+        pytest.raises(
+            SaveError,
+            match=r'net_g_4\.pth \(No space left on device; [\d,]+ '
+            r'MiB are free there\).*--auto_resume',
+        ),
+    ):
         experiment.train()
     files = [path.name for folder in ('models', 'training_states') for path in (experiment.root / folder).iterdir()]
     assert sorted(files) == ['2.state', 'net_d_2.pth', 'net_g_2.pth']
@@ -242,7 +263,9 @@ def test_the_end_is_validated_once(experiment, monkeypatch, total_iter):
     experiment.options['val'] = val
     experiment.options['train']['total_iter'] = total_iter
     validated = []
-    monkeypatch.setattr('irnsigma_plugin.validation.validator.Validator.run',
-                        lambda self, net, loader, device, current_iter, *_: validated.append(current_iter))
+    monkeypatch.setattr(
+        'irnsigma_plugin.training.validator.Validator.run',
+        lambda self, net, loader, device, current_iter, *_: validated.append(current_iter),
+    )
     experiment.train()
     assert validated == sorted({4, total_iter})

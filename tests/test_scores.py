@@ -1,14 +1,14 @@
 import math
 
 import pytest
-from score_samples import sample_scores
+from helpers.score_samples import sample_scores
 
-from irnsigma_plugin.validation.scores import ImageScore, Scores
+from irnsigma_plugin.evaluation.measures import ImageScore, Scores
 
 
 def test_means_by_hand():
     scores = sample_scores()
-    assert scores.hr_means(0.0) == pytest.approx({'psnr_y': 32., 'lpips': 0.3})
+    assert scores.hr_means(0.0) == pytest.approx({'psnr_y': 32.0, 'lpips': 0.3})
     assert scores.hr_means(0.5) == pytest.approx({'psnr_y': 29.5, 'lpips': 0.175})
     assert scores.lr_means() == pytest.approx({'psnr': 42.5})
     assert scores.image_count == 2
@@ -22,14 +22,15 @@ def test_flat_names_are_unique_and_in_order():
 
 
 def test_without_metrics_of_the_low_resolution_image():
-    scores = Scores('Set1', (1.0, ), [ImageScore('a', 1.0, {'psnr': 20.}, {})])
+    scores = Scores('Set1', (1.0,), [ImageScore('a', 1.0, {'psnr': 20.0}, {})])
     assert scores.lr_means() == {}
-    assert scores.flat_means() == {'sigma_1/psnr': 20.}
+    assert scores.flat_means() == {'sigma_1/psnr': 20.0}
 
 
 def test_a_perfect_image_makes_an_infinite_mean():
-    scores = Scores('Set2', (0.0, ), [ImageScore(name, 0.0, {'psnr': value}, {})
-                                      for name, value in (('a', math.inf), ('b', 30.))])
+    scores = Scores(
+        'Set2', (0.0,), [ImageScore(name, 0.0, {'psnr': value}, {}) for name, value in (('a', math.inf), ('b', 30.0))]
+    )
     assert scores.hr_means(0.0) == {'psnr': math.inf}
 
 
@@ -39,6 +40,7 @@ def test_empty():
 
 
 def test_images_of_the_same_name_are_two():
-    scores = Scores('Set3', (0.0, 1.0), [ImageScore('a', sigma, {}, {}) for _ in ('a.png', 'a.jpg')
-                                         for sigma in (0.0, 1.0)])
+    scores = Scores(
+        'Set3', (0.0, 1.0), [ImageScore('a', sigma, {}, {}) for _ in ('a.png', 'a.jpg') for sigma in (0.0, 1.0)]
+    )
     assert scores.image_count == 2

@@ -13,8 +13,19 @@ GUARDS = {
     'torch.load': ('weights_only', 'True'),
     'yaml.load': ('Loader', '_Loader'),  # of option_file.py, derived from SafeLoader
     'np.load': ('allow_pickle', 'False'),
-    **dict.fromkeys(('pickle.load', 'pickle.loads', 'torch.jit.load', 'yaml.unsafe_load', 'yaml.full_load', 'os.system',
-                     'eval', 'exec'), (None, None)),
+    **dict.fromkeys(
+        (
+            'pickle.load',
+            'pickle.loads',
+            'torch.jit.load',
+            'yaml.unsafe_load',
+            'yaml.full_load',
+            'os.system',
+            'eval',
+            'exec',
+        ),
+        (None, None),
+    ),
 }
 
 
@@ -34,7 +45,16 @@ def test_every_file_is_read_safely(path):
     assert unguarded(path.read_text(encoding='utf-8')) == []
 
 
-@pytest.mark.parametrize('call', ['torch.load(path)', 'torch.load(path, weights_only=False)', 'pickle.load(file)',
-                                  'yaml.load(file, Loader=yaml.Loader)', 'np.load(path)', 'eval(text)'])
+@pytest.mark.parametrize(
+    'call',
+    [
+        'torch.load(path)',
+        'torch.load(path, weights_only=False)',
+        'pickle.load(file)',
+        'yaml.load(file, Loader=yaml.Loader)',
+        'np.load(path)',
+        'eval(text)',
+    ],
+)
 def test_the_search_finds_what_it_should(call):
     assert unguarded(f'def read(path):\n    return {call}') == [call]

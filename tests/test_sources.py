@@ -13,8 +13,15 @@ from irnsigma_plugin.commands.sources import find_images, plan_jobs
 @pytest.fixture(autouse=True)
 def photographs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ('photos/b.jpg', 'photos/A.PNG', 'photos/sub/deep/c.d.tif', 'photos/notes.txt', 'photos/.hidden.png',
-                 'photos/x.png/e.png', 'other/f.webp'):
+    for name in (
+        'photos/b.jpg',
+        'photos/A.PNG',
+        'photos/sub/deep/c.d.tif',
+        'photos/notes.txt',
+        'photos/.hidden.png',
+        'photos/x.png/e.png',
+        'other/f.webp',
+    ):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
 
@@ -25,17 +32,23 @@ def plan(*sources: str, to: str) -> dict[str, str]:
 
 def test_a_folder_keeps_its_tree():
     assert plan('photos', to='out') == {
-        'photos/A.PNG': 'out/A.png', 'photos/b.jpg': 'out/b.png', 'photos/sub/deep/c.d.tif': 'out/sub/deep/c.d.png',
-        'photos/x.png/e.png': 'out/x.png/e.png'}
+        'photos/A.PNG': 'out/A.png',
+        'photos/b.jpg': 'out/b.png',
+        'photos/sub/deep/c.d.tif': 'out/sub/deep/c.d.png',
+        'photos/x.png/e.png': 'out/x.png/e.png',
+    }
 
 
-@pytest.mark.parametrize(('pattern', 'expected'), [
-    ('photos/*.jpg', {'photos/b.jpg': 'out/b.png'}),
-    ('photos/*', {'photos/A.PNG': 'out/A.png', 'photos/b.jpg': 'out/b.png'}),
-    ('photos/**/*.tif', {'photos/sub/deep/c.d.tif': 'out/sub/deep/c.d.png'}),
-    ('*/*.webp', {'other/f.webp': 'out/other/f.png'}),
-    ('photos/sub/deep/?.d.tif', {'photos/sub/deep/c.d.tif': 'out/c.d.png'}),
-])
+@pytest.mark.parametrize(
+    ('pattern', 'expected'),
+    [
+        ('photos/*.jpg', {'photos/b.jpg': 'out/b.png'}),
+        ('photos/*', {'photos/A.PNG': 'out/A.png', 'photos/b.jpg': 'out/b.png'}),
+        ('photos/**/*.tif', {'photos/sub/deep/c.d.tif': 'out/sub/deep/c.d.png'}),
+        ('*/*.webp', {'other/f.webp': 'out/other/f.png'}),
+        ('photos/sub/deep/?.d.tif', {'photos/sub/deep/c.d.tif': 'out/c.d.png'}),
+    ],
+)
 def test_a_glob_keeps_the_tree_below_its_first_wildcard(pattern, expected):
     assert plan(pattern, to='out') == expected
 
@@ -79,10 +92,15 @@ def test_linked_folders_are_followed_but_not_in_circles():
     os.symlink('..', 'photos/sub/round')
     os.symlink('round', 'photos/sub/again')
     assert plan('photos/sub', to='out') == {
-        'photos/sub/again/A.PNG': 'out/again/A.png', 'photos/sub/again/b.jpg': 'out/again/b.png',
-        'photos/sub/again/x.png/e.png': 'out/again/x.png/e.png', 'photos/sub/deep/c.d.tif': 'out/deep/c.d.png',
-        'photos/sub/linked/f.webp': 'out/linked/f.png', 'photos/sub/round/A.PNG': 'out/round/A.png',
-        'photos/sub/round/b.jpg': 'out/round/b.png', 'photos/sub/round/x.png/e.png': 'out/round/x.png/e.png'}
+        'photos/sub/again/A.PNG': 'out/again/A.png',
+        'photos/sub/again/b.jpg': 'out/again/b.png',
+        'photos/sub/again/x.png/e.png': 'out/again/x.png/e.png',
+        'photos/sub/deep/c.d.tif': 'out/deep/c.d.png',
+        'photos/sub/linked/f.webp': 'out/linked/f.png',
+        'photos/sub/round/A.PNG': 'out/round/A.png',
+        'photos/sub/round/b.jpg': 'out/round/b.png',
+        'photos/sub/round/x.png/e.png': 'out/round/x.png/e.png',
+    }
 
 
 @pytest.mark.parametrize('source', ['photos', 'photos/**/*'])

@@ -11,7 +11,7 @@ import torch
 
 import irnsigma_plugin
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.checkpoints.shapes import CheckpointError
+from irnsigma_plugin.checkpoints.weights import CheckpointError
 
 PARITY = Path(__file__).parent / 'data/parity'
 
@@ -49,10 +49,15 @@ def test_checkpoints_of_the_original_implementation(spandrel, scale):
     torch.testing.assert_close(restored, hr, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('wrap', [
-    lambda weights: {'params': weights}, lambda weights: {'params_ema': weights, 'network_g': {'scale': 4}},
-    lambda weights: {f'module.{key}': value for key, value in weights.items()},
-], ids=['params', 'params_ema', 'wrapped'])
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda weights: {'params': weights},
+        lambda weights: {'params_ema': weights, 'network_g': {'scale': 4}},
+        lambda weights: {f'module.{key}': value for key, value in weights.items()},
+    ],
+    ids=['params', 'params_ema', 'wrapped'],
+)
 def test_every_layout_of_a_file(spandrel, tmp_path, wrap):
     weights = torch.load(PARITY / 'irn_x4_gc8.pth')
     torch.save(wrap(weights), tmp_path / 'net_g.pth')

@@ -5,15 +5,15 @@ import pytest
 import torch
 from torch import nn
 
-from irnsigma_plugin.models.step_guard import StepGuard, finite_statistics
+from irnsigma_plugin.training.step_guard import StepGuard, finite_statistics
 
 
 class Trainee:
     """Two weights 3 and 4 under momentum SGD, whose gradients are set by hand."""
 
     def __init__(self, fused=False):
-        self.weights = [nn.Parameter(torch.tensor([3.])), nn.Parameter(torch.tensor([4.]))]
-        self.optimizer = torch.optim.SGD(self.weights, lr=1., momentum=0.9, fused=fused)
+        self.weights = [nn.Parameter(torch.tensor([3.0])), nn.Parameter(torch.tensor([4.0]))]
+        self.optimizer = torch.optim.SGD(self.weights, lr=1.0, momentum=0.9, fused=fused)
 
     def step(self, guard, gradients, what='generator', **arguments):
         for weight, gradient in zip(self.weights, gradients):
@@ -27,11 +27,14 @@ class Trainee:
         return [self.optimizer.state[weight]['momentum_buffer'].item() for weight in self.weights]
 
 
-@pytest.mark.parametrize(('max_norm', 'expected'), [
-    (None, [0., 0.]),
-    (10, [0., 0.]),  # the norm is 5
-    (2.5, [1.5, 2.]),  # half of the gradient
-])
+@pytest.mark.parametrize(
+    ('max_norm', 'expected'),
+    [
+        (None, [0.0, 0.0]),
+        (10, [0.0, 0.0]),  # the norm is 5
+        (2.5, [1.5, 2.0]),  # half of the gradient
+    ],
+)
 @pytest.mark.parametrize('fused', [False, True])
 def test_clips_and_steps(fused, max_norm, expected):
     trainee, guard = Trainee(fused), StepGuard()
@@ -87,16 +90,16 @@ def test_both_failing_now_and_then_is_no_divergence():
 
 def test_parameters_without_gradient_do_not_count():
     trainee = Trainee()
-    trainee.weights[0].grad = torch.tensor([1.])
+    trainee.weights[0].grad = torch.tensor([1.0])
     StepGuard().step(trainee.optimizer, trainee.weights, 'generator')
-    assert trainee.values() == [2., 4.]
+    assert trainee.values() == [2.0, 4.0]
 
 
 def test_fused_adam_counts_only_steps_taken():
     """Its bias correction depends on the number of steps."""
-    weight = nn.Parameter(torch.tensor([1.]))
+    weight = nn.Parameter(torch.tensor([1.0]))
     optimizer, guard = torch.optim.Adam([weight], lr=0.1, fused=True), StepGuard()
-    for gradient in (math.nan, 2., math.nan):
+    for gradient in (math.nan, 2.0, math.nan):
         weight.grad = torch.tensor([gradient])
         guard.step(optimizer, [weight], 'generator')
     assert weight.item() == pytest.approx(0.9)
@@ -107,7 +110,7 @@ def test_an_optimiser_resumed_as_not_fused_is_guarded_all_the_same():
     saved, trainee = Trainee(), Trainee(fused=True)
     trainee.optimizer.load_state_dict(saved.optimizer.state_dict())
     trainee.step(StepGuard(), [1, math.nan])
-    assert trainee.values() == [3., 4.]
+    assert trainee.values() == [3.0, 4.0]
 
 
 class LateGuard(StepGuard):
@@ -119,10 +122,13 @@ class LateGuard(StepGuard):
         self.check = check
 
 
-@pytest.mark.parametrize(('gradients', 'stops'), [
-    ([math.nan, math.nan, 1, math.nan], False),
-    ([1, math.nan, math.nan, math.nan, 1], True),  # the good step afterwards does not hide them
-])
+@pytest.mark.parametrize(
+    ('gradients', 'stops'),
+    [
+        ([math.nan, math.nan, 1, math.nan], False),
+        ([1, math.nan, math.nan, math.nan, 1], True),  # the good step afterwards does not hide them
+    ],
+)
 def test_counts_that_are_read_late(gradients, stops, basicsr_log):
     trainee, guard = Trainee(fused=True), LateGuard(max_skipped=3)
     for gradient in gradients:
@@ -158,6 +164,6 @@ def test_rows_go_on_after_resuming(kind):
 def test_only_non_finite_statistics_are_taken_back():
     norm = nn.BatchNorm1d(2, momentum=0.5)
     with finite_statistics(norm, None):
-        norm(torch.tensor([[2., math.inf], [4., 1.]]))
-    assert norm.running_mean.tolist() == [1.5, 0.]
-    assert norm.running_var.tolist() == [1.5, 1.]
+        norm(torch.tensor([[2.0, math.inf], [4.0, 1.0]]))
+    assert norm.running_mean.tolist() == [1.5, 0.0]
+    assert norm.running_var.tolist() == [1.5, 1.0]

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from basicsr.utils.dist_util import get_dist_info
-from ranks import run_ranks
+from helpers.ranks import run_ranks
 
-from irnsigma_plugin.models import stop_request
-from irnsigma_plugin.models.stop_request import StopRequest
+from irnsigma_plugin.training import progress as stop_request
+from irnsigma_plugin.training.progress import StopRequest
 
 CPU = torch.device('cpu')
 
@@ -20,8 +20,9 @@ CPU = torch.device('cpu')
 def reached():
     """Signals that reach the handler of before."""
     numbers = []
-    before = {number: signal.signal(number, lambda number, _: numbers.append(number))
-              for number in stop_request.SIGNALS}
+    before = {
+        number: signal.signal(number, lambda number, _: numbers.append(number)) for number in stop_request.SIGNALS
+    }
     yield numbers
     for each in before.items():
         signal.signal(*each)
@@ -30,7 +31,7 @@ def reached():
 @pytest.fixture
 def clock(monkeypatch):
     """The time, set by hand."""
-    clock = SimpleNamespace(now=100.)
+    clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(stop_request, 'time', SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from experiment import write_photographs
+from helpers.experiment import write_photographs
 
-from irnsigma_plugin.data import stored_images
-from irnsigma_plugin.data.prepare import prepare
-from irnsigma_plugin.data.stored_images import stored_faults
+from irnsigma_plugin.options import stored_images
+from irnsigma_plugin.options.stored_images import stored_faults
+from irnsigma_plugin.preparation.pairs import prepare
 
 
 @pytest.fixture
@@ -15,21 +15,42 @@ def folders(tmp_path):
     """Options of a PairedImageDataset of three pairs, 64x96 and 16x24."""
     write_photographs(tmp_path / 'hr', height=64, width=96)
     write_photographs(tmp_path / 'lr', height=16, width=24)
-    return {'type': 'PairedImageDataset', 'dataroot_gt': str(tmp_path / 'hr'), 'dataroot_lq': str(tmp_path / 'lr'),
-            'io_backend': {'type': 'disk'}, 'gt_size': 32, 'scale': 4, 'phase': 'train'}
+    return {
+        'type': 'PairedImageDataset',
+        'dataroot_gt': str(tmp_path / 'hr'),
+        'dataroot_lq': str(tmp_path / 'lr'),
+        'io_backend': {'type': 'disk'},
+        'gt_size': 32,
+        'scale': 4,
+        'phase': 'train',
+    }
 
 
 @pytest.fixture
 def lmdbs(tmp_path):
     """Options of a PairedImageDataset of prepared LMDBs: twelve pairs of 48x48."""
-    made = prepare([write_photographs(tmp_path / 'photographs')], tmp_path / 'set', crop_size=48, step=48, min_size=48,
-                   workers=1, progress=False)
-    return {'type': 'PairedImageDataset', 'dataroot_gt': made.hr_path, 'dataroot_lq': made.lr_path,
-            'io_backend': {'type': 'lmdb'}, 'gt_size': 32, 'scale': 4, 'phase': 'train'}
+    made = prepare(
+        [write_photographs(tmp_path / 'photographs')],
+        tmp_path / 'set',
+        crop_size=48,
+        step=48,
+        min_size=48,
+        workers=1,
+        progress=False,
+    )
+    return {
+        'type': 'PairedImageDataset',
+        'dataroot_gt': made.hr_path,
+        'dataroot_lq': made.lr_path,
+        'io_backend': {'type': 'lmdb'},
+        'gt_size': 32,
+        'scale': 4,
+        'phase': 'train',
+    }
 
 
 def one_fault(options) -> str:
-    fault, = stored_faults('datasets.train', options)
+    (fault,) = stored_faults('datasets.train', options)
     assert fault.startswith('datasets.train')
     return fault
 
@@ -73,10 +94,13 @@ def test_a_list_of_files(folders, tmp_path):
     assert 'none.txt does not exist' in one_fault({**folders, 'meta_info_file': str(tmp_path / 'none.txt')})
 
 
-@pytest.mark.parametrize(('file', 'message'), [
-    ('meta_info.txt', 'has no meta_info.txt; give an LMDB made by scripts/prepare_data.py'),
-    ('data.mdb', 'has no data.mdb'),
-])
+@pytest.mark.parametrize(
+    ('file', 'message'),
+    [
+        ('meta_info.txt', 'has no meta_info.txt; give an LMDB made by scripts/prepare_data.py'),
+        ('data.mdb', 'has no data.mdb'),
+    ],
+)
 def test_an_incomplete_lmdb(lmdbs, tmp_path, file, message):
     (tmp_path / 'set' / 'set_hr.lmdb' / file).unlink()
     assert message in one_fault(lmdbs)
@@ -123,8 +147,17 @@ def test_a_list_may_be_of_a_part_of_the_folders(folders, tmp_path):
 
 
 def test_lmdbs_of_different_preparations(lmdbs, tmp_path):
-    prepare([tmp_path / 'photographs'], tmp_path / 'set', scale=2, crop_size=48, step=48, min_size=48, workers=1,
-            overwrite=True, progress=False)
+    prepare(
+        [tmp_path / 'photographs'],
+        tmp_path / 'set',
+        scale=2,
+        crop_size=48,
+        step=48,
+        min_size=48,
+        workers=1,
+        overwrite=True,
+        progress=False,
+    )
     fault = one_fault(lmdbs)
     assert f'{lmdbs["dataroot_gt"]} and {lmdbs["dataroot_lq"]} were not made together' in fault
     assert '--name' in fault
@@ -174,5 +207,5 @@ def test_pictures_that_would_replace_one_another(folders, tmp_path, namesake):
     listing.write_text(f'photo0.png\nphoto1.png\n{namesake}\n')
     hr_only['meta_info_file'] = str(listing)
     assert list(stored_faults('datasets.val', hr_only)) == []
-    fault, = stored_faults('datasets.val', hr_only, saves_pictures=True)
+    (fault,) = stored_faults('datasets.val', hr_only, saves_pictures=True)
     assert fault.startswith(f'datasets.val: pictures of photo1.png and {namesake} would be saved under the same name')

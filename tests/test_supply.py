@@ -9,18 +9,28 @@ import numpy as np
 import pytest
 import torch
 from basicsr.data.prefetch_dataloader import CPUPrefetcher
-from experiment import write_photographs
+from helpers.experiment import write_photographs
 
-from irnsigma_plugin.data.supply import DataSupply, NamingDataset, Place, PlaceSampler, TrainingDataset
 from irnsigma_plugin.images.picture import ImageReadError
+from irnsigma_plugin.training.supply import DataSupply, NamingDataset, Place, PlaceSampler, TrainingDataset
 
 
 def paired_options(folder, **changes) -> dict:
     write_photographs(folder / 'hr', count=4)
     write_photographs(folder / 'lr', count=4, height=16, width=24)
-    return {'name': 'photos', 'type': 'PairedImageDataset', 'dataroot_gt': str(folder / 'hr'),
-            'dataroot_lq': str(folder / 'lr'), 'io_backend': {'type': 'disk'}, 'gt_size': 32, 'scale': 4,
-            'use_hflip': True, 'use_rot': True, 'phase': 'train', **changes}
+    return {
+        'name': 'photos',
+        'type': 'PairedImageDataset',
+        'dataroot_gt': str(folder / 'hr'),
+        'dataroot_lq': str(folder / 'lr'),
+        'io_backend': {'type': 'disk'},
+        'gt_size': 32,
+        'scale': 4,
+        'use_hflip': True,
+        'use_rot': True,
+        'phase': 'train',
+        **changes,
+    }
 
 
 def build(options: dict):
@@ -49,7 +59,7 @@ def test_a_resumed_order_is_the_rest_of_the_epoch(processes, rank):
     for epoch in (2, 3):
         for sampler in (whole, resumed):
             sampler.set_epoch(epoch)
-        assert list(resumed) == list(whole)[6 // processes if epoch == 2 else 0:]
+        assert list(resumed) == list(whole)[6 // processes if epoch == 2 else 0 :]
 
 
 def test_all_processes_together_take_every_place_once():
@@ -111,8 +121,9 @@ def test_prefetching_neither_hides_errors_nor_changes_the_images(tmp_path, worke
     def batches(mode):
         supply = DataSupply({'manual_seed': 5})
         dataset = supply.build_dataset(options)
-        return supply.build_dataloader(dataset, {**options, 'prefetch_mode': mode}, num_gpu=0,
-                                       sampler=PlaceSampler(dataset, 1, 0))
+        return supply.build_dataloader(
+            dataset, {**options, 'prefetch_mode': mode}, num_gpu=0, sampler=PlaceSampler(dataset, 1, 0)
+        )
 
     options = paired_options(tmp_path, batch_size_per_gpu=1, num_worker_per_gpu=workers, max_corrupt=0)
     for read, expected in zip(read_by_basicsr(batches('cpu')), read_by_basicsr(batches(None))):
@@ -123,8 +134,14 @@ def test_prefetching_neither_hides_errors_nor_changes_the_images(tmp_path, worke
 
 
 def test_empty_keys_count_as_absent(tmp_path):
-    options = {'type': 'SingleImageDataset', 'name': 'lr', 'phase': 'test', 'io_backend': {'type': 'disk'},
-               'dataroot_lq': str(write_photographs(tmp_path / 'lr')), 'meta_info_file': None}
+    options = {
+        'type': 'SingleImageDataset',
+        'name': 'lr',
+        'phase': 'test',
+        'io_backend': {'type': 'disk'},
+        'dataroot_lq': str(write_photographs(tmp_path / 'lr')),
+        'meta_info_file': None,
+    }
     assert len(build(options)) == 3
 
 

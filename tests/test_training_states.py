@@ -22,8 +22,10 @@ def opt(tmp_path):
 def save(opt, iteration: int, **entries) -> list[Path]:
     """Paths of the state, of net_g and of net_d."""
     state = {'epoch': 0, 'iter': iteration, 'optimizers': [torch.arange(1000)], 'schedulers': [], **entries}
-    files = [Path(opt['path']['training_states'], f'{iteration}.state'),
-             *(Path(opt['path']['models'], f'net_{net}_{iteration}.pth') for net in 'gd')]
+    files = [
+        Path(opt['path']['training_states'], f'{iteration}.state'),
+        *(Path(opt['path']['models'], f'net_{net}_{iteration}.pth') for net in 'gd'),
+    ]
     for file, content in zip(files, (state, {'params': {}}, {'params': {}})):
         torch.save(content, file)
     return files
@@ -37,18 +39,22 @@ def newest(opt) -> int | None:
 
 def flip_byte(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xff
+    content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
 
 
 @pytest.mark.parametrize('which', [0, 1, 2], ids=['state', 'net_g', 'net_d'])
-@pytest.mark.parametrize('damage', [
-    Path.unlink,
-    lambda path: path.write_bytes(b''),
-    lambda path: path.write_bytes(os.urandom(3000)),
-    lambda path: path.write_bytes(path.read_bytes()[:-40]),
-    flip_byte,
-], ids=['missing', 'empty', 'garbage', 'truncated', 'flipped'])
+@pytest.mark.parametrize(
+    'damage',
+    [
+        Path.unlink,
+        lambda path: path.write_bytes(b''),
+        lambda path: path.write_bytes(os.urandom(3000)),
+        lambda path: path.write_bytes(path.read_bytes()[:-40]),
+        flip_byte,
+    ],
+    ids=['missing', 'empty', 'garbage', 'truncated', 'flipped'],
+)
 def test_a_state_with_a_damaged_file_is_skipped_and_named(opt, caplog, which, damage):
     save(opt, 2)
     files = save(opt, 10)
@@ -57,11 +63,14 @@ def test_a_state_with_a_damaged_file_is_skipped_and_named(opt, caplog, which, da
     assert which == 0 and damage is Path.unlink or str(files[0]) in caplog.text
 
 
-@pytest.mark.parametrize(('entries', 'reason'), [
-    ({'iter': 9}, 'it is of iteration 9'),
-    ({'model_type': 'SRModel'}, 'it is of SRModel, not of IRNSigmaModel'),
-    ({'networks': ['network_g', 'network_x']}, 'it is of a training with network_x'),
-])
+@pytest.mark.parametrize(
+    ('entries', 'reason'),
+    [
+        ({'iter': 9}, 'it is of iteration 9'),
+        ({'model_type': 'SRModel'}, 'it is of SRModel, not of IRNSigmaModel'),
+        ({'networks': ['network_g', 'network_x']}, 'it is of a training with network_x'),
+    ],
+)
 def test_a_foreign_state_is_skipped_and_named(opt, caplog, entries, reason):
     save(opt, 2)
     save(opt, 4, **entries)

@@ -10,15 +10,15 @@ import torch
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.metrics import calculate_psnr
 from basicsr.utils import tensor2img
-from experiment import LPIPS, METRICS, has_alexnet, write_photographs
+from helpers.experiment import LPIPS, METRICS, has_alexnet, write_photographs
 
-from irnsigma_plugin.archs.bicubic_arch import BicubicRescaleNet
+from irnsigma_plugin.archs.bicubic import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.metrics.lpips_metric import calculate_lpips
+from irnsigma_plugin.evaluation.lpips import calculate_lpips
+from irnsigma_plugin.evaluation.measures import LR_METRICS, hr_metrics
 from irnsigma_plugin.options.train_val import ValOptions
-from irnsigma_plugin.rescaler import Rescaler
-from irnsigma_plugin.validation.measures import LR_METRICS, hr_metrics
-from irnsigma_plugin.validation.validator import Validator
+from irnsigma_plugin.rescaling.rescaler import Rescaler
+from irnsigma_plugin.training.validator import Validator
 
 CPU = torch.device('cpu')
 
@@ -36,16 +36,28 @@ def net():
 @pytest.fixture
 def loader(tmp_path):
     def make(**changes):
-        opt = {'name': 'photographs', 'phase': 'val', 'scale': 2, 'type': 'HRImageDataset',
-               'dataroot_gt': str(write_photographs(tmp_path / 'photographs')), 'io_backend': {'type': 'disk'}}
+        opt = {
+            'name': 'photographs',
+            'phase': 'val',
+            'scale': 2,
+            'type': 'HRImageDataset',
+            'dataroot_gt': str(write_photographs(tmp_path / 'photographs')),
+            'io_backend': {'type': 'disk'},
+        }
         opt.update(changes)
         return build_dataloader(build_dataset(opt), opt)
+
     return make
 
 
 def validator(tmp_path, is_train=False, metrics=METRICS, scale=2, **options):
-    opt = {'name': 'tiny', 'scale': scale, 'is_train': is_train, 'val': {'metrics': metrics, 'pbar': False},
-           'path': {key: str(tmp_path / key) for key in ('experiments_root', 'results_root', 'visualization')}}
+    opt = {
+        'name': 'tiny',
+        'scale': scale,
+        'is_train': is_train,
+        'val': {'metrics': metrics, 'pbar': False},
+        'path': {key: str(tmp_path / key) for key in ('experiments_root', 'results_root', 'visualization')},
+    }
     return Validator(opt, ValOptions(**options))
 
 
@@ -65,7 +77,7 @@ def test_one_downscale_per_image_and_one_upscale_per_sigma(tmp_path, net, loader
 
 def test_a_restored_image_depends_on_name_and_seed_only(tmp_path, net, loader):
     first, second, _ = loader()
-    alone = validator(tmp_path, sigmas=(0.5, )).rescale(net, second, CPU)
+    alone = validator(tmp_path, sigmas=(0.5,)).rescale(net, second, CPU)
     among_others = validator(tmp_path, sigmas=(0, 0.5, 1))
     among_others.rescale(net, first, CPU)
     image = among_others.rescale(net, second, CPU)
@@ -91,7 +103,7 @@ def test_a_metric_may_measure_all_sigmas_at_once(tmp_path, net, loader, monkeypa
 
 def test_images_are_those_of_the_rescaler(tmp_path, net, loader):
     for data in loader():
-        image = validator(tmp_path, sigmas=(0.5, ), seed=3).rescale(net, data, CPU)
+        image = validator(tmp_path, sigmas=(0.5,), seed=3).rescale(net, data, CPU)
         original = tensor2img(data['gt'])[..., ::-1]
         rescaler = Rescaler(net)
         lr = rescaler.downscale(original)
@@ -133,10 +145,11 @@ class Writer:
 
 
 def test_tensorboard_gets_the_means_the_table_and_the_pictures(tmp_path, net, loader, monkeypatch):
-    monkeypatch.setattr(calculate_lpips, 'many', lambda images, *_, **__: [0.4, 0.2][:len(images)])
+    monkeypatch.setattr(calculate_lpips, 'many', lambda images, *_, **__: [0.4, 0.2][: len(images)])
     writer = Writer()
-    measured = validator(tmp_path, is_train=True, metrics={**METRICS, 'lpips': LPIPS}, sigmas=(0, 1),
-                         lr_metrics=LR_METRICS)
+    measured = validator(
+        tmp_path, is_train=True, metrics={**METRICS, 'lpips': LPIPS}, sigmas=(0, 1), lr_metrics=LR_METRICS
+    )
     measured.run(net, loader(), CPU, 10, writer, save_img=False)
     folder = tmp_path / 'experiments_root/validation/photographs/10'
     scalars = {name: (value, iteration) for name, value, iteration, _ in writer.written.pop('add_scalar')}
@@ -153,7 +166,7 @@ def test_tensorboard_gets_the_means_the_table_and_the_pictures(tmp_path, net, lo
 
 
 def test_bicubic_has_the_published_figures_of_set5(tmp_path, shared_dir, loader):
-    measured = validator(tmp_path, scale=4, metrics=hr_metrics(4, has_alexnet()), sigmas=(0, ))
+    measured = validator(tmp_path, scale=4, metrics=hr_metrics(4, has_alexnet()), sigmas=(0,))
     set5 = loader(scale=4, dataroot_gt=str(shared_dir / 'data/Set5/HR'))
     measured.run(BicubicRescaleNet(4), set5, CPU, 'tiny', None, save_img=False)
     means = measured._tested[0].hr_means(0)

@@ -1,4 +1,4 @@
-"""The invertible rescaling network."""
+"""The invertible rescaling network of IRN and IRN_sigma, from its layers to the whole."""
 
 from __future__ import annotations
 
@@ -8,15 +8,162 @@ from typing import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from irnsigma_plugin.archs.coupling import CouplingBlock
 from irnsigma_plugin.archs.dense_block import DenseBlock
-from irnsigma_plugin.archs.haar import HaarDownsampling
 from irnsigma_plugin.archs.irn_shapes import DEFAULT_BLOCK_NUM, LEVELS
-from irnsigma_plugin.archs.learnable_downsampling import LearnableDownsampling
 from irnsigma_plugin.archs.rescaling_net import RescalingNet, reflection_pad
 from irnsigma_plugin.checks import number, whole_number
+
+
+class InvertibleModule(nn.Module):
+    """A bijection between tensors: `module.inverse(module(x)) == x`, up to rounding.
+
+    Both directions map one (N, C, H, W) tensor to another with the same number of elements. Nothing is
+    kept on the module from one call to the next.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The direction of downscaling."""
+        raise NotImplementedError
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """The direction of upscaling."""
+        raise NotImplementedError
+
+
+class HaarDownsampling(InvertibleModule):
+    """Split an image into its 2x2 mean and three detail bands (horizontal, vertical, diagonal).
+
+    For a 2x2 block [[a, b], [c, d]]: `(a+b+c+d)/4, (a-b+c-d)/4, (a+b-c-d)/4, (a-b-c+d)/4`. The channels of
+    the result are ordered band first: all means, then all horizontal details, and so on.
+
+    Args:
+        channels: Number of channels C of the image.
+
+    Shape:
+        forward: (N, C, 2H, 2W) -> (N, 4C, H, W); inverse: the other way round.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        bands = torch.tensor(
+            [
+                [[1.0, 1.0], [1.0, 1.0]],
+                [[1.0, -1.0], [1.0, -1.0]],
+                [[1.0, 1.0], [-1.0, -1.0]],
+                [[1.0, -1.0], [-1.0, 1.0]],
+            ]
+        ).unsqueeze(1)
+        # A frozen Parameter, no buffer: checkpoints of the original IRN list it among the parameters.
+        self.haar_weights = nn.Parameter(bands.repeat(channels, 1, 1, 1), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):  # the transform is exact in the image's precision
+            bands = F.conv2d(x, self.haar_weights, stride=2, groups=self.channels) / 4
+        return _swap_channel_order(bands, self.channels, 4)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        bands = _swap_channel_order(y, 4, self.channels)
+        with torch.autocast(y.device.type, enabled=False):
+            return F.conv_transpose2d(bands, self.haar_weights, stride=2, groups=self.channels)
+
+
+def _swap_channel_order(x: Tensor, outer: int, inner: int) -> Tensor:
+    """Reorder channels from (outer, inner) to (inner, outer)."""
+    return x.unflatten(1, (outer, inner)).transpose(1, 2).flatten(1, 2)
+
+
+class LearnableDownsampling(InvertibleModule):
+    """Move each `scale` x `scale` block into the channels and mix its pixels by a learnable matrix.
+
+    The matrix M has shape (scale², scale²) and is shared by all colours: `y = M · pixels(block)`, undone by
+    `M⁻¹`. It starts as the identity with a first row of 1/scale², so that the first band is the block's
+    mean. Channels are ordered band first, as in the Haar transform.
+
+    Args:
+        scale: Side of a block.
+
+    Shape:
+        forward: (N, C, scale·H, scale·W) -> (N, scale²·C, H, W); inverse: the other way round.
+    """
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        matrix = torch.eye(scale**2)
+        matrix[0] = 1 / scale**2
+        self.conv_weights = nn.Parameter(matrix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = F.pixel_unshuffle(x, self.scale).unflatten(1, (-1, self.scale**2))
+        with torch.autocast(x.device.type, enabled=False):  # what lower precision loses here, no inverse brings back
+            return torch.einsum('bp,ncphw->nbchw', self.conv_weights, pixels).flatten(1, 2)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        bands = y.unflatten(1, (self.scale**2, -1))
+        with torch.autocast(y.device.type, enabled=False):
+            pixels = torch.einsum('pb,nbchw->ncphw', self.inverse_matrix(), bands)
+        return F.pixel_shuffle(pixels.flatten(1, 2), self.scale)
+
+    def inverse_matrix(self) -> Tensor:
+        """M⁻¹, (scale², scale²)."""
+        return torch.linalg.inv_ex(self.conv_weights)[0]  # inv would wait for the GPU, to check the result
+
+
+class CouplingBlock(InvertibleModule):
+    """Additive coupling on the low band, affine coupling on the details (Xiao et al., ECCV 2020).
+
+    With x1 the first `split` channels and x2 the others::
+
+        y1 = x1 + F(x2)
+        y2 = x2 · exp(s) + G(y1),    s = clamp · (2 · sigmoid(H(y1)) - 1)
+
+    F, G and H may be any networks: the inverse needs them in the forward direction only.
+
+    Args:
+        channels: Number of channels.
+        subnet: `subnet(in_channels, out_channels)` builds F, G and H.
+        split: Channels of x1; 3, the low-resolution image's, in IRN.
+        clamp: Bound of the log-scale |s|, > 0.
+
+    Shape:
+        (N, channels, H, W) in both directions.
+    """
+
+    def __init__(
+        self, channels: int, subnet: Callable[[int, int], nn.Module], split: int = 3, clamp: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.split_sizes = (split, channels - split)
+        self.clamp = clamp
+        self.F = subnet(channels - split, split)
+        self.G = subnet(split, channels - split)
+        self.H = subnet(split, channels - split)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x1, x2 = self._split(x)
+        y1 = x1 + self.F(x2)
+        y2 = x2 * self._log_scale(y1).exp() + self.G(y1)
+        return torch.cat((y1, y2), 1)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        y1, y2 = self._split(y)
+        x2 = (y2 - self.G(y1)) * (-self._log_scale(y1)).exp()
+        x1 = y1 - self.F(x2)
+        return torch.cat((x1, x2), 1)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        # The layout of the sub-networks, see DenseBlock.
+        x1, x2 = x.split(self.split_sizes, dim=1)
+        return (x1.contiguous(memory_format=torch.channels_last), x2.contiguous(memory_format=torch.channels_last))
+
+    def _log_scale(self, y1: Tensor) -> Tensor:
+        # In the image's precision: under autocast H comes in a lower one, which exp would magnify.
+        return self.clamp * (2 * torch.sigmoid(self.H(y1).to(y1.dtype)) - 1)
+
 
 IMAGE_CHANNELS = 3
 
@@ -53,18 +200,25 @@ class InvRescaleNet(RescalingNet):
         (torch.Size([1, 3, 16, 12]), torch.Size([1, 45, 16, 12]))
     """
 
-    def __init__(self, scale: int = 4, block_num: Sequence[int] | None = None, growth_channels: int = 32,
-                 clamp: float = 1.0) -> None:
+    def __init__(
+        self, scale: int = 4, block_num: Sequence[int] | None = None, growth_channels: int = 32, clamp: float = 1.0
+    ) -> None:
         super().__init__()
         if not isinstance(scale, int) or scale not in LEVELS:
             raise ValueError(f'InvRescaleNet: scale must be one of {list(LEVELS)}, but got {scale!r}.')
         if block_num is None:
             block_num = DEFAULT_BLOCK_NUM[scale]
         levels = len(LEVELS[scale])
-        if isinstance(block_num, str) or not isinstance(block_num, Sequence) or len(block_num) != levels \
-                or not all(isinstance(count, int) and count > 0 for count in block_num):
-            raise ValueError(f'InvRescaleNet: block_num at scale {scale} must be a list of {levels} positive whole '
-                             f'number(s), such as {list(DEFAULT_BLOCK_NUM[scale])}, but got {block_num!r}.')
+        if (
+            isinstance(block_num, str)
+            or not isinstance(block_num, Sequence)
+            or len(block_num) != levels
+            or not all(isinstance(count, int) and count > 0 for count in block_num)
+        ):
+            raise ValueError(
+                f'InvRescaleNet: block_num at scale {scale} must be a list of {levels} positive whole '
+                f'number(s), such as {list(DEFAULT_BLOCK_NUM[scale])}, but got {block_num!r}.'
+            )
         whole_number('InvRescaleNet: growth_channels', growth_channels)
         number('InvRescaleNet: clamp', clamp, above=0)
         self.scale = scale
@@ -109,8 +263,10 @@ class InvRescaleNet(RescalingNet):
         is on. That is 480 hr pixels for x4 with [8, 8] (2·80 + 4·80), 160 for x2 with [8], 360 for x3 with [12] and
         1120 for x8 with [8, 8, 8].
         """
-        return sum(factor * (_reach(block.F) + max(_reach(block.G), _reach(block.H)))
-                   for block, factor in self.coupling_blocks())
+        return sum(
+            factor * (_reach(block.F) + max(_reach(block.G), _reach(block.H)))
+            for block, factor in self.coupling_blocks()
+        )
 
     def bytes_per_pixel(self) -> float:
         """See :meth:`RescalingNet.bytes_per_pixel`.
@@ -119,8 +275,9 @@ class InvRescaleNet(RescalingNet):
         (the features of a dense block are there twice, as they are and put together; 200 is for everything else):
         474 for x4 with growth 32, 346 with growth 16, 282 with growth 8, of which 395, 303 and 214 were measured.
         """
-        return 200 + 8 * max(conv.in_channels / factor**2 for block, factor in self.coupling_blocks()
-                             for conv in _convolutions(block))
+        return 200 + 8 * max(
+            conv.in_channels / factor**2 for block, factor in self.coupling_blocks() for conv in _convolutions(block)
+        )
 
     def _run(self, direction: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if self.checkpoint_blocks and torch.is_grad_enabled():

@@ -6,12 +6,13 @@ import itertools
 from collections.abc import Sequence
 
 # Factor of each downsampling layer, and the number of coupling blocks after it in the paper.
-LEVELS = {2: (2, ), 3: (3, ), 4: (2, 2), 8: (2, 2, 2)}
-DEFAULT_BLOCK_NUM = {2: (8, ), 3: (12, ), 4: (8, 8), 8: (8, 8, 8)}
+LEVELS = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
+DEFAULT_BLOCK_NUM = {2: (8,), 3: (12,), 4: (8, 8), 8: (8, 8, 8)}
 
 
-def inv_rescale_net_shapes(scale: int = 4, block_num: Sequence[int] | None = None,
-                           growth_channels: int = 32) -> dict[str, tuple[int, ...]]:
+def inv_rescale_net_shapes(
+    scale: int = 4, block_num: Sequence[int] | None = None, growth_channels: int = 32
+) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights, in the order of the state dict.
 
     Args:
@@ -34,5 +35,5 @@ def inv_rescale_net_shapes(scale: int = 4, block_num: Sequence[int] | None = Non
                     name = f'operations.{block}.{subnet}.conv{layer + 1}'
                     width = growth_channels if layer < 4 else outputs
                     shapes[f'{name}.weight'] = (width, inputs + layer * growth_channels, 3, 3)
-                    shapes[f'{name}.bias'] = (width, )
+                    shapes[f'{name}.bias'] = (width,)
     return shapes

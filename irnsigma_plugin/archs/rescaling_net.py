@@ -8,8 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from irnsigma_plugin.archs.quantize import quantize
-
 
 class RescaleResult(NamedTuple):
     """One training cycle hr -> lr -> hr.
@@ -30,8 +28,8 @@ class RescaleResult(NamedTuple):
 class RescalingNet(nn.Module):
     """A network that downscales images by `scale` and restores them with adjustable detail.
 
-    Trainings and :class:`~irnsigma_plugin.rescaler.Rescaler` use nothing but the members below, so a subclass that
-    implements `downscale` and `upscale` (and `latent_shape`, if its latent is shaped in another way) can take the
+    Trainings and :class:`~irnsigma_plugin.rescaling.rescaler.Rescaler` use nothing but the members below, so a subclass
+    that implements `downscale` and `upscale` (and `latent_shape`, if its latent is shaped in another way) can take the
     place of :class:`~irnsigma_plugin.archs.irn_arch.InvRescaleNet`. The others tell what large images take.
 
     Images are RGB tensors (N, 3, H, W) with values in [0, 1]. With h = ceil(H / scale) and
@@ -110,7 +108,7 @@ class RescalingNet(nn.Module):
             # Not randn_like, whose values depend on the memory layout.
             epsilon = torch.randn(latent.shape, dtype=latent.dtype, device=latent.device)
         restored = self.upscale(lr_quantized, scale_noise(epsilon, sigma))
-        return RescaleResult(lr, lr_quantized, latent, restored[..., :hr.shape[-2], :hr.shape[-1]])
+        return RescaleResult(lr, lr_quantized, latent, restored[..., : hr.shape[-2], : hr.shape[-1]])
 
 
 def scale_noise(epsilon: Tensor, sigma: Tensor | float) -> Tensor:
@@ -121,7 +119,7 @@ def scale_noise(epsilon: Tensor, sigma: Tensor | float) -> Tensor:
         sigma: Number, (N,) tensor, or tensor that broadcasts against `epsilon` from the left.
     """
     sigma = torch.as_tensor(sigma, dtype=epsilon.dtype, device=epsilon.device)
-    return epsilon * sigma.reshape(sigma.shape + (1, ) * (epsilon.dim() - sigma.dim()))
+    return epsilon * sigma.reshape(sigma.shape + (1,) * (epsilon.dim() - sigma.dim()))
 
 
 def reflection_pad(image: Tensor, multiple: int) -> Tensor:
@@ -145,3 +143,27 @@ def reflection_pad(image: Tensor, multiple: int) -> Tensor:
             index = torch.arange(size + missing, device=image.device) % period
             image = image.index_select(dim, torch.minimum(index, period - index))
     return image
+
+
+class _StraightThroughQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, image: Tensor) -> Tensor:
+        return (image.clamp(0, 1) * 255).round() / 255
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def quantize(image: Tensor) -> Tensor:
+    """Round an image to what an 8-bit file holds: clamp to [0, 1], round to multiples of 1/255.
+
+    The gradient passes unchanged, where the image was clamped, too (straight-through estimator).
+
+    Args:
+        image: Tensor of any shape, nominally in [0, 1].
+
+    Returns:
+        Tensor of the same shape, with values k/255, k = 0..255, in float32 at least: shorter types cannot hold them.
+    """
+    return _StraightThroughQuantize.apply(image.to(torch.promote_types(image.dtype, torch.float32)))

@@ -79,7 +79,7 @@ def prune(opt: Mapping[str, Any], keep_last: int, saved: int) -> None:
 def iterations(folder: str) -> list[int]:
     """Iterations of the training states in a folder, newest first."""
     names = os.listdir(folder) if osp.isdir(folder) else []
-    return sorted((int(name[:-len('.state')]) for name in names if re.fullmatch(r'\d+\.state', name)), reverse=True)
+    return sorted((int(name[: -len('.state')]) for name in names if re.fullmatch(r'\d+\.state', name)), reverse=True)
 
 
 def _network_files(opt: Mapping[str, Any], iteration: int) -> Iterator[str]:
@@ -87,7 +87,7 @@ def _network_files(opt: Mapping[str, Any], iteration: int) -> Iterator[str]:
     ignored = opt['path'].get('ignore_resume_networks') or ()
     for key in opt:
         if key.startswith('network_') and key not in ignored:
-            yield osp.join(opt['path']['models'], f'net_{key[len("network_"):]}_{iteration}.pth')
+            yield osp.join(opt['path']['models'], f'net_{key[len("network_") :]}_{iteration}.pth')
 
 
 def _check_whole(path: str) -> None:

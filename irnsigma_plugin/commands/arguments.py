@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ from irnsigma_plugin.checks import number, whole_number
 if TYPE_CHECKING:
     import numpy as np
 
-    from irnsigma_plugin.rescaler import Rescaler
+    from irnsigma_plugin.evaluation.measures import MetricOptions
+    from irnsigma_plugin.rescaling.rescaler import Rescaler
 
 DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
 DEFAULT_SIGMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -22,33 +24,62 @@ DEFAULT_SIGMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what :func:`load_rescaler` and the methods of :class:`Rescaler` need."""
     parser.add_argument('--model', required=True, metavar='FILE', help='checkpoint: .pth or .safetensors')
-    parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto',
-                        help='where the network runs (default: auto, the GPU if there is one)')
-    parser.add_argument('--tile', type=parse_tile, default='auto', metavar='auto|N|none',
-                        help='how much of a large image is worked on at once, as the side of a square in its pixels; '
-                        'changes speed and memory alone (default: auto, by the free memory; none: as little as can be)')
-    parser.add_argument('--overlap', type=count_from_0, metavar='N',
-                        help='how far each part looks beyond its border, in pixels of the large image (default: 16 '
-                        'pixels of the small image); unlike --tile it changes the result')
+    parser.add_argument(
+        '--device',
+        choices=('auto', 'cpu', 'cuda'),
+        default='auto',
+        help='where the network runs (default: auto, the GPU if there is one)',
+    )
+    parser.add_argument(
+        '--tile',
+        type=parse_tile,
+        default='auto',
+        metavar='auto|N|none',
+        help='how much of a large image is worked on at once, as the side of a square in its pixels; '
+        'changes speed and memory alone (default: auto, by the free memory; none: as little as can be)',
+    )
+    parser.add_argument(
+        '--overlap',
+        type=count_from_0,
+        metavar='N',
+        help='how far each part looks beyond its border, in pixels of the large image (default: 16 '
+        'pixels of the small image); unlike --tile it changes the result',
+    )
 
 
 def add_file_arguments(parser: argparse.ArgumentParser) -> None:
     """Add sources, destination, and how to go about many files."""
-    parser.add_argument('sources', nargs='+', metavar='SRC',
-                        help='image file, folder (with the folders in it) or quoted glob')
-    parser.add_argument('destination', metavar='DST',
-                        help='PNG file, for a single SRC file; otherwise a folder, which is arranged as SRC is')
-    parser.add_argument('--overwrite', action='store_true',
-                        help='replace results that exist; they are skipped otherwise')
-    parser.add_argument('--workers', type=count_from_1, default=DEFAULT_WORKERS, metavar='N',
-                        help='threads that read and write files beside the network, and images that wait for it '
-                        f'(default: {DEFAULT_WORKERS}); fewer need less memory')
+    parser.add_argument(
+        'sources', nargs='+', metavar='SRC', help='image file, folder (with the folders in it) or quoted glob'
+    )
+    parser.add_argument(
+        'destination',
+        metavar='DST',
+        help='PNG file, for a single SRC file; otherwise a folder, which is arranged as SRC is',
+    )
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace results that exist; they are skipped otherwise'
+    )
+    parser.add_argument(
+        '--workers',
+        type=count_from_1,
+        default=DEFAULT_WORKERS,
+        metavar='N',
+        help='threads that read and write files beside the network, and images that wait for it '
+        f'(default: {DEFAULT_WORKERS}); fewer need less memory',
+    )
 
 
 def add_sigmas(parser: argparse.ArgumentParser) -> None:
     """Add `--sigmas` and `--seed`."""
-    parser.add_argument('--sigmas', type=parse_sigma, nargs='+', default=DEFAULT_SIGMAS, metavar='SIGMA',
-                        help='restore every image at each of these (default: 0 0.25 0.5 0.75 1)')
+    parser.add_argument(
+        '--sigmas',
+        type=parse_sigma,
+        nargs='+',
+        default=DEFAULT_SIGMAS,
+        metavar='SIGMA',
+        help='restore every image at each of these (default: 0 0.25 0.5 0.75 1)',
+    )
     add_seed(parser)
 
 
@@ -72,8 +103,10 @@ def read_sigma_map(path: str) -> np.ndarray:
     except ImageReadError as error:
         raise ValueError(f'--sigma-map {error}') from error  # which begins with the path
     if picture.alpha is not None and picture.alpha.min() < picture.alpha.max():
-        raise ValueError(f'--sigma-map {path}: a sigma map has no transparency; save it as a grey image, white where '
-                         'the result shall be sharp.')
+        raise ValueError(
+            f'--sigma-map {path}: a sigma map has no transparency; save it as a grey image, white where '
+            'the result shall be sharp.'
+        )
     return picture.pixels if picture.pixels.ndim == 2 else cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2GRAY)
 
 
@@ -102,7 +135,7 @@ def load_rescaler(args: argparse.Namespace) -> Rescaler:
     """
     import torch
 
-    from irnsigma_plugin.rescaler import Rescaler
+    from irnsigma_plugin.rescaling.rescaler import Rescaler
 
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise ValueError('--device cuda: there is no GPU that torch can use; leave --device out.')
@@ -137,3 +170,16 @@ def _count(text: str, smallest: int) -> int:
         return whole_number('it', int(text), smallest)
     except ValueError:
         raise argparse.ArgumentTypeError(f'must be a whole number, {smallest} or more, but is {text!r}') from None
+
+
+def usable_metrics(scale: int) -> MetricOptions:
+    """The papers' metrics; without LPIPS, and with a warning, where its weights cannot be had."""
+    from irnsigma_plugin.evaluation.measures import hr_metrics
+    from irnsigma_plugin.imagenet.weights import WeightsError, imagenet_weights
+
+    try:
+        imagenet_weights('alexnet')
+    except WeightsError as error:
+        print(f'irnsigma: warning: LPIPS is left out: {error}', file=sys.stderr)
+        return hr_metrics(scale, lpips=False)
+    return hr_metrics(scale)

@@ -38,12 +38,15 @@ class Batch:
     def __enter__(self) -> Batch:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.close()
         why = ' (their results exist; --overwrite replaces them)' if self.skipped else ''
-        print(f'{self.done} done, {self.skipped} skipped{why}, {self.failed} failed in '
-              f'{time.monotonic() - self._start:.1f} s')
+        print(
+            f'{self.done} done, {self.skipped} skipped{why}, {self.failed} failed in '
+            f'{time.monotonic() - self._start:.1f} s'
+        )
 
     @property
     def status(self) -> int:
@@ -84,8 +87,9 @@ class Batch:
         self._bar.write(f'irnsigma: {kind}: {message}', file=sys.stderr)
 
 
-def rescale_files(jobs: Sequence[Job], rescale: Callable[[Picture, Path], Picture], overwrite: bool,
-                  workers: int) -> int:
+def rescale_files(
+    jobs: Sequence[Job], rescale: Callable[[Picture, Path], Picture], overwrite: bool, workers: int
+) -> int:
     """Read, rescale and write pictures; reading and writing go on in threads beside the network.
 
     After an interruption the files that are being written are finished, and no others begun.
@@ -117,8 +121,9 @@ def rescale_files(jobs: Sequence[Job], rescale: Callable[[Picture, Path], Pictur
     return batch.status
 
 
-def _ahead(pool: Executor, function: Callable[[Any], Any], items: Iterable[Any],
-           count: int) -> Iterator[tuple[Any, Future]]:
+def _ahead(
+    pool: Executor, function: Callable[[Any], Any], items: Iterable[Any], count: int
+) -> Iterator[tuple[Any, Future]]:
     """Yield every item with its future result, `count` of them begun ahead."""
     begun: deque[tuple[Any, Future]] = deque()
     for item in items:

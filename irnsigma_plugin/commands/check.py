@@ -19,8 +19,11 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('options', nargs='+', metavar='OPT', help='option file')
-    parser.add_argument('--no-data', action='store_true',
-                        help='leave out the images, checkpoints and training states, which may be on another machine')
+    parser.add_argument(
+        '--no-data',
+        action='store_true',
+        help='leave out the images, checkpoints and training states, which may be on another machine',
+    )
     parser.set_defaults(run=_run)
 
 
@@ -59,8 +62,10 @@ def _looked_at(opt: Mapping[str, Any], with_data: bool) -> str:
     names = ', '.join(name for name, _ in data_sets(opt))
     outside = f'with the images of {names}, and checkpoints' if with_data else 'without images and checkpoints'
     foreign = unjudged(opt)
-    return (f'{"training" if is_training(opt) else "test"} of {opt["model_type"]}, {_count_keys(opt)} keys, {outside}'
-            + (f"; left to BasicSR or an extension: {', '.join(foreign)}" if foreign else ''))
+    return (
+        f'{"training" if is_training(opt) else "test"} of {opt["model_type"]}, {_count_keys(opt)} keys, {outside}'
+        + (f'; left to BasicSR or an extension: {", ".join(foreign)}' if foreign else '')
+    )
 
 
 def _count_keys(block: Any) -> int:

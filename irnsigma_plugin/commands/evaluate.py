@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from irnsigma_plugin.commands.arguments import add_network_arguments, add_sigmas, load_rescaler
 
 if TYPE_CHECKING:
-    from irnsigma_plugin.validation.measures import MetricOptions
-    from irnsigma_plugin.validation.scores import Scores
+    from irnsigma_plugin.evaluation.measures import MetricOptions, Scores
 
 
 def add_command(subparsers: argparse._SubParsersAction) -> None:
@@ -30,19 +29,22 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument('source', metavar='HR_DIR', help='folder of original images (with the folders in it)')
     add_network_arguments(parser)
     add_sigmas(parser)
-    parser.add_argument('--output', metavar='DIR',
-                        help='folder of the results (default: results/evaluate/ and the last two parts of HR_DIR)')
+    parser.add_argument(
+        '--output',
+        metavar='DIR',
+        help='folder of the results (default: results/evaluate/ and the last two parts of HR_DIR)',
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    from irnsigma_plugin.atomic import make_folder
-    from irnsigma_plugin.bicubic import bicubic_downscale
+    from irnsigma_plugin.archs.bicubic import bicubic_downscale
+    from irnsigma_plugin.commands.arguments import usable_metrics
     from irnsigma_plugin.commands.batch import Batch
-    from irnsigma_plugin.commands.measuring import rescale_file, usable_metrics
     from irnsigma_plugin.commands.sources import find_images
-    from irnsigma_plugin.validation.measures import LR_METRICS, measure
-    from irnsigma_plugin.validation.scores import ImageScore, Scores
+    from irnsigma_plugin.evaluation.measures import LR_METRICS, ImageScore, Scores, measure
+    from irnsigma_plugin.evaluation.restore import rescale_file
+    from irnsigma_plugin.files import make_folder
 
     images = find_images([args.source])
     names = _unique_names(images)
@@ -57,7 +59,7 @@ def _run(args: argparse.Namespace) -> int:
             for name, (path, _) in zip(names, images):
                 with batch.guard(path):
                     image = rescale_file(rescaler, path, sigmas, args.seed, args.tile, args.overlap)
-                    lr, = measure(LR_METRICS, [image.lr], bicubic_downscale(image.original, rescaler.scale))
+                    (lr,) = measure(LR_METRICS, [image.lr], bicubic_downscale(image.original, rescaler.scale))
                     hr = measure(metrics, list(image.restored.values()), image.original)
                     scores.images += [ImageScore(name, sigma, values, lr) for sigma, values in zip(image.restored, hr)]
                     batch.finish()
@@ -79,8 +81,8 @@ def _unique_names(images: list[tuple[Path, Path]]) -> list[str]:
 
 def _report(scores: Scores, metrics: MetricOptions, total: int, output: Path) -> None:
     """Print and write tables, and draw the curve; `total` is the number of images that there are."""
-    from irnsigma_plugin.atomic import atomic_write
-    from irnsigma_plugin.validation import report
+    from irnsigma_plugin.evaluation import report
+    from irnsigma_plugin.files import atomic_write
 
     table = report.markdown_table(scores, metrics)
     if scores.image_count < total:

@@ -31,10 +31,9 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from irnsigma_plugin.atomic import make_folder
-    from irnsigma_plugin.checkpoints.network import build_network
-    from irnsigma_plugin.checkpoints.reading import read_checkpoint
-    from irnsigma_plugin.onnx_export import export_onnx
+    from irnsigma_plugin.checkpoints.weights import build_network, read_checkpoint
+    from irnsigma_plugin.files import make_folder
+    from irnsigma_plugin.formats.onnx import export_onnx
 
     make_folder(args.folder)  # before the work, not after it
     errors = export_onnx(build_network(read_checkpoint(args.model)), args.folder, args.direction, args.opset)

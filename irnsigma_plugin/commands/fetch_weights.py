@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from irnsigma_plugin.imagenet_weights import FETCHABLE
+from irnsigma_plugin.imagenet.weights import FETCHABLE
 
 
 def add_command(subparsers: argparse._SubParsersAction) -> None:
@@ -37,7 +37,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from irnsigma_plugin.imagenet_weights import fetch_weights, hub_path
+    from irnsigma_plugin.imagenet.weights import fetch_weights, hub_path
 
     written = fetch_weights(args.net, overwrite=args.overwrite, archive=args.archive)
     for name in args.net:

@@ -34,9 +34,14 @@ def describe(path: str) -> dict[str, str]:
     Raises:
         CheckpointError: It cannot be read, or is of another network.
     """
-    from irnsigma_plugin.checkpoints.network import build_network, discover_network
-    from irnsigma_plugin.checkpoints.reading import model_hash, read_checkpoint
-    from irnsigma_plugin.checkpoints.shapes import DEFAULT_CLAMP, is_safetensors
+    from irnsigma_plugin.checkpoints.weights import (
+        DEFAULT_CLAMP,
+        build_network,
+        discover_network,
+        is_safetensors,
+        model_hash,
+        read_checkpoint,
+    )
 
     checkpoint = read_checkpoint(path)
     settings = discover_network(checkpoint.state_dict, path)

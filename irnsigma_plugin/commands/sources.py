@@ -78,8 +78,11 @@ def find_images(sources: Iterable[str], leave_out: Path | None = None) -> list[t
             files = [Path(hit) for hit in sorted(glob.glob(source, recursive=True)) if not os.path.isdir(hit)]
         else:
             raise FileNotFoundError(f'{source}: there is no such file or folder; check the path.')
-        images = [(file, file.relative_to(base)) for file in files
-                  if is_image_name(file.name) and left_out not in Path(os.path.realpath(file)).parents]
+        images = [
+            (file, file.relative_to(base))
+            for file in files
+            if is_image_name(file.name) and left_out not in Path(os.path.realpath(file)).parents
+        ]
         if not images:
             raise ValueError(f'{source}: there are no images ({", ".join(IMAGE_EXTENSIONS)}); check the path.')
         found += images
@@ -92,8 +95,11 @@ def _check_targets(jobs: list[Job]) -> None:
     for job in jobs:
         other = by_target.setdefault(job.target, job.source)
         if other != job.source:
-            raise ValueError(f'{other} and {job.source} would both become {job.target}; rename one, or give them '
-                             'different folders as DST. Nothing has been written.')
+            raise ValueError(
+                f'{other} and {job.source} would both become {job.target}; rename one, or give them '
+                'different folders as DST. Nothing has been written.'
+            )
         if os.path.realpath(job.target) in sources:
-            raise ValueError(f'{job.target} would replace a source; choose another folder as DST. Nothing has been '
-                             'written.')
+            raise ValueError(
+                f'{job.target} would replace a source; choose another folder as DST. Nothing has been written.'
+            )

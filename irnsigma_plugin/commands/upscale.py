@@ -84,5 +84,7 @@ def _check_fits_any(path: str, sigma_map: np.ndarray, jobs: Sequence[Job], scale
             return
         if size in sizes or size[::-1] in sizes:  # it may lie on its side
             return
-    raise ValueError(f'--sigma-map {path}: has {width}x{height} pixels, which fits none of the pictures; a map has the '
-                     'size of the original or of the small image.')
+    raise ValueError(
+        f'--sigma-map {path}: has {width}x{height} pixels, which fits none of the pictures; a map has the '
+        'size of the original or of the small image.'
+    )

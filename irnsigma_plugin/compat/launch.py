@@ -61,9 +61,11 @@ def _leave() -> None:
 
 def _require_launcher(launcher: str, variable: str, command: str) -> None:
     if variable not in os.environ:
-        raise RuntimeError(f'--launcher {launcher} needs the processes of a launcher, but {variable} is not set. Start '
-                           f'with `{command} -m basicsr.train -opt ... --launcher {launcher}`, or leave out --launcher '
-                           'for a single process.')
+        raise RuntimeError(
+            f'--launcher {launcher} needs the processes of a launcher, but {variable} is not set. Start '
+            f'with `{command} -m basicsr.train -opt ... --launcher {launcher}`, or leave out --launcher '
+            'for a single process.'
+        )
 
 
 def _describe_slurm_to_torch(port: int | str | None) -> None:
@@ -72,13 +74,20 @@ def _describe_slurm_to_torch(port: int | str | None) -> None:
 
     nodes = os.environ['SLURM_NODELIST']
     try:
-        hosts = subprocess.run(['scontrol', 'show', 'hostname', nodes], check=True, text=True,
-                               capture_output=True, stdin=subprocess.DEVNULL).stdout.split()
+        hosts = subprocess.run(
+            ['scontrol', 'show', 'hostname', nodes],
+            check=True,
+            text=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+        ).stdout.split()
         address = hosts[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
-        raise RuntimeError(f'--launcher slurm cannot learn the first of the nodes {nodes}: `scontrol show hostname` '
-                           f'failed ({first_line(error)}). Put scontrol on PATH, or use --launcher pytorch with '
-                           'torchrun.') from error
+        raise RuntimeError(
+            f'--launcher slurm cannot learn the first of the nodes {nodes}: `scontrol show hostname` '
+            f'failed ({first_line(error)}). Put scontrol on PATH, or use --launcher pytorch with '
+            'torchrun.'
+        ) from error
     os.environ.update(MASTER_ADDR=address, WORLD_SIZE=os.environ['SLURM_NTASKS'], RANK=os.environ['SLURM_PROCID'])
     os.environ['MASTER_PORT'] = str(port or os.environ.get('MASTER_PORT', _DEFAULT_PORT))
 

@@ -15,9 +15,58 @@ from collections.abc import Iterator
 from typing import Any
 
 from irnsigma_plugin.compat.launch import has_cuda
-from irnsigma_plugin.compat.recognise import has_model_of_plugin, uses_plugin
-from irnsigma_plugin.compat.resume import load_resume_state
+from irnsigma_plugin.compat.registry import has_model_of_plugin, uses_plugin
 from irnsigma_plugin.options.rules import value_at
+
+
+def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
+    """Find and read the training state to resume from; works without a GPU.
+
+    Takes the place of the function in `basicsr.train`, which asks for the current CUDA device, looks for
+    `--auto_resume` in a folder that is not the one written to, and takes the newest file even if a kill left
+    it incomplete. The state is read to the CPU: optimizers move their tensors to the parameters' device.
+
+    Args:
+        opt: Parsed options. `path.resume_state` is set to the file that `--auto_resume` chooses, `resume_at` to the
+            place in the data.
+
+    Returns:
+        The training state, or None to start from the beginning.
+
+    Raises:
+        RuntimeError: The file of `path.resume_state` cannot be read.
+    """
+    from basicsr.utils import check_resume
+
+    from irnsigma_plugin.checkpoints.training_states import first_line, newest_whole_state, read_state
+    from irnsigma_plugin.files import remove_leftovers
+
+    if uses_plugin(opt):
+        folder = opt['path']['training_states']
+        if opt['rank'] == 0:
+            remove_leftovers((folder, opt['path']['models']))
+    else:
+        folder = osp.join('experiments', opt['name'], 'training_states')  # where BasicSR looks
+    state = None
+    if opt['auto_resume']:
+        path, state = newest_whole_state(opt, folder)
+        if state is not None:
+            opt['path']['resume_state'] = path
+    elif opt['path'].get('resume_state'):
+        path = opt['path']['resume_state']
+        try:
+            state = read_state(path)
+        except Exception as error:
+            raise RuntimeError(
+                f'cannot read the training state {path} (path.resume_state): {first_line(error)}. Name '
+                'a whole one, or use --auto_resume, which finds the newest whole one itself.'
+            ) from error
+    if state is not None:
+        check_resume(opt, state['iter'])
+        # For the order of images, and the count of epochs. States that BasicSR saved have no `seen`.
+        opt['resume_at'] = {'epoch': state['epoch'], 'iter': state['iter'], 'seen': state.get('seen', 0)}
+    return state
+
 
 _logger = logging.getLogger(__name__.partition('.')[0])
 # By module: names in it that are replaced for the last option file, by what, and what they were before.
@@ -78,8 +127,10 @@ def _accept_dashed_local_rank() -> None:
 def _refuse_processes_unaware_of_each_other() -> None:
     count = os.environ.get('WORLD_SIZE', '1')
     if count != '1' and 'TORCHELASTIC_RUN_ID' in os.environ:  # set by torchrun
-        raise RuntimeError(f'torchrun started {count} processes, but each would do the whole work and write the same '
-                           'files: add --launcher pytorch after -opt.')
+        raise RuntimeError(
+            f'torchrun started {count} processes, but each would do the whole work and write the same '
+            'files: add --launcher pytorch after -opt.'
+        )
 
 
 def _take_one_gpu(opt: dict[str, Any]) -> None:
@@ -89,8 +140,12 @@ def _take_one_gpu(opt: dict[str, Any]) -> None:
     convolutions would be in float16, with an unscaled loss), and cannot be compiled.
     """
     if opt['num_gpu'] > 1 and has_model_of_plugin(opt):
-        _logger.warning('One process uses one of the %d GPUs. For all of them: torchrun --nproc_per_node=%d -m '
-                        'basicsr.train -opt ... --launcher pytorch', opt['num_gpu'], opt['num_gpu'])
+        _logger.warning(
+            'One process uses one of the %d GPUs. For all of them: torchrun --nproc_per_node=%d -m '
+            'basicsr.train -opt ... --launcher pytorch',
+            opt['num_gpu'],
+            opt['num_gpu'],
+        )
         opt['num_gpu'] = 1
 
 
@@ -101,8 +156,10 @@ def _check(opt: dict[str, Any], is_train: bool, option_file: str) -> None:
     from irnsigma_plugin.options.rules import refuse
 
     resumes = opt['auto_resume'] and bool(iterations(opt['path'].get('training_states', '')))
-    refuse([*option_faults(opt, is_train), *_unknown_types(opt), *_optimizer_faults(opt),
-            *outside_faults(opt, resumes)], option_file)
+    refuse(
+        [*option_faults(opt, is_train), *_unknown_types(opt), *_optimizer_faults(opt), *outside_faults(opt, resumes)],
+        option_file,
+    )
 
 
 def _unknown_types(opt: dict[str, Any]) -> Iterator[str]:
@@ -111,16 +168,23 @@ def _unknown_types(opt: dict[str, Any]) -> Iterator[str]:
 
     from irnsigma_plugin.options.check import MODEL, block_types
 
-    registries = {'model_type': registry.MODEL_REGISTRY, 'network_g': registry.ARCH_REGISTRY,
-                  'network_d': registry.ARCH_REGISTRY, 'datasets': registry.DATASET_REGISTRY,
-                  'train': registry.LOSS_REGISTRY, 'val': registry.METRIC_REGISTRY}
+    registries = {
+        'model_type': registry.MODEL_REGISTRY,
+        'network_g': registry.ARCH_REGISTRY,
+        'network_d': registry.ARCH_REGISTRY,
+        'datasets': registry.DATASET_REGISTRY,
+        'train': registry.LOSS_REGISTRY,
+        'val': registry.METRIC_REGISTRY,
+    }
     blocks = block_types(opt) if opt.get('model_type') == MODEL else {}  # other models may read theirs in other ways
     for name, kind in {'model_type': opt.get('model_type'), **blocks}.items():
         known = registries[name.partition('.')[0]]
         if isinstance(kind, str) and kind not in known and f'{kind}_basicsr' not in known:
             nearest = difflib.get_close_matches(kind, known.keys(), n=1)
-            yield (f'{name}: there is no {kind}. '
-                   + (f'Did you mean {nearest[0]}?' if nearest else 'An extension has to be imported first.'))
+            yield (
+                f'{name}: there is no {kind}. '
+                + (f'Did you mean {nearest[0]}?' if nearest else 'An extension has to be imported first.')
+            )
 
 
 def _optimizer_faults(opt: dict[str, Any]) -> Iterator[str]:
@@ -183,7 +247,7 @@ def _replace_builders(caller: dict[str, Any], opt: dict[str, Any]) -> None:
     BasicSR starts an interrupted epoch anew, and an unreadable image ends in an error that does not name it. Its
     TensorBoard writer loses the last events where a training ends by a signal or an error.
     """
-    from irnsigma_plugin.data.supply import DataSupply
+    from irnsigma_plugin.training.supply import DataSupply
 
     if not _is_copy_of(caller, 'train') and not _is_copy_of(caller, 'test'):
         return
@@ -194,8 +258,12 @@ def _replace_builders(caller: dict[str, Any], opt: dict[str, Any]) -> None:
     replaced.clear()
     if has_model_of_plugin(opt):
         supply = DataSupply(opt)
-        builders = {'build_dataset': supply.build_dataset, 'build_dataloader': supply.build_dataloader,
-                    'EnlargedSampler': supply.build_sampler, 'init_tb_logger': _tb_logger_closed_at_exit}
+        builders = {
+            'build_dataset': supply.build_dataset,
+            'build_dataloader': supply.build_dataloader,
+            'EnlargedSampler': supply.build_sampler,
+            'init_tb_logger': _tb_logger_closed_at_exit,
+        }
         if 'create_train_val_dataloader' in caller:  # not in basicsr.test
             builders['create_train_val_dataloader'] = supply.lasting(caller['create_train_val_dataloader'])
         for name in builders.keys() & caller.keys():

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from irnsigma_plugin.atomic import atomic_path
+from irnsigma_plugin.files import atomic_path
 from irnsigma_plugin.images import png
 from irnsigma_plugin.images.names import IMAGE_EXTENSIONS
 from irnsigma_plugin.memory import available_memory
@@ -118,19 +118,24 @@ def decode_picture(content: bytes, name: str) -> Picture:
             image.load()
             if extras is None:
                 # The camera data of a TIFF file is the file's own directory; it would not fit another file.
-                extras = _Extras(image.info.get('icc_profile'),
-                                 None if image.format == 'TIFF' else image.info.get('exif'))
+                extras = _Extras(
+                    image.info.get('icc_profile'), None if image.format == 'TIFF' else image.info.get('exif')
+                )
             samples = _decode_16_bit(content, image, name) if bits == 16 else _decode_8_bit(image)
     except (ImageReadError, MemoryError):
         raise
     except UnidentifiedImageError as error:  # all that it says is the address of the content
         if content.startswith(png.SIGNATURE):
             raise ImageReadError(f'{name}: damaged at its beginning; copy it again or remove it.') from error
-        raise ImageReadError(f'{name}: is no image of a supported kind ({", ".join(IMAGE_EXTENSIONS)}), unless its '
-                             'beginning is damaged; save it as PNG of 8 or 16 bits per sample.') from error
+        raise ImageReadError(
+            f'{name}: is no image of a supported kind ({", ".join(IMAGE_EXTENSIONS)}), unless its '
+            'beginning is damaged; save it as PNG of 8 or 16 bits per sample.'
+        ) from error
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
-        raise ImageReadError(f'{name}: damaged, or not a supported image ({error}); copy it again or '
-                             f'remove it. Supported: {", ".join(IMAGE_EXTENSIONS)}.') from error
+        raise ImageReadError(
+            f'{name}: damaged, or not a supported image ({error}); copy it again or '
+            f'remove it. Supported: {", ".join(IMAGE_EXTENSIONS)}.'
+        ) from error
     try:
         orientation, exif = _split_orientation(extras.exif)
         extras = extras._replace(exif=exif)
@@ -178,8 +183,10 @@ def check_memory(width: int, height: int, pixel_bytes: int, name: str) -> None:
     size = width * height * pixel_bytes
     available = available_memory(torch.device('cpu'))
     if size > available:
-        raise ImageReadError(f'{name}: {width}x{height} pixels need about {size / 1e9:.1f} GB of memory, but '
-                             f'{available / 1e9:.1f} GB are free; cut the image into parts, or free some memory.')
+        raise ImageReadError(
+            f'{name}: {width}x{height} pixels need about {size / 1e9:.1f} GB of memory, but '
+            f'{available / 1e9:.1f} GB are free; cut the image into parts, or free some memory.'
+        )
 
 
 def to_8_bit(samples: np.ndarray) -> np.ndarray:
@@ -199,7 +206,7 @@ class _Extras(NamedTuple):
 def _unpack_profile(body: bytes) -> bytes:
     """Colour profile of an iCCP chunk: name, zero, method zero, compressed profile."""
     unpacker = zlib.decompressobj()
-    profile = unpacker.decompress(body[body.index(b'\0') + 2:], MAX_PROFILE_BYTES)
+    profile = unpacker.decompress(body[body.index(b'\0') + 2 :], MAX_PROFILE_BYTES)
     if not unpacker.eof:
         raise ValueError('incomplete or too long')
     return profile
@@ -280,13 +287,16 @@ def _check_kind(image: Image.Image, bits: int, name: str) -> None:
         raise ImageReadError(_several_images(name, frames))
     whole = bits in (1, 2, 4, 8) and image.mode in GREY_MODES + COLOUR_MODES
     if not whole and (bits != 16 or image.mode in NO_INTEGER_MODES):
-        raise ImageReadError(f'{name}: pixels of type {image.mode} with {bits} bits per sample are not supported; '
-                             'convert the image to RGB or grey with 8 or 16 bits per sample.')
+        raise ImageReadError(
+            f'{name}: pixels of type {image.mode} with {bits} bits per sample are not supported; '
+            'convert the image to RGB or grey with 8 or 16 bits per sample.'
+        )
 
 
 def _several_images(name: str, count: int) -> str:
-    return (f'{name}: has {count} frames or pages, of which only one could be kept; save each as an image file of its '
-            'own.')
+    return (
+        f'{name}: has {count} frames or pages, of which only one could be kept; save each as an image file of its own.'
+    )
 
 
 def _decode_8_bit(image: Image.Image) -> np.ndarray:
@@ -327,14 +337,14 @@ def _split_orientation(exif: bytes | None) -> tuple[int, bytes | None]:
     """
     if not exif:
         return 1, None
-    exif = exif[exif.startswith(EXIF_PREFIX) and len(EXIF_PREFIX):]
+    exif = exif[exif.startswith(EXIF_PREFIX) and len(EXIF_PREFIX) :]
     order = '>' if exif.startswith(b'MM') else '<'
-    start, = struct.unpack_from(order + 'I', exif, 4)
-    count, = struct.unpack_from(order + 'H', exif, start)
+    (start,) = struct.unpack_from(order + 'I', exif, 4)
+    (count,) = struct.unpack_from(order + 'H', exif, start)
     for entry in range(start + 2, start + 2 + 12 * count, 12):
         tag, value = struct.unpack_from(order + 'H6xH', exif, entry)
         if tag == ORIENTATION_TAG:
-            return value, exif[:entry + 8] + struct.pack(order + 'H', 1) + exif[entry + 10:]
+            return value, exif[: entry + 8] + struct.pack(order + 'H', 1) + exif[entry + 10 :]
     return 1, exif
 
 
@@ -347,3 +357,41 @@ def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         samples = samples[:, ::-1]
     return samples
+
+
+def read_rgb_image(path: str | os.PathLike) -> np.ndarray:
+    """Read an image file as 8-bit RGB.
+
+    Grey images and palettes become three channels; 16 bits per sample become 8 by rounding v / 257; an alpha channel
+    that is opaque everywhere is dropped, any other is refused.
+
+    Args:
+        path: Image file.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageReadError: The file cannot be read, has transparent pixels, or `decode_picture` refuses it.
+    """
+    return _to_rgb(read_picture(path), os.fspath(path))
+
+
+def decode_rgb_image(content: bytes, name: str) -> np.ndarray:
+    """Decode an encoded image as 8-bit RGB; see :func:`read_rgb_image`.
+
+    Args:
+        content: Bytes of an image file.
+        name: What to call the image in error messages.
+    """
+    return _to_rgb(decode_picture(content, name), name)
+
+
+def _to_rgb(picture: Picture, name: str) -> np.ndarray:
+    if picture.alpha is not None and (picture.alpha != np.iinfo(picture.alpha.dtype).max).any():
+        raise ImageReadError(
+            f'{name}: has transparent pixels, whose colour is undefined; put it on a '
+            'background and save it without alpha channel.'
+        )
+    pixels = to_8_bit(picture.pixels)
+    return np.stack([pixels] * 3, -1) if pixels.ndim == 2 else pixels

@@ -39,10 +39,10 @@ def read_chunks(content: bytes) -> Iterator[Chunk]:
     """Split a PNG file; the last chunk of a truncated file is cut short and not intact."""
     start = len(SIGNATURE)
     while start < len(content):
-        length = int.from_bytes(content[start:start + 4], 'big')
-        raw = content[start:start + length + 12]
+        length = int.from_bytes(content[start : start + 4], 'big')
+        raw = content[start : start + length + 12]
         start += length + 12
-        kind, body, checksum = raw[4:8], raw[8:8 + length], raw[8 + length:]
+        kind, body, checksum = raw[4:8], raw[8 : 8 + length], raw[8 + length :]
         yield Chunk(kind, body, raw, checksum == zlib.crc32(kind + body).to_bytes(4, 'big'))
 
 
@@ -68,7 +68,7 @@ def write_png(file: BinaryIO, pixels: np.ndarray, chunks: bytes = b'') -> None:
     above = np.zeros((1, stride), np.uint8)
     compressor = zlib.compressobj()
     for start in range(0, height, count):
-        block = np.ascontiguousarray(pixels[start:start + count], f'>u{sample}').view(np.uint8).reshape(-1, stride)
+        block = np.ascontiguousarray(pixels[start : start + count], f'>u{sample}').view(np.uint8).reshape(-1, stride)
         rows = np.concatenate((above, block))
         above = rows[-1:]
         _write_data(file, compressor.compress(_paeth_filtered(rows, channels * sample)))

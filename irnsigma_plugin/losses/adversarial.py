@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import Callable
 
 import torch
-from basicsr.losses.gan_loss import GANLoss, MultiScaleGANLoss
 from torch import Tensor
 
-# Losses that are known to be pure functions of tensors, which `torch.vmap` asks for.
-VECTORISED = (GANLoss, MultiScaleGANLoss)
 
-
-def per_sample_gan_loss(criterion: Callable[..., Tensor], prediction: Tensor | list, target_is_real: bool,
-                        is_disc: bool) -> Tensor:
+def per_sample_gan_loss(
+    criterion: Callable[..., Tensor], prediction: Tensor | list, target_is_real: bool, is_disc: bool
+) -> Tensor:
     """Apply a GAN loss of BasicSR to each sample alone, so that samples can be weighted by their sigma.
 
     BasicSR's losses average over the batch; applied to one sample they give that sample's term of the
@@ -29,7 +26,9 @@ def per_sample_gan_loss(criterion: Callable[..., Tensor], prediction: Tensor | l
     Returns:
         (N,) tensor.
     """
-    if type(criterion) in VECTORISED:
+    from basicsr.losses.gan_loss import GANLoss, MultiScaleGANLoss
+
+    if type(criterion) in (GANLoss, MultiScaleGANLoss):  # pure functions of tensors, which `torch.vmap` asks for
         return torch.vmap(lambda sample: criterion(sample, target_is_real, is_disc=is_disc))(prediction)
     return torch.stack([criterion(sample, target_is_real, is_disc=is_disc) for sample in _samples(prediction)])
 

@@ -1,17 +1,60 @@
-"""The training loss of IRN, IRN+ and IRN_sigma."""
+"""The distances of the training losses, one value per sample."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
 from irnsigma_plugin.archs.rescaling_net import RescaleResult
 from irnsigma_plugin.checks import number
-from irnsigma_plugin.losses.terms import charbonnier, latent_energy, squared_error
-from irnsigma_plugin.options.blocks import DISTRIBUTIONS, WEIGHTINGS
+
+CHARBONNIER_EPS = 1e-6
+WEIGHTINGS = ('sigma', 'equal')
+DISTRIBUTIONS = ('adversarial', 'latent')
+
+
+def charbonnier(prediction: Tensor, target: Tensor, eps: float = CHARBONNIER_EPS) -> Tensor:
+    """Smooth L1 distance, summed per sample: `sum over C,H,W of sqrt((prediction - target)^2 + eps)`.
+
+    Args:
+        prediction: (N, ...) tensor.
+        target: Tensor of the same shape.
+        eps: Added under the root, so that the gradient at 0 exists. IRN's value by default.
+
+    Returns:
+        (N,) tensor.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    return (_difference(prediction, target).square() + eps).sqrt().flatten(1).sum(1)
+
+
+def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Squared L2 distance, summed per sample. Shapes as in :func:`charbonnier`."""
+    return _difference(prediction, target).square().flatten(1).sum(1)
+
+
+def latent_energy(latent: Tensor) -> Tensor:
+    """`sum of z^2` per sample: the negative log-likelihood of z under N(0, I), up to scale and constant.
+
+    Args:
+        latent: (N, ...) tensor.
+
+    Returns:
+        (N,) tensor.
+    """
+    return torch.square(latent).flatten(1).sum(1)
+
+
+def _difference(prediction: Tensor, target: Tensor) -> Tensor:
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f'Expected tensors of the same shape, but got {tuple(prediction.shape)} and {tuple(target.shape)}.'
+        )
+    return prediction - target
 
 
 class MixtureTerms(NamedTuple):
@@ -23,7 +66,6 @@ class MixtureTerms(NamedTuple):
     perceptual: Tensor
 
 
-@LOSS_REGISTRY.register()
 class MixtureLoss(nn.Module):
     """Joint loss of fidelity and perception, eq. (2) of the IRN_sigma paper (Pan, ICASSP 2022).
 
@@ -51,26 +93,40 @@ class MixtureLoss(nn.Module):
         ValueError: An unknown weighting or distribution, or a negative λ.
     """
 
-    def __init__(self, lambda_reconstruction: float = 0.01, lambda_guidance: float = 16.0,
-                 lambda_distribution: float = 1.0, lambda_perceptual: float = 0.01, weighting: str = 'sigma',
-                 distribution: str = 'adversarial') -> None:
+    def __init__(
+        self,
+        lambda_reconstruction: float = 0.01,
+        lambda_guidance: float = 16.0,
+        lambda_distribution: float = 1.0,
+        lambda_perceptual: float = 0.01,
+        weighting: str = 'sigma',
+        distribution: str = 'adversarial',
+    ) -> None:
         super().__init__()
         if weighting not in WEIGHTINGS:
             raise ValueError(f'MixtureLoss: weighting must be one of {list(WEIGHTINGS)}, but got {weighting!r}.')
         if distribution not in DISTRIBUTIONS:
-            raise ValueError(f'MixtureLoss: distribution must be one of {list(DISTRIBUTIONS)}, '
-                             f'but got {distribution!r}.')
+            raise ValueError(
+                f'MixtureLoss: distribution must be one of {list(DISTRIBUTIONS)}, but got {distribution!r}.'
+            )
         self.lambdas = MixtureTerms(
             number('MixtureLoss: lambda_reconstruction', lambda_reconstruction, smallest=0),
             number('MixtureLoss: lambda_guidance', lambda_guidance, smallest=0),
             number('MixtureLoss: lambda_distribution', lambda_distribution, smallest=0),
-            number('MixtureLoss: lambda_perceptual', lambda_perceptual, smallest=0))
+            number('MixtureLoss: lambda_perceptual', lambda_perceptual, smallest=0),
+        )
         self.weighting = weighting
         self.distribution = distribution
 
-    def forward(self, result: RescaleResult, hr: Tensor, lr_ref: Tensor, sigma: Tensor,
-                adversarial: Tensor | None = None, perceptual: Tensor | None = None,
-                ) -> tuple[Tensor, MixtureTerms]:
+    def forward(
+        self,
+        result: RescaleResult,
+        hr: Tensor,
+        lr_ref: Tensor,
+        sigma: Tensor,
+        adversarial: Tensor | None = None,
+        perceptual: Tensor | None = None,
+    ) -> tuple[Tensor, MixtureTerms]:
         """Compute the loss of one batch.
 
         Args:
@@ -97,9 +153,14 @@ class MixtureLoss(nn.Module):
             reconstruction=charbonnier(result.hr, hr),
             guidance=squared_error(result.lr, lr_ref),
             distribution=distribution,
-            perceptual=torch.zeros_like(sigma) if perceptual is None else perceptual)
-        terms = MixtureTerms(*(factor * (weight * distance).mean()
-                               for factor, weight, distance in zip(self.lambdas, self.weights(sigma), per_sample)))
+            perceptual=torch.zeros_like(sigma) if perceptual is None else perceptual,
+        )
+        terms = MixtureTerms(
+            *(
+                factor * (weight * distance).mean()
+                for factor, weight, distance in zip(self.lambdas, self.weights(sigma), per_sample)
+            )
+        )
         return torch.stack(terms).sum(), terms
 
     def weights(self, sigma: Tensor) -> MixtureTerms:

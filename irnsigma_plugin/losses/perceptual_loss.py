@@ -1,21 +1,94 @@
-"""The perceptual term L_p of the mixture loss."""
+"""The perceptual term L_p of the mixture loss, and the VGG features that it compares."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
+from torchvision.models.vgg import cfgs, make_layers
 
 from irnsigma_plugin.checks import number
-from irnsigma_plugin.losses.terms import charbonnier
-from irnsigma_plugin.losses.vgg_features import VGGFeatures
+from irnsigma_plugin.imagenet.weights import imagenet_weights
+from irnsigma_plugin.losses.mixture_loss import charbonnier
+
+VGG_STAGES = {'vgg16': (2, 2, 3, 3, 3), 'vgg19': (2, 2, 4, 4, 4)}  # convolutions between poolings
+CONFIGURATIONS = {'vgg16': 'D', 'vgg19': 'E'}
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class VGGFeatures(nn.Module):
+    """Frozen VGG convolution stack that returns the output of the named layers.
+
+        image in [0, 1] -> ImageNet normalisation -> conv1_1 -> relu1_1 -> ... -> last requested layer
+
+    `convX_Y` is the output of that convolution, before its ReLU. The weights never train and the module stays
+    in evaluation mode; the gradient flows to the image.
+
+    Args:
+        layers: Names of BasicSR's table, such as `conv5_4`, `relu2_1`, `pool3`.
+        vgg_type: `vgg16` or `vgg19`.
+        weights: `imagenet` (see :func:`irnsigma_plugin.imagenet.weights.imagenet_weights`), or `random` for tests,
+            where the values do not matter. There is no silent change from one to the other.
+
+    Shapes:
+        (N, 3, H, W) float RGB in [0, 1] -> `{layer: (N, C, H', W')}`. H and W are at least 2 ** (number of
+        poolings up to the last layer): 16 for conv5_Y.
+
+    Raises:
+        ValueError: Unknown `vgg_type`, layer or `weights`.
+        WeightsError: The ImageNet weights are missing or damaged.
+    """
+
+    def __init__(self, layers: Sequence[str], vgg_type: str = 'vgg19', weights: str = 'imagenet') -> None:
+        super().__init__()
+        if vgg_type not in CONFIGURATIONS:
+            raise ValueError(f'vgg_type is {vgg_type!r}: expected one of {", ".join(CONFIGURATIONS)}')
+        if weights not in ('imagenet', 'random'):
+            raise ValueError(f'weights is {weights!r}: expected imagenet or random')
+        names = vgg_layers(vgg_type)
+        if not layers or not set(layers) <= set(names):
+            raise ValueError(f'{vgg_type} layers are {list(layers)}: expected some of {", ".join(names)}')
+
+        self.layers = tuple(layers)
+        self.names = names[: 1 + max(names.index(layer) for layer in layers)]
+        self.min_size = 2 ** sum(name.startswith('pool') for name in self.names)
+        # An entry of the configuration is a pooling or a convolution with its ReLU.
+        entries = sum(not name.startswith('relu') for name in self.names)
+        self.net = make_layers(cfgs[CONFIGURATIONS[vgg_type]][:entries])[: len(self.names)]
+        if weights == 'imagenet':
+            state = imagenet_weights(vgg_type)
+            self.net.load_state_dict({key: state[f'features.{key}'] for key in self.net.state_dict()})
+        for module in self.net:
+            if isinstance(module, nn.ReLU):
+                module.inplace = False  # in place it would overwrite the convolution output that is returned
+        self.register_buffer('mean', torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer('std', torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> VGGFeatures:
+        """Stay in evaluation mode, also when a parent module is set to training."""
+        return super().train(False)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        if image.dim() != 4 or image.size(1) != 3 or min(image.shape[-2:]) < self.min_size:
+            raise ValueError(
+                f'{self.names[-1]} needs images (N, 3, H, W) with H, W >= {self.min_size}, got {tuple(image.shape)}'
+            )
+        features = {}
+        x = (image - self.mean) / self.std
+        for name, layer in zip(self.names, self.net):
+            x = layer(x)
+            if name in self.layers:
+                features[name] = x.to(image.dtype)  # autocast computes them in lower precision
+        return features
+
 
 DEFAULT_LAYER = {'vgg16': 'conv5_3', 'vgg19': 'conv5_4'}
 
 
-@LOSS_REGISTRY.register()
 class PerSamplePerceptualLoss(nn.Module):
     """Distance of VGG features, one value per sample.
 
@@ -39,10 +112,7 @@ class PerSamplePerceptualLoss(nn.Module):
     """
 
     def __init__(
-        self,
-        layer_weights: Mapping[str, float] | None = None,
-        vgg_type: str = 'vgg19',
-        weights: str = 'imagenet',
+        self, layer_weights: Mapping[str, float] | None = None, vgg_type: str = 'vgg19', weights: str = 'imagenet'
     ) -> None:
         super().__init__()
         if layer_weights is None:
@@ -59,11 +129,19 @@ class PerSamplePerceptualLoss(nn.Module):
     def distance(self, prediction: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:
         """L_p of two sets of :meth:`features`: (N,)."""
         return sum(
-            weight * charbonnier(prediction[layer], target[layer])
-            for layer, weight in self.layer_weights.items()
+            weight * charbonnier(prediction[layer], target[layer]) for layer, weight in self.layer_weights.items()
         )
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():
             target_features = self.features(target)
         return self.distance(self.features(prediction), target_features)
+
+
+def vgg_layers(vgg_type: str) -> list[str]:
+    """Names of the layers of a VGG network, in order: conv1_1, relu1_1, ..., pool5."""
+    names = []
+    for stage, count in enumerate(VGG_STAGES[vgg_type], 1):
+        names += [f'{kind}{stage}_{index}' for index in range(1, count + 1) for kind in ('conv', 'relu')]
+        names.append(f'pool{stage}')
+    return names

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from irnsigma_plugin.archs.irn_shapes import LEVELS, inv_rescale_net_shapes
-from irnsigma_plugin.checkpoints.shapes import CheckpointError, clamp_mismatch, read_outline, shape_mismatch
-from irnsigma_plugin.data.stored_images import stored_faults
-from irnsigma_plugin.options.blocks import (
+from irnsigma_plugin.checkpoints.weights import CheckpointError, clamp_mismatch, read_outline, shape_mismatch
+from irnsigma_plugin.options.keys import (
     DATA_SETS,
     JUDGED_TYPES,
     METRICS,
@@ -27,6 +26,7 @@ from irnsigma_plugin.options.blocks import (
     is_whole,
 )
 from irnsigma_plugin.options.rules import anything, block, each, value_at
+from irnsigma_plugin.options.stored_images import stored_faults
 from irnsigma_plugin.options.train_val import train_faults, val_faults
 
 MODEL = 'IRNSigmaModel'
@@ -108,8 +108,11 @@ def unjudged(opt: Mapping[str, Any]) -> list[str]:
     """Names and types of the blocks that are left to BasicSR or to an extension, typing errors perhaps among them."""
     types = {'model_type': opt.get('model_type'), **block_types(opt)}
     known = (MODEL, *JUDGED_TYPES)
-    return [f'{name} ({kind}{_similar(kind, known)})' for name, kind in types.items()
-            if kind != MODEL and not _is_judged(opt, kind)]
+    return [
+        f'{name} ({kind}{_similar(kind, known)})'
+        for name, kind in types.items()
+        if kind != MODEL and not _is_judged(opt, kind)
+    ]
 
 
 def _similar(kind: str, known: Iterable[str]) -> str:
@@ -120,8 +123,10 @@ def _similar(kind: str, known: Iterable[str]) -> str:
 
 def block_types(opt: Mapping[str, Any]) -> dict[str, str]:
     """The type of every network, data set, loss and metric, by the name of its block."""
-    blocks = {name: value_at(opt, name) for name in ('network_g', 'network_d', 'train.mixture_opt',
-                                                     'train.perceptual_opt', 'train.gan_opt')}
+    blocks = {
+        name: value_at(opt, name)
+        for name in ('network_g', 'network_d', 'train.mixture_opt', 'train.perceptual_opt', 'train.gan_opt')
+    }
     for parent in ('datasets', 'val.metrics', 'val.lr_metrics'):
         children = value_at(opt, parent)
         if isinstance(children, Mapping):
@@ -145,12 +150,18 @@ def _checkpoint_faults(opt: Mapping[str, Any], network: str) -> Iterator[str]:
         yield f'path.{key}: {error}'
         return
     options = opt[network]
-    if (value_at(options, 'type') != 'InvRescaleNet' or any(_network_faults(opt)) or any(NETWORK_G(network, options))
-            or opt['path'].get(f'strict_load{suffix}') is False):
+    if (
+        value_at(options, 'type') != 'InvRescaleNet'
+        or any(_network_faults(opt))
+        or any(NETWORK_G(network, options))
+        or opt['path'].get(f'strict_load{suffix}') is False
+    ):
         return
     arguments = {name: value for name, value in options.items() if name not in ('type', 'clamp')}
-    for mismatch in (shape_mismatch(options['type'], inv_rescale_net_shapes(**arguments), found.shapes, path),
-                     clamp_mismatch(found.network, options, path)):
+    for mismatch in (
+        shape_mismatch(options['type'], inv_rescale_net_shapes(**arguments), found.shapes, path),
+        clamp_mismatch(found.network, options, path),
+    ):
         if mismatch:
             yield f'path.{key}: {mismatch}'
 
@@ -174,8 +185,9 @@ def _own_block_faults(opt: Mapping[str, Any]) -> Iterator[str]:
             yield from data_set(name, value)
     metrics = value_at(opt, 'val.metrics')
     if isinstance(metrics, Mapping):
-        yield from METRICS('val.metrics', {key: metric for key, metric in metrics.items()
-                                           if value_at(metric, 'type') in OWN_TYPES})
+        yield from METRICS(
+            'val.metrics', {key: metric for key, metric in metrics.items() if value_at(metric, 'type') in OWN_TYPES}
+        )
 
 
 def _file_faults(opt: Mapping[str, Any], is_train: bool) -> Iterator[str]:
@@ -211,8 +223,10 @@ def _data_faults(opt: Mapping[str, Any], is_train: bool) -> Iterator[str]:
         yield from data_set(name, value)
         if isinstance(value, Mapping):
             if value['phase'] not in phases or value['phase'] == 'train' and name != 'datasets.train':
-                yield (f'{name}: a {"training" if is_train else "test"} takes data sets named {phases[0]} and '
-                       f'{phases[1]}, {phases[1]}_2 and so on.')
+                yield (
+                    f'{name}: a {"training" if is_train else "test"} takes data sets named {phases[0]} and '
+                    f'{phases[1]}, {phases[1]}_2 and so on.'
+                )
             if value.get('name') is None:
                 yield f'{name}.name is missing: what to call the data set.'
             elif value['phase'] != 'train' and isinstance(value['name'], str):
@@ -233,5 +247,7 @@ def _network_faults(opt: Mapping[str, Any]) -> Iterator[str]:
     blocks = network.get('block_num')
     levels = len(LEVELS.get(own_scale, ())) if is_whole(own_scale) else 0
     if levels and isinstance(blocks, (list, tuple)) and len(blocks) != levels:
-        yield (f'network_g.block_num at scale {own_scale} must be a list of {levels} whole number(s), one for each '
-               f'level, but is {list(blocks)}.')
+        yield (
+            f'network_g.block_num at scale {own_scale} must be a list of {levels} whole number(s), one for each '
+            f'level, but is {list(blocks)}.'
+        )

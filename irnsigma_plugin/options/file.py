@@ -24,8 +24,9 @@ class _Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             self.aliases += 1
             if self.aliases > MAX_ALIASES:
-                raise yaml.composer.ComposerError(None, None, f'more than {MAX_ALIASES} aliases',
-                                                  self.peek_event().start_mark)
+                raise yaml.composer.ComposerError(
+                    None, None, f'more than {MAX_ALIASES} aliases', self.peek_event().start_mark
+                )
         return super().compose_node(parent, index)
 
     def construct_block(self, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -61,8 +62,10 @@ def read_option_file(path: str | os.PathLike) -> Any:
         raise OptionError(f'{path} cannot be read ({error.strerror}).') from None
     except yaml.constructor.ConstructorError as error:
         if 'python/' in str(error.problem):
-            raise OptionError(f'{path}{_place(error)}: {error.problem}. Such a tag can run code when BasicSR reads the '
-                              'file: do not use it.') from None
+            raise OptionError(
+                f'{path}{_place(error)}: {error.problem}. Such a tag can run code when BasicSR reads the '
+                'file: do not use it.'
+            ) from None
         raise OptionError(f'{path}{_place(error)}: {error.problem}.') from None
     except (yaml.YAMLError, ValueError) as error:
         problem = getattr(error, 'problem', None) or ' '.join(str(error).split())

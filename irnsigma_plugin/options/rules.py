@@ -40,11 +40,13 @@ def anything(name: str, value: Any) -> Iterator[str]:
 
 def satisfying(check: Callable[[str, Any], Any]) -> Rule:
     """What `check(name, value)` takes without a ValueError, whose text is the fault."""
+
     def rule(name: str, value: Any) -> Iterator[str]:
         try:
             check(name, value)
         except ValueError as error:
             yield str(error)
+
     return rule
 
 
@@ -66,9 +68,11 @@ def integer(name: str, value: Any) -> Iterator[str]:
 
 def iterations(smallest: int = 1) -> Rule:
     """A whole number, which may be written `!!float 5e3` as in BasicSR's option files."""
+
     def check(name: str, value: Any) -> None:
         if not checks.number(name, value, smallest=smallest).is_integer():
             raise ValueError(f'{name} must be a whole number, but got {value!r}.')
+
     return satisfying(check)
 
 
@@ -86,16 +90,20 @@ def flag(name: str, value: Any) -> Iterator[str]:
 
 def one_of(*choices: Any) -> Rule:
     """One of a few values, of the same type."""
+
     def rule(name: str, value: Any) -> Iterator[str]:
         if not any(type(value) is type(choice) and value == choice for choice in choices):
             yield f'{name} must be one of {list(choices)}, but is {value!r}.'
+
     return rule
 
 
 def either(first: Rule, second: Rule) -> Rule:
     """What one of two rules takes; otherwise the faults that the second finds."""
+
     def rule(name: str, value: Any) -> Iterator[str]:
         return iter(()) if not any(first(name, value)) else second(name, value)
+
     return rule
 
 
@@ -106,23 +114,27 @@ def empty_or(other: Rule) -> Rule:
 
 def list_of(item: Rule, example: str, shortest: int = 1, longest: float = math.inf) -> Rule:
     """A list of good values."""
+
     def rule(name: str, value: Any) -> Iterator[str]:
         if not isinstance(value, (list, tuple)) or not shortest <= len(value) <= longest:
             yield f'{name} must be a list such as {example}, but is {value!r}.'
         else:
             for index, element in enumerate(value):
                 yield from item(f'{name}[{index}]', element)
+
     return rule
 
 
 def each(item: Rule) -> Rule:
     """A block with keys of any name, all values good."""
+
     def rule(name: str, value: Any) -> Iterator[str]:
         if not isinstance(value, Mapping):
             yield _no_block(name, value)
         else:
             for key, element in value.items():
                 yield from item(f'{name}.{key}', element)
+
     return rule
 
 
@@ -133,6 +145,7 @@ def block(keys: Mapping[str, Rule], hints: Mapping[str, str] | None = None) -> R
         keys: Rule of each key.
         hints: For keys that people expect but that do not exist: why, or what to take instead.
     """
+
     def rule(name: str, value: Any) -> Iterator[str]:
         if not isinstance(value, Mapping):
             yield _no_block(name, value)
@@ -142,6 +155,7 @@ def block(keys: Mapping[str, Rule], hints: Mapping[str, str] | None = None) -> R
                     yield unknown_key(name, key, keys, hints or {})
                 elif element is not None:
                     yield from keys[key](_join(name, key), element)
+
     return rule
 
 
@@ -152,6 +166,7 @@ def arguments(keys: Mapping[str, Rule], needed: Iterable[str] = ()) -> Rule:
         keys: Rule of each argument.
         needed: Those without a default.
     """
+
     def rule(name: str, value: Any) -> Iterator[str]:
         if not isinstance(value, Mapping):
             yield _no_block(name, value)
@@ -164,6 +179,7 @@ def arguments(keys: Mapping[str, Rule], needed: Iterable[str] = ()) -> Rule:
                 yield from keys[key](_join(name, key), element)
             else:
                 yield unknown_key(name, key, keys, {})
+
     return rule
 
 
@@ -176,6 +192,7 @@ def typed(types: Mapping[str, Rule], refused: Mapping[str, str] | None = None, c
         closed: Whether there are no other types. Otherwise another one belongs to BasicSR or to an extension, and its
             block is not judged.
     """
+
     def rule(name: str, value: Any) -> Iterator[str]:
         if not isinstance(value, Mapping):
             yield _no_block(name, value)
@@ -191,6 +208,7 @@ def typed(types: Mapping[str, Rule], refused: Mapping[str, str] | None = None, c
             yield from types[kind](name, {key: element for key, element in value.items() if key != 'type'})
         elif closed:
             yield from one_of(*types)(f'{name}.type', kind)
+
     return rule
 
 

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from irnsigma_plugin.options.blocks import (
+from irnsigma_plugin.options.keys import (
     DEFAULT_PATCH,
     GAN_OPT,
     METRICS,
@@ -126,13 +126,7 @@ BASICSR_TRAIN_KEYS = {
     'perceptual_opt': PERCEPTUAL_OPT,
     'gan_opt': GAN_OPT,
 }
-BASICSR_VAL_KEYS = {
-    'val_freq': iterations(),
-    'save_img': flag,
-    'suffix': text,
-    'metrics': METRICS,
-    'pbar': flag,
-}
+BASICSR_VAL_KEYS = {'val_freq': iterations(), 'save_img': flag, 'suffix': text, 'metrics': METRICS, 'pbar': flag}
 _TRAIN = block({**_rules(TrainOptions), **BASICSR_TRAIN_KEYS}, {'pixel_opt': 'its place is taken by mixture_opt'})
 _VAL = block({**_rules(ValOptions), **BASICSR_VAL_KEYS})
 
@@ -203,14 +197,19 @@ def _sigma_faults(values: Any) -> Iterator[str]:
 
 def _adversarial_faults(opt: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[str]:
     mixture = train.get('mixture_opt')
-    needs = {'network_d': bool(opt.get('network_d')), 'train.gan_opt': bool(train.get('gan_opt')),
-             'train.optim_d': bool(train.get('optim_d'))}
+    needs = {
+        'network_d': bool(opt.get('network_d')),
+        'train.gan_opt': bool(train.get('gan_opt')),
+        'train.optim_d': bool(train.get('optim_d')),
+    }
     if value_at(mixture, 'type') == 'MixtureLoss':
         needs['distribution: adversarial'] = mixture.get('distribution', 'adversarial') == 'adversarial'
     if len(set(needs.values())) > 1:
         absent = [name for name, present in needs.items() if not present]
-        yield (f'An adversarial loss needs {", ".join(needs)}; missing: {", ".join(absent)}. Without a '
-               'discriminator leave out all of them and set train.mixture_opt.distribution: latent.')
+        yield (
+            f'An adversarial loss needs {", ".join(needs)}; missing: {", ".join(absent)}. Without a '
+            'discriminator leave out all of them and set train.mixture_opt.distribution: latent.'
+        )
 
 
 def _schedule_faults(train: Mapping[str, Any]) -> Iterator[str]:
@@ -219,11 +218,13 @@ def _schedule_faults(train: Mapping[str, Any]) -> Iterator[str]:
         return
     cosine = scheduler['type'] == 'CosineAnnealingRestartLR'
     parts, weights = ('periods', 'restart_weights') if cosine else ('restarts', 'restart_weights')
-    if len(scheduler.get(parts, (0, ))) != len(scheduler.get(weights, (1, ))):
+    if len(scheduler.get(parts, (0,))) != len(scheduler.get(weights, (1,))):
         yield f'train.scheduler: {parts} and {weights} must be of the same length.'
     if cosine and sum(scheduler['periods']) < total - 1:
-        yield (f'train.scheduler.periods add up to {sum(scheduler["periods"])} iterations, but train.total_iter is '
-               f'{total}: make them last to the end.')
+        yield (
+            f'train.scheduler.periods add up to {sum(scheduler["periods"])} iterations, but train.total_iter is '
+            f'{total}: make them last to the end.'
+        )
 
 
 def _patch_faults(opt: Mapping[str, Any]) -> Iterator[str]:

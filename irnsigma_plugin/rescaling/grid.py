@@ -39,8 +39,9 @@ def windows(height: int, width: int, cell: int, overlap: int) -> Iterator[Window
 
 def magnify(region: Region, factor: int, height: int, width: int) -> Region:
     """A region of lr pixels in hr pixels, as far as it is inside an hr image of this height and width."""
-    return tuple(slice(factor * part.start, min(factor * part.stop, size))
-                 for part, size in zip(region, (height, width)))
+    return tuple(
+        slice(factor * part.start, min(factor * part.stop, size)) for part, size in zip(region, (height, width))
+    )
 
 
 def relative(region: Region, area: Region) -> Region:

@@ -1,22 +1,65 @@
-"""Rescaling of whole pictures: pixels by the network, and whatever else a file holds."""
+"""Rescaling of whole pictures: pixels by the network, whatever else a file holds, and the note for the way back."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from irnsigma_plugin.bicubic import imresize
+import irnsigma_plugin
+from irnsigma_plugin.archs.bicubic import imresize
+from irnsigma_plugin.checks import whole_number
 from irnsigma_plugin.images.picture import Picture, check_memory, to_8_bit
-from irnsigma_plugin.rescaling.lr_note import LrNote, read_note
 
 if TYPE_CHECKING:
-    from irnsigma_plugin.rescaler import Rescaler
+    from irnsigma_plugin.rescaling.rescaler import Rescaler
 
 
-def downscale_picture(rescaler: Rescaler, hr: Picture, tile: int | str | None = None,
-                      overlap: int | None = None) -> Picture:
+class LrNote(NamedTuple):
+    """Text of an lr file.
+
+    Attributes:
+        height, width: Of the original, in pixels.
+        bits: Per sample of the original, 8 or 16.
+        scale: Of the model that made the lr.
+        model: Hash of its weights.
+        version: Of this plugin.
+    """
+
+    height: int
+    width: int
+    bits: int
+    scale: int
+    model: str
+    version: str = irnsigma_plugin.__version__
+
+    def to_text(self) -> str:
+        """The note as text, in ASCII."""
+        return json.dumps(self._asdict())
+
+
+def read_note(text: str) -> LrNote:
+    """The inverse of :meth:`LrNote.to_text`; entries that it does not know are passed over.
+
+    Raises:
+        ValueError: The text is no such note.
+    """
+    entries = json.loads(text)
+    if not isinstance(entries, dict):
+        raise ValueError(f'a note must be an object, but got {text!r}.')
+    note = LrNote(**{name: entries.get(name) for name in LrNote._fields})
+    for name in ('height', 'width', 'scale'):
+        whole_number(name, getattr(note, name))
+    if note.bits not in (8, 16) or not isinstance(note.model, str):
+        raise ValueError(f'bits must be 8 or 16 and model a hash, but got {note.bits!r} and {note.model!r}.')
+    return note
+
+
+def downscale_picture(
+    rescaler: Rescaler, hr: Picture, tile: int | str | None = None, overlap: int | None = None
+) -> Picture:
     """Downscale a picture; the result notes what :func:`upscale_picture` has to know.
 
     Args:
@@ -29,12 +72,22 @@ def downscale_picture(rescaler: Rescaler, hr: Picture, tile: int | str | None = 
     """
     height, width = hr.pixels.shape[:2]
     note = LrNote(height, width, hr.bits, rescaler.scale, rescaler.model_hash)
-    return hr._replace(pixels=rescaler.downscale(hr.pixels, tile=tile, overlap=overlap),
-                       alpha=_resize(hr.alpha, 1 / rescaler.scale, np.uint8), text=note.to_text())
+    return hr._replace(
+        pixels=rescaler.downscale(hr.pixels, tile=tile, overlap=overlap),
+        alpha=_resize(hr.alpha, 1 / rescaler.scale, np.uint8),
+        text=note.to_text(),
+    )
 
 
-def upscale_picture(rescaler: Rescaler, lr: Picture, name: str, sigma: float | np.ndarray = 0.0, seed: int = 0,
-                    tile: int | str | None = None, overlap: int | None = None) -> Picture:
+def upscale_picture(
+    rescaler: Rescaler,
+    lr: Picture,
+    name: str,
+    sigma: float | np.ndarray = 0.0,
+    seed: int = 0,
+    tile: int | str | None = None,
+    overlap: int | None = None,
+) -> Picture:
     """Restore a picture: to its original's size and bits where it notes them, else to scale times its size.
 
     Args:
@@ -55,19 +108,32 @@ def upscale_picture(rescaler: Rescaler, lr: Picture, name: str, sigma: float | n
     note = _fitting_note(lr, warnings)
     if note:
         if note.scale != rescaler.scale:
-            raise ValueError(f'was downscaled by {note.scale}, but this model is for scale {rescaler.scale}; use the '
-                             f'model {note.model} that made it.')
+            raise ValueError(
+                f'was downscaled by {note.scale}, but this model is for scale {rescaler.scale}; use the '
+                f'model {note.model} that made it.'
+            )
         if note.model != rescaler.model_hash:
-            warnings.append(f'it was downscaled by the model {note.model}, not by this one ({rescaler.model_hash}), '
-                            'so the restored picture may be poor')
+            warnings.append(
+                f'it was downscaled by the model {note.model}, not by this one ({rescaler.model_hash}), '
+                'so the restored picture may be poor'
+            )
         height, width = note.height, note.width
         dtype = np.uint16 if note.bits == 16 else np.uint8
     check_memory(width, height, 2 * lr.pixels[0, 0].size * np.dtype(dtype).itemsize, 'the restored picture')
-    pixels = rescaler.upscale(to_8_bit(lr.pixels), sigma=sigma, seed=seed, name=name, size=(height, width), tile=tile,
-                              overlap=overlap, dtype=dtype)
+    pixels = rescaler.upscale(
+        to_8_bit(lr.pixels),
+        sigma=sigma,
+        seed=seed,
+        name=name,
+        size=(height, width),
+        tile=tile,
+        overlap=overlap,
+        dtype=dtype,
+    )
     alpha = _resize(None if lr.alpha is None else to_8_bit(lr.alpha), rescaler.scale, dtype)
-    return lr._replace(pixels=pixels, alpha=None if alpha is None else alpha[:height, :width], text=None,
-                       warnings=tuple(warnings))
+    return lr._replace(
+        pixels=pixels, alpha=None if alpha is None else alpha[:height, :width], text=None, warnings=tuple(warnings)
+    )
 
 
 def _fitting_note(lr: Picture, warnings: list[str]) -> LrNote | None:
@@ -80,8 +146,10 @@ def _fitting_note(lr: Picture, warnings: list[str]) -> LrNote | None:
         warnings.append('what it notes of its original is damaged')
         return None
     if lr.pixels.shape[:2] != (-(-note.height // note.scale), -(-note.width // note.scale)):
-        warnings.append(f'it has been resized since it was downscaled from {note.width}x{note.height} pixels, whose '
-                        'size is no longer of use')
+        warnings.append(
+            f'it has been resized since it was downscaled from {note.width}x{note.height} pixels, whose '
+            'size is no longer of use'
+        )
         return None
     return note
 

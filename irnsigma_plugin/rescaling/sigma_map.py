@@ -32,13 +32,17 @@ def check_sigma_map(sigma: float | np.ndarray | Tensor, hr_size: Size, lr_size: 
     plane = sigma.reshape(sigma.shape[-2:]) if sigma.size == np.prod(sigma.shape[-2:]) else sigma
     if plane.shape not in (hr_size, lr_size):
         own = f'{sigma.shape[1]}x{sigma.shape[0]}' if sigma.ndim == 2 else f'the shape {sigma.shape}'
-        raise SigmaMapError(f'A sigma map must have the size of the large image, {hr_size[1]}x{hr_size[0]} pixels, or '
-                            f'of the small image, {lr_size[1]}x{lr_size[0]}, but has {own}.')
+        raise SigmaMapError(
+            f'A sigma map must have the size of the large image, {hr_size[1]}x{hr_size[0]} pixels, or '
+            f'of the small image, {lr_size[1]}x{lr_size[0]}, but has {own}.'
+        )
     if sigma.dtype not in (np.uint8, np.uint16) and sigma.dtype.kind != 'f':
         raise SigmaMapError(f'A sigma map must be floating point, uint8 or uint16, but is {sigma.dtype}.')
     if sigma.dtype.kind == 'f' and not (sigma.min() >= 0 and sigma.max() <= 1):
-        raise SigmaMapError('A sigma map must be from 0 (faithful) to 1 (sharp) everywhere, '
-                            f'but goes from {sigma.min():g} to {sigma.max():g}.')
+        raise SigmaMapError(
+            'A sigma map must be from 0 (faithful) to 1 (sharp) everywhere, '
+            f'but goes from {sigma.min():g} to {sigma.max():g}.'
+        )
     return plane
 
 

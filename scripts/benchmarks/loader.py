@@ -11,8 +11,8 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from irnsigma_plugin.data.prepare import find_photographs, prepare
-from irnsigma_plugin.data.supply import DataSupply
+from irnsigma_plugin.preparation.pairs import find_photographs, prepare
+from irnsigma_plugin.training.supply import DataSupply
 
 PHOTOGRAPHS = 50  # of a folder, at most
 SUB_IMAGES = (480, 240)
@@ -20,13 +20,17 @@ PATCHES = (144, 64)
 BATCH, BATCHES = 16, 4  # of one run
 
 COLUMNS = (
-    ('data set', 'type', '{}'), ('sub-images', 'sub_images', '{}'), ('gt_size', 'gt_size', '{}'),
-    ('samples/s of a worker', 'samples_per_second', '{:.0f}'), ('workers for the step', 'workers', '{}'),
+    ('data set', 'type', '{}'),
+    ('sub-images', 'sub_images', '{}'),
+    ('gt_size', 'gt_size', '{}'),
+    ('samples/s of a worker', 'samples_per_second', '{:.0f}'),
+    ('workers for the step', 'workers', '{}'),
 )
 
 
-def benchmark_loader(images: Path, scale: int, runs: int, step_samples_per_second: float | None = None,
-                     ) -> Iterator[dict]:
+def benchmark_loader(
+    images: Path, scale: int, runs: int, step_samples_per_second: float | None = None
+) -> Iterator[dict]:
     """Measure data sets on LMDBs made from the first photographs of a folder, all in turn.
 
     Args:
@@ -39,10 +43,13 @@ def benchmark_loader(images: Path, scale: int, runs: int, step_samples_per_secon
     with tempfile.TemporaryDirectory() as folder:
         loaders = {}
         for side in SUB_IMAGES:
-            made = prepare(sources, Path(folder, str(side)), scale=scale, crop_size=side, min_size=max(PATCHES),
-                           progress=False)
-            for data_set, stores in {'PairedImageDataset': {'dataroot_gt': made.hr_path, 'dataroot_lq': made.lr_path},
-                                     'HRImageDataset': {'dataroot_gt': made.hr_path}}.items():
+            made = prepare(
+                sources, Path(folder, str(side)), scale=scale, crop_size=side, min_size=max(PATCHES), progress=False
+            )
+            for data_set, stores in {
+                'PairedImageDataset': {'dataroot_gt': made.hr_path, 'dataroot_lq': made.lr_path},
+                'HRImageDataset': {'dataroot_gt': made.hr_path},
+            }.items():
                 for patch in (patch // scale * scale for patch in PATCHES):
                     options = {'name': data_set, 'type': data_set, **stores, 'gt_size': patch, 'scale': scale}
                     loaders[data_set, side, patch] = _one_worker(options)
@@ -53,14 +60,26 @@ def benchmark_loader(images: Path, scale: int, runs: int, step_samples_per_secon
     for (data_set, side, patch), measured in rates.items():
         rate = statistics.median(measured)
         needed = step_samples_per_second and step_samples_per_second / rate
-        yield {'type': data_set, 'sub_images': side, 'gt_size': patch, 'samples_per_second': rate,
-               'workers_needed': needed, 'workers': needed and math.ceil(needed)}
+        yield {
+            'type': data_set,
+            'sub_images': side,
+            'gt_size': patch,
+            'samples_per_second': rate,
+            'workers_needed': needed,
+            'workers': needed and math.ceil(needed),
+        }
 
 
 def _one_worker(options: dict) -> DataLoader:
     """The training's own loader."""
-    options.update(phase='train', io_backend={'type': 'lmdb'}, use_hflip=True, use_rot=True, num_worker_per_gpu=1,
-                   batch_size_per_gpu=BATCH)
+    options.update(
+        phase='train',
+        io_backend={'type': 'lmdb'},
+        use_hflip=True,
+        use_rot=True,
+        num_worker_per_gpu=1,
+        batch_size_per_gpu=BATCH,
+    )
     supply = DataSupply({'manual_seed': 0})
     data_set = supply.build_dataset(options)
     enough = math.ceil(BATCH * (BATCHES + 1) / len(data_set))

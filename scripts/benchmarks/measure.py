@@ -81,6 +81,7 @@ def peak_memory(device: torch.device, work: Callable[[], object]) -> float | Non
         return (torch.cuda.max_memory_allocated(device) - before) / MEBI
     try:
         import ctypes
+
         ctypes.CDLL(None).malloc_trim(0)  # freed memory would hide what the call takes
         Path('/proc/self/clear_refs').write_text('5')  # resets the peak
     except (AttributeError, OSError):
@@ -107,5 +108,8 @@ def measure_machine(device: torch.device, runs: int) -> Machine:
         for work in works.values():
             work()
         taken = medians(device, works, runs)
-    return Machine(device, 2 * 2048**3 / taken['product'] / 1e9,
-                   2 * weight.numel() * image[0, 0].numel() / taken['convolution'] / 1e9)
+    return Machine(
+        device,
+        2 * 2048**3 / taken['product'] / 1e9,
+        2 * weight.numel() * image[0, 0].numel() / taken['convolution'] / 1e9,
+    )

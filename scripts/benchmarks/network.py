@@ -12,15 +12,22 @@ from benchmarks.measure import Machine, medians, peak_memory
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 
 COLUMNS = (
-    ('work', 'what', '{}'), ('seconds', 'seconds', '{:.3f}'), ('textbook', 'textbook_seconds', '{:.3f}'),
-    ('faster', 'speedup', '{:.2f}'), ('GFLOP/s', 'gflops', '{:.0f}'),
-    ('of the product', 'fraction_of_matrix_product', '{:.0%}'), ('of the peak', 'fraction_of_peak', '{:.0%}'),
-    ('MiB', 'memory_mib', '{:.0f}'), ('textbook', 'textbook_memory_mib', '{:.0f}'), ('ratio', 'memory_ratio', '{:.2f}'),
+    ('work', 'what', '{}'),
+    ('seconds', 'seconds', '{:.3f}'),
+    ('textbook', 'textbook_seconds', '{:.3f}'),
+    ('faster', 'speedup', '{:.2f}'),
+    ('GFLOP/s', 'gflops', '{:.0f}'),
+    ('of the product', 'fraction_of_matrix_product', '{:.0%}'),
+    ('of the peak', 'fraction_of_peak', '{:.0%}'),
+    ('MiB', 'memory_mib', '{:.0f}'),
+    ('textbook', 'textbook_memory_mib', '{:.0f}'),
+    ('ratio', 'memory_ratio', '{:.2f}'),
 )
 
 
-def benchmark_inference(machine: Machine, nets: dict[str, InvRescaleNet], size: tuple[int, int], runs: int,
-                        ) -> Iterator[dict]:
+def benchmark_inference(
+    machine: Machine, nets: dict[str, InvRescaleNet], size: tuple[int, int], runs: int
+) -> Iterator[dict]:
     """Both directions of an image of the given width and height."""
     width, height = size
     hr = torch.rand(1, 3, height, width, device=machine.device)
@@ -36,8 +43,9 @@ def benchmark_inference(machine: Machine, nets: dict[str, InvRescaleNet], size: 
         yield row(machine, f'{direction} {width}x{height}', taken, memory, gflop)
 
 
-def benchmark_training(machine: Machine, nets: dict[str, InvRescaleNet], batch: int, patch: int, runs: int,
-                       ) -> list[dict]:
+def benchmark_training(
+    machine: Machine, nets: dict[str, InvRescaleNet], batch: int, patch: int, runs: int
+) -> list[dict]:
     """A training step of the network alone, and with recomputed blocks."""
     hr = torch.rand(batch, 3, patch, patch, device=machine.device)
     # Both directions; the gradients of inputs and of weights cost as much again each.
@@ -58,17 +66,26 @@ def benchmark_training(machine: Machine, nets: dict[str, InvRescaleNet], batch: 
         memory[name] = peak_memory(machine.device, work)
     taken = medians(machine.device, every, runs)
     plain = row(machine, f'training step {batch}x{patch}x{patch}', taken, memory, gflop)
-    again = row(machine, f'training step {batch}x{patch}x{patch}, checkpoint_blocks',
-                {'plugin': taken['checkpoint_blocks'], 'textbook': taken['textbook']},
-                {'plugin': memory['checkpoint_blocks'], 'textbook': memory['textbook']}, gflop)
+    again = row(
+        machine,
+        f'training step {batch}x{patch}x{patch}, checkpoint_blocks',
+        {'plugin': taken['checkpoint_blocks'], 'textbook': taken['textbook']},
+        {'plugin': memory['checkpoint_blocks'], 'textbook': memory['textbook']},
+        gflop,
+    )
     return [plain, again]
 
 
 def row(machine: Machine, what: str, taken: dict[str, float], memory: dict[str, float | None], gflop: float) -> dict:
     """Figures of one kind of work."""
-    figures = {'what': what, 'seconds': taken['plugin'], 'gflops': gflop / taken['plugin'],
-               'fraction_of_peak': gflop / taken['plugin'] / machine.peak,
-               'fraction_of_matrix_product': gflop / taken['plugin'] / machine.product, 'memory_mib': memory['plugin']}
+    figures = {
+        'what': what,
+        'seconds': taken['plugin'],
+        'gflops': gflop / taken['plugin'],
+        'fraction_of_peak': gflop / taken['plugin'] / machine.peak,
+        'fraction_of_matrix_product': gflop / taken['plugin'] / machine.product,
+        'memory_mib': memory['plugin'],
+    }
     if 'textbook' in taken:
         figures['textbook_seconds'] = taken['textbook']
         figures['speedup'] = taken['textbook'] / taken['plugin']
@@ -79,8 +96,12 @@ def row(machine: Machine, what: str, taken: dict[str, float], memory: dict[str, 
 
 def flop_per_pixel(net: InvRescaleNet) -> float:
     """Floating-point operations of the convolutions in one direction, per hr pixel."""
-    return sum(2 * module.weight.numel() / factor**2 for block, factor in net.coupling_blocks()
-               for module in block.modules() if isinstance(module, nn.Conv2d))
+    return sum(
+        2 * module.weight.numel() / factor**2
+        for block, factor in net.coupling_blocks()
+        for module in block.modules()
+        if isinstance(module, nn.Conv2d)
+    )
 
 
 def _train(net: InvRescaleNet, optimizer: torch.optim.Optimizer, hr: Tensor) -> None:

@@ -11,7 +11,7 @@ import torch
 from benchmarks.measure import Machine, medians, peak_memory
 from benchmarks.network import flop_per_pixel, row
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.validation.figure import new_figure, png_bytes
+from irnsigma_plugin.evaluation.pictures import new_figure, png_bytes
 
 SMALLEST = 64
 LARGE = 2048  # from here on a call takes long, and times vary little
@@ -19,9 +19,14 @@ RUNS_IF_LARGE = 3
 PANEL_INCHES = (4.5, 4.0)
 
 COLUMNS = (
-    ('work', 'what', '{}'), ('seconds', 'seconds', '{:.3f}'), ('per megapixel', 'seconds_per_megapixel', '{:.2f}'),
-    ('exponent', 'exponent', '{:.2f}'), ('GFLOP/s', 'gflops', '{:.0f}'), ('of the peak', 'fraction_of_peak', '{:.0%}'),
-    ('MiB', 'memory_mib', '{:.1f}'), ('MiB per megapixel', 'memory_mib_per_megapixel', '{:.0f}'),
+    ('work', 'what', '{}'),
+    ('seconds', 'seconds', '{:.3f}'),
+    ('per megapixel', 'seconds_per_megapixel', '{:.2f}'),
+    ('exponent', 'exponent', '{:.2f}'),
+    ('GFLOP/s', 'gflops', '{:.0f}'),
+    ('of the peak', 'fraction_of_peak', '{:.0%}'),
+    ('MiB', 'memory_mib', '{:.1f}'),
+    ('MiB per megapixel', 'memory_mib_per_megapixel', '{:.0f}'),
 )
 
 
@@ -42,8 +47,9 @@ def benchmark_sizes(machine: Machine, net: InvRescaleNet, largest: int, runs: in
         gflop = flop_per_pixel(net) * side**2 / 1e9
         figures = {**row(machine, f'downscale {side}x{side}', taken, {'plugin': memory}, gflop), 'pixels': side**2}
         figures['seconds_per_megapixel'] = figures['seconds'] / side**2 * 1e6
-        figures['exponent'] = before and math.log(figures['seconds'] / before['seconds'],
-                                                  figures['pixels'] / before['pixels'])
+        figures['exponent'] = before and math.log(
+            figures['seconds'] / before['seconds'], figures['pixels'] / before['pixels']
+        )
         figures['memory_mib_per_megapixel'] = None if memory is None else memory / side**2 * 1e6
         yield figures
         before = figures

@@ -8,24 +8,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from invertibility import randomise
-from oracle import use_textbook_blocks
+from helpers.invertibility import randomise
+from helpers.oracle import use_textbook_blocks
 from torch import Tensor
 
 from benchmarks.measure import seconds
 from benchmarks.watch import Watch
 from irnsigma_plugin.archs.rescaling_net import RescaleResult
-from irnsigma_plugin.imagenet_weights import BASICSR_FOLDER, hub_path
-from irnsigma_plugin.models.irn_sigma_model import IRNSigmaModel
+from irnsigma_plugin.imagenet.weights import BASICSR_FOLDER, hub_path
 from irnsigma_plugin.options.file import read_option_file
+from irnsigma_plugin.training.model import IRNSigmaModel
 
 OPTIONS = Path(__file__).resolve().parents[2] / 'options' / 'train_IRNsigma_x4.yml'
 EMA_DECAY = 0.999
 REST = 'the rest'
 
 COLUMNS = (
-    ('part', 'what', '{}'), ('textbook', 'textbook_seconds', '{:.3f}'), ('share', 'textbook_share', '{:.1%}'),
-    ('plugin', 'seconds', '{:.3f}'), ('share', 'share', '{:.1%}'), ('faster', 'speedup', '{:.2f}'),
+    ('part', 'what', '{}'),
+    ('textbook', 'textbook_seconds', '{:.3f}'),
+    ('share', 'textbook_share', '{:.1%}'),
+    ('plugin', 'seconds', '{:.3f}'),
+    ('share', 'share', '{:.1%}'),
+    ('faster', 'speedup', '{:.2f}'),
 )
 
 
@@ -49,8 +53,9 @@ class Step(NamedTuple):
         return self.batch / self.rows[-1]['seconds']
 
 
-def benchmark_step(device: torch.device, options: Path, batch: int, patch: int | None, runs: int,
-                   plugin_train: Mapping[str, Any]) -> Step:
+def benchmark_step(
+    device: torch.device, options: Path, batch: int, patch: int | None, runs: int, plugin_train: Mapping[str, Any]
+) -> Step:
     """Measure the step with textbook blocks and with the plugin's, in turn, on images of noise.
 
     Args:
@@ -81,8 +86,9 @@ def benchmark_step(device: torch.device, options: Path, batch: int, patch: int |
             rest = parts.pop(REST)
             if turn:  # the first one warms up
                 times[name].append({**parts, REST: rest, 'total': total})
-    taken = {name: {part: statistics.median(time[part] for time in each) for part in each[0]}
-             for name, each in times.items()}
+    taken = {
+        name: {part: statistics.median(time[part] for time in each) for part in each[0]} for name, each in times.items()
+    }
     rows = [_row(part, taken) for part in taken['plugin']]
     return Step(batch, patch, vgg_weights, rows)
 
@@ -130,8 +136,11 @@ def watch_model(model: IRNSigmaModel) -> Watch:
         watch.watch(model, '_optimize_discriminator', "D's step: forward, losses")
         watch.watch(model.net_d, 'forward', lambda: by_network('forward of D', "D's step: forward, losses"))
     if model.cri_perceptual is not None:
-        watch.watch(model.cri_perceptual.vgg, 'forward',
-                    lambda: f'forward of VGG, {"restored" if torch.is_grad_enabled() else "original"}')
+        watch.watch(
+            model.cri_perceptual.vgg,
+            'forward',
+            lambda: f'forward of VGG, {"restored" if torch.is_grad_enabled() else "original"}',
+        )
     watch.watch(model, 'model_ema', 'EMA')
     return watch
 
@@ -149,6 +158,11 @@ def _model(opt: dict[str, Any], is_textbook: bool) -> IRNSigmaModel:
 def _row(part: str, taken: Mapping[str, Mapping[str, float]]) -> dict:
     """Figures of one part."""
     plugin, textbook = taken['plugin'], taken['textbook']
-    return {'what': part, 'seconds': plugin[part], 'share': plugin[part] / plugin['total'],
-            'textbook_seconds': textbook[part], 'textbook_share': textbook[part] / textbook['total'],
-            'speedup': textbook[part] / plugin[part]}
+    return {
+        'what': part,
+        'seconds': plugin[part],
+        'share': plugin[part] / plugin['total'],
+        'textbook_seconds': textbook[part],
+        'textbook_share': textbook[part] / textbook['total'],
+        'speedup': textbook[part] / plugin[part],
+    }

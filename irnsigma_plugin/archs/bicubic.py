@@ -1,0 +1,237 @@
+"""MATLAB-style bicubic resizing by whole factors.
+
+The values are those of MATLAB's `imresize` with antialiasing and of BasicSR's
+`basicsr.utils.matlab_functions.imresize`, which loops over rows in Python and is several times slower. For a
+whole factor s every output pixel uses the same weights, so resizing is a convolution with stride s (down) or
+its transpose (up) of the image continued symmetrically at its borders. In units of 1 / (16 s^4) the weights
+are whole numbers: the 8-bit functions compute with those, without any rounding error before the last step, so
+their result depends neither on the order of summation nor on whether the whole image or a part is resized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from irnsigma_plugin.archs.rescaling_net import RescalingNet, reflection_pad
+from irnsigma_plugin.checks import whole_number
+
+# 255 times the square of the sum of the weights has to stay below 2^53 to be exact in float64.
+MAX_EXACT_SCALE = 16
+
+
+def imresize(images: Tensor, scale_factor: float) -> Tensor:
+    """Resize float images bicubically, antialiased when they become smaller.
+
+    Differentiable; the values are neither clamped nor rounded.
+
+    Args:
+        images: (N, C, H, W), floating point, any range.
+        scale_factor: A whole number s to enlarge s times or 1 / s to shrink s times.
+
+    Returns:
+        (N, C, s·H, s·W) or (N, C, ceil(H / s), ceil(W / s)).
+
+    Raises:
+        ValueError: The factor is neither a whole number nor one divided by a whole number.
+    """
+    scale = round(scale_factor if scale_factor >= 1 else 1 / scale_factor) if scale_factor > 0 else 0
+    if scale < 1 or abs(scale_factor - (scale if scale_factor >= 1 else 1 / scale)) > 1e-6 * scale_factor:
+        raise ValueError(f'scale_factor must be a whole number or 1 / a whole number, got {scale_factor}.')
+    taps, _ = _integer_taps(scale)
+    if scale_factor >= 1:
+        return _upscale(images, scale, [tap / (16 * scale**3) for tap in taps])
+    return _downscale(images, scale, [tap / (16 * scale**4) for tap in taps])
+
+
+def bicubic_downscale(image: np.ndarray, scale: int) -> np.ndarray:
+    """Shrink an 8-bit image: the exact bicubic value, clamped and rounded (halves up).
+
+    Args:
+        image: (H, W, C) uint8, H and W multiples of `scale`.
+        scale: Whole factor from 1 to 16.
+
+    Returns:
+        (H / scale, W / scale, C) uint8.
+
+    Raises:
+        ValueError: The image is not uint8 HWC, or a side is no multiple of the scale.
+    """
+    _check(image, scale)
+    _check_multiple(image, scale)
+    return _downscale_region(image, scale, 0, 0, image.shape[0], image.shape[1])
+
+
+def bicubic_downscale_crop(image: np.ndarray, scale: int, top: int, left: int, size: int) -> np.ndarray:
+    """Shrink one square part of an 8-bit image with the values that part has in the whole image shrunk.
+
+    Equals `bicubic_downscale(image, scale)` cropped to the rows from `top / scale` and the columns from
+    `left / scale`, but computes only these: the pixels around the part take part, not its mirrored border.
+
+    Args:
+        image: (H, W, C) uint8, H and W multiples of `scale`.
+        scale: Whole factor from 1 to 16.
+        top, left: First row and column of the part, in pixels of `image`, multiples of `scale`.
+        size: Side of the part, in pixels of `image`, a multiple of `scale`.
+
+    Returns:
+        (size / scale, size / scale, C) uint8.
+
+    Raises:
+        ValueError: As for `bicubic_downscale`, or the part is not aligned with the scale or not inside.
+    """
+    _check(image, scale)
+    _check_multiple(image, scale)
+    if top % scale or left % scale or size % scale or size < 1:
+        raise ValueError(f'top, left and size must be multiples of the scale {scale}, got {top}, {left}, {size}.')
+    if top < 0 or left < 0 or top + size > image.shape[0] or left + size > image.shape[1]:
+        raise ValueError(
+            f'The part of {size}x{size} pixels at row {top}, column {left} is not inside the '
+            f'image of {image.shape[0]}x{image.shape[1]} pixels.'
+        )
+    return _downscale_region(image, scale, top, left, size, size)
+
+
+def bicubic_upscale(image: np.ndarray, scale: int) -> np.ndarray:
+    """Enlarge an 8-bit image: the exact bicubic value, clamped and rounded (halves up).
+
+    Args:
+        image: (H, W, C) uint8.
+        scale: Whole factor from 1 to 16.
+
+    Returns:
+        (scale · H, scale · W, C) uint8.
+
+    Raises:
+        ValueError: The image is not uint8 HWC.
+    """
+    _check(image, scale)
+    taps, _ = _integer_taps(scale)
+    return _to_uint8(_upscale(_to_tensor(image), scale, taps), (16 * scale**3) ** 2)
+
+
+def _integer_taps(scale: int) -> tuple[list[int], int]:
+    """Weights of the cubic kernel (a = -1/2), stretched by the scale, times 16 scale^3: whole numbers.
+
+    Returns:
+        The weights, whose sum is 16 scale^4, and the place of the first, counted from the first of the
+        `scale` fine pixels that a coarse pixel covers.
+    """
+    # Fine pixel t lies (2 t - scale + 1) / 2 fine pixels from the centre of coarse pixel 0. The argument x of
+    # the cubic is that distance over the scale: m / (2 scale) with a whole m. Support: |x| < 2.
+    doubled = [m for m in range(-4 * scale + 1, 4 * scale) if (m - scale + 1) % 2 == 0]
+    taps = []
+    for m in (abs(m) for m in doubled):
+        if m <= 2 * scale:  # 1.5 x³ - 2.5 x² + 1
+            taps.append(3 * m**3 - 10 * scale * m**2 + 16 * scale**3)
+        else:  # -0.5 x³ + 2.5 x² - 4 x + 2
+            taps.append(-(m**3) + 10 * scale * m**2 - 32 * scale**2 * m + 32 * scale**3)
+    return taps, (doubled[0] + scale - 1) // 2
+
+
+def _mirrored(start: int, stop: int, length: int) -> np.ndarray:
+    """Indices start … stop - 1, mirrored at the borders (border pixel included) into 0 … length - 1."""
+    position = np.arange(start, stop) % (2 * length)
+    return np.where(position < length, position, 2 * length - 1 - position)
+
+
+def _convolve(planes: Tensor, taps: list, scale: int, transposed: bool) -> Tensor:
+    """Filter columns then rows of (M, 1, H, W) with stride `scale`."""
+    weight = planes.new_tensor(taps)
+    apply = functional.conv_transpose2d if transposed else functional.conv2d
+    planes = apply(planes, weight.view(1, 1, -1, 1), stride=(scale, 1))
+    return apply(planes, weight.view(1, 1, 1, -1), stride=(1, scale))
+
+
+def _downscale(images: Tensor, scale: int, taps: list) -> Tensor:
+    count, channels, height, width = images.shape
+    out_height, out_width = -(-height // scale), -(-width // scale)
+    first = _integer_taps(scale)[1]
+    rows = _mirrored(first, first + (out_height - 1) * scale + len(taps), height)
+    columns = _mirrored(first, first + (out_width - 1) * scale + len(taps), width)
+    planes = _select(images, rows, columns).reshape(count * channels, 1, len(rows), len(columns))
+    return _convolve(planes, taps, scale, transposed=False).view(count, channels, out_height, out_width)
+
+
+def _upscale(images: Tensor, scale: int, taps: list) -> Tensor:
+    count, channels, height, width = images.shape
+    margin = 2  # coarse pixels beyond the border that reach inside it
+    rows, columns = _mirrored(-margin, height + margin, height), _mirrored(-margin, width + margin, width)
+    planes = _select(images, rows, columns).reshape(count * channels, 1, len(rows), len(columns))
+    planes = _convolve(planes, taps, scale, transposed=True)
+    start = margin * scale - _integer_taps(scale)[1]
+    planes = planes[:, :, start : start + scale * height, start : start + scale * width]
+    return planes.reshape(count, channels, scale * height, scale * width)
+
+
+def _downscale_region(image: np.ndarray, scale: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+    taps, first = _integer_taps(scale)
+    rows = _mirrored(top + first, top + first + height - scale + len(taps), image.shape[0])
+    columns = _mirrored(left + first, left + first + width - scale + len(taps), image.shape[1])
+    planes = _to_tensor(image[np.ix_(rows, columns)]).transpose(0, 1)
+    planes = _convolve(planes, taps, scale, transposed=False)
+    return _to_uint8(planes.transpose(0, 1), (16 * scale**4) ** 2)
+
+
+def _select(images: Tensor, rows: np.ndarray, columns: np.ndarray) -> Tensor:
+    rows, columns = (torch.from_numpy(index).to(images.device) for index in (rows, columns))
+    return images.index_select(2, rows).index_select(3, columns)
+
+
+def _to_tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float64))[None]
+
+
+def _to_uint8(images: Tensor, unit: int) -> np.ndarray:
+    rounded = torch.floor((images[0] + unit // 2) / unit).clamp_(0, 255)
+    return np.ascontiguousarray(rounded.to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def _check(image: np.ndarray, scale: int) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3:
+        raise ValueError(f'Expected an image of type uint8 and shape (H, W, C), got {image.dtype} {image.shape}.')
+    if not 1 <= scale <= MAX_EXACT_SCALE:
+        raise ValueError(f'scale must be a whole number from 1 to {MAX_EXACT_SCALE}, got {scale}.')
+
+
+def _check_multiple(image: np.ndarray, scale: int) -> None:
+    height, width = image.shape[:2]
+    if height % scale or width % scale or not height or not width:
+        raise ValueError(
+            f'An image of {height}x{width} pixels cannot be shrunk by {scale}: its sides must '
+            f'be multiples of {scale}; cut it first.'
+        )
+
+
+class BicubicRescaleNet(RescalingNet):
+    """MATLAB-style bicubic down and up. It has no parameters and no latent, so sigma has no effect.
+
+    Args:
+        scale: Rescaling factor, a whole number.
+    """
+
+    def __init__(self, scale: int = 4) -> None:
+        super().__init__()
+        self.scale = whole_number('BicubicRescaleNet: scale', scale)
+
+    def downscale(self, hr: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`RescalingNet.downscale`."""
+        lr = imresize(reflection_pad(hr, self.scale), 1 / self.scale)
+        return lr, lr.new_empty(self.latent_shape(lr.shape))
+
+    def upscale(self, lr: Tensor, latent: Tensor) -> Tensor:
+        """See :meth:`RescalingNet.upscale`; the latent is empty."""
+        return imresize(lr, self.scale)
+
+    def latent_shape(self, lr_shape: Sequence[int]) -> tuple[int, ...]:
+        """(N, 0, h, w): nothing is kept of the lost detail."""
+        n, _, height, width = lr_shape
+        return (n, 0, height, width)
+
+    def receptive_field(self) -> int:
+        """The kernel spans four lr pixels."""
+        return 2 * self.scale

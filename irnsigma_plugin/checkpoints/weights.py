@@ -1,0 +1,529 @@
+"""Network weights in files: reading and saving them, and the network that they belong to."""
+
+from __future__ import annotations
+
+import codecs
+import collections
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any, Callable, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.archs.irn_shapes import LEVELS, inv_rescale_net_shapes
+from irnsigma_plugin.checks import number
+from irnsigma_plugin.files import atomic_path
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+
+#: Entry of a checkpoint that holds the option file's block of the network, beside its weights.
+NETWORK_ENTRY = 'network_g'
+#: Bound of the log-scale where nothing says otherwise: that of the paper and of the original IRN.
+DEFAULT_CLAMP = 1.0
+
+_LEGACY_HEADER = 3  # pickles before the content in files of torch before 1.6: magic number, version, machine
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be read, or is of another network."""
+
+
+class _CodeError(Exception):
+    """A pickle asks for more than weights."""
+
+
+class Outline(NamedTuple):
+    """What a file holds of a network, without its weights.
+
+    Attributes:
+        shapes: Name and shape of each weight.
+        network: The option file's block of the network, as far as it was saved with the weights.
+    """
+
+    shapes: dict[str, Shape]
+    network: Mapping[str, Any]
+
+
+class _Opaque:
+    """Stands for whatever of torch has no shape: storages, data types."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+
+class _Tensor(_Opaque):
+    """Stands for a tensor."""
+
+    def __init__(self, storage: Any, offset: int, shape: Shape, *_: Any) -> None:
+        self.shape = tuple(shape)
+
+
+def _parameter(tensor: _Tensor, *_: Any) -> _Tensor:
+    return tensor
+
+
+_KNOWN = {
+    'collections.OrderedDict': collections.OrderedDict,
+    'collections.Counter': collections.Counter,
+    '__builtin__.set': set,
+    '_codecs.encode': codecs.encode,  # bytes
+    'torch._utils._rebuild_tensor_v2': _Tensor,
+    'torch._utils._rebuild_parameter': _parameter,
+}
+
+
+class _ShapeUnpickler(pickle.Unpickler):
+    """Knows containers, and tensors by their shapes; runs nothing else that a pickle asks for."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = _KNOWN.get(f'{module}.{name}')
+        if known is None and module.partition('.')[0] == 'torch':
+            known = _Opaque
+        if known is not None:
+            return known
+        raise _CodeError(f'it asks for {module}.{name}, which is no part of weights and could run code')
+
+    def persistent_load(self, pid: Any) -> None:
+        """The numbers of a tensor, which are not read."""
+
+
+def read_outline(path: str | os.PathLike, param_key: str | None = 'params') -> Outline:
+    """Read what :func:`irnsigma_plugin.checkpoints.weights.read_checkpoint` would load, without the weights' values.
+
+    Args:
+        path: File written by `torch.save`, or a `.safetensors` file.
+        param_key: Entry of a BasicSR checkpoint; see `read_checkpoint`.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, holds no weights, or asks for code to be run.
+    """
+    if is_safetensors(path):
+        with explained_read_errors(path, 'safetensors file'), open(path, 'rb') as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), 'little')))
+            content = {key: _Tensor(None, 0, entry['shape']) for key, entry in header.items() if key != '__metadata__'}
+        network = safetensors_network(header.get('__metadata__'), path)
+    else:
+        with explained_read_errors(path, 'PyTorch checkpoint'), open(path, 'rb') as file:
+            content = _unpickle(file)
+        content = content if isinstance(content, Mapping) else {}
+        network = network_block(content)
+    weights = weights_entry(content, param_key, _Tensor, path)[1]
+    return Outline({key.removeprefix('module.'): value.shape for key, value in weights.items()}, network)
+
+
+def _unpickle(file: io.BufferedReader) -> Any:
+    """The content of a file of `torch.save`, tensors without their numbers."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            name = next(name for name in archive.namelist() if name.endswith('/data.pkl'))
+            return _ShapeUnpickler(io.BytesIO(archive.read(name))).load()
+    file.seek(0)
+    for _ in range(_LEGACY_HEADER):
+        _ShapeUnpickler(file).load()
+    return _ShapeUnpickler(file).load()
+
+
+@contextlib.contextmanager
+def explained_read_errors(path: str | os.PathLike, kind: str) -> Iterator[None]:
+    """Say why a checkpoint cannot be read.
+
+    Args:
+        path: The file.
+        kind: What it is expected to be.
+
+    Raises:
+        CheckpointError: It cannot.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for its writer
+        raise CheckpointError(f'{path} is no file; name a checkpoint.')
+    damaged = f'{path} is no readable {kind}: damaged, incomplete, or of another kind. Fetch or save it again.'
+    try:
+        yield
+    except FileNotFoundError:
+        raise CheckpointError(f'There is no checkpoint at {path}.') from None
+    except _CodeError as error:
+        raise CheckpointError(
+            f'{path} is refused: {error}. Do not load it; get it from a source that you trust.'
+        ) from None
+    except OSError as error:
+        if error.strerror is None:
+            raise CheckpointError(damaged) from error
+        raise CheckpointError(f'{path} cannot be read ({error.strerror}); check the rights.') from error
+    except Exception as error:  # damaged files raise almost anything
+        # The cause stays out of the message: torch advises to load the file in a way that runs code in it.
+        raise CheckpointError(damaged) from error
+
+
+def is_safetensors(path: str | os.PathLike) -> bool:
+    """Whether a file is a safetensors file, by its name."""
+    return os.fspath(path).lower().endswith('.safetensors')
+
+
+def weights_entry(
+    content: Mapping, param_key: str | None, tensor: type, path: str | os.PathLike
+) -> tuple[str | None, Mapping[str, Any]]:
+    """The entry of a checkpoint that holds the weights, `param_key` or else `params`; none in a bare state dict.
+
+    Args:
+        content: The checkpoint.
+        param_key: Entry of a BasicSR checkpoint; see `read_checkpoint`.
+        tensor: Type of weights.
+        path: The file, for messages.
+
+    Returns:
+        Name of the entry, or none, and the weights.
+
+    Raises:
+        CheckpointError: There are no weights.
+    """
+    entry = next((key for key in (param_key, 'params') if isinstance(content.get(key), Mapping)), None)
+    weights = content if entry is None else content[entry]
+    if not weights or not all(isinstance(key, str) and isinstance(value, tensor) for key, value in weights.items()):
+        found = f'it has {", ".join(map(repr, content))}' if content else 'it has nothing of the kind'
+        raise CheckpointError(
+            f'{path} holds no network weights: expected a state dict, or one under '
+            f"'{param_key or 'params'}', but {found}."
+        )
+    return entry, weights
+
+
+def network_block(content: Mapping) -> Mapping[str, Any]:
+    """The option file's block of the network in a file of `torch.save`; empty where there is none."""
+    network = content.get(NETWORK_ENTRY)
+    return network if isinstance(network, Mapping) else {}
+
+
+def safetensors_network(metadata: Mapping[str, str] | None, path: str | os.PathLike) -> dict[str, float]:
+    """The same of a safetensors file: the clamp, if its metadata has one.
+
+    Raises:
+        CheckpointError: It is no positive number.
+    """
+    clamp = (metadata or {}).get('clamp')
+    if clamp is None:
+        return {}
+    try:
+        return {'clamp': number('clamp', float(clamp), above=0)}
+    except ValueError:
+        raise CheckpointError(
+            f'{path}: clamp in its metadata must be a number, more than 0, but is {clamp!r}.'
+        ) from None
+
+
+def differences(own: Shapes, found: Shapes) -> str:
+    """What keeps weights from fitting a network: the first key of each kind of fault; empty where they fit.
+
+    Args:
+        own: Names and shapes of the network.
+        found: Those of the checkpoint.
+    """
+    faults = []
+    missing = [key for key in own if key not in found]
+    unknown = [key for key in found if key not in own]
+    if missing:
+        faults.append(f'{len(missing)} keys are missing (first: {missing[0]})')
+    if unknown:
+        faults.append(f'{len(unknown)} keys are unknown (first: {unknown[0]})')
+    for key in own:
+        if key in found and tuple(own[key]) != tuple(found[key]):
+            faults.append(f'{key} has shape {tuple(found[key])} instead of {tuple(own[key])}')
+            break
+    return '; '.join(faults)
+
+
+def shape_mismatch(network: str, own: Shapes, found: Shapes, path: str | os.PathLike) -> str:
+    """Say how a checkpoint's weights do not fit a network of this type, and what to do; empty where they fit."""
+    faults = differences(own, found)
+    return faults and (
+        f'The checkpoint {path} is not of this {network}: {faults}. '
+        'Make the network block of the option file that of the checkpoint.'
+    )
+
+
+def clamp_mismatch(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: str | os.PathLike) -> str:
+    """Say that a checkpoint was saved with another clamp than an option file's; empty where it was not, or may not.
+
+    Args:
+        saved: Network block in the checkpoint; empty if it has none.
+        wanted: That of the option file.
+        path: The checkpoint.
+    """
+    clamps = [block.get('clamp', DEFAULT_CLAMP) for block in (saved, wanted)]
+    if not saved or clamps[0] == clamps[1]:
+        return ''
+    return (
+        f'The checkpoint {path} was trained with clamp: {clamps[0]}, but network_g has clamp: {clamps[1]}. '
+        f'Set network_g.clamp: {clamps[0]} in the option file.'
+    )
+
+
+StateDict = Mapping[str, Tensor]
+
+
+class Checkpoint(NamedTuple):
+    """What a file holds of a network.
+
+    Attributes:
+        state_dict: The weights, on the CPU, without the `module.` prefix of wrapped networks.
+        param_key: Entry that they come from, `params_ema` or `params`; None for a bare state dict.
+        network: The option file's block of the network, as far as it was saved with the weights. The clamp, for one,
+            cannot be told from them.
+        path: The file, for messages.
+    """
+
+    state_dict: dict[str, Tensor]
+    param_key: str | None = None
+    network: Mapping[str, Any] = {}
+    path: str = 'the checkpoint'
+
+
+def read_checkpoint(path: str | os.PathLike, param_key: str | None = 'params_ema') -> Checkpoint:
+    """Read a network's weights from a BasicSR checkpoint, a bare state dict, or a safetensors file.
+
+    Args:
+        path: File written by `torch.save`, or one named `.safetensors`. It is loaded weights-only: nothing in it can
+            run code.
+        param_key: Entry of a BasicSR checkpoint, `params` or `params_ema`. Where it is missing, `params`
+            is read instead, also for none. A bare state dict, as the original IRN saves, has no entries; it is
+            read as a whole, whatever the key.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or holds no weights; or it is a safetensors file and the package
+            safetensors is not installed.
+    """
+    content, network = (_read_safetensors if is_safetensors(path) else _read_torch)(path)
+    entry, state_dict = weights_entry(content, param_key, Tensor, path)
+    # Networks are trained channels-last and saved so; other formats and libraries expect the usual layout.
+    state_dict = {key.removeprefix('module.'): value.contiguous() for key, value in state_dict.items()}
+    return Checkpoint(state_dict, entry, network, os.fspath(path))
+
+
+def _read_torch(path: str | os.PathLike) -> tuple[Mapping, Mapping]:
+    """Content of a file of `torch.save`, and the network block in it."""
+    with explained_read_errors(path, 'PyTorch checkpoint'):
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    content = content if isinstance(content, Mapping) else {}
+    return content, network_block(content)
+
+
+def _read_safetensors(path: str | os.PathLike) -> tuple[Mapping, Mapping]:
+    """Tensors of a safetensors file, and the clamp in its metadata as network block."""
+    try:
+        from safetensors import safe_open
+    except ImportError:
+        raise CheckpointError(f'Reading {path} needs the package safetensors: pip install safetensors') from None
+    with explained_read_errors(path, 'safetensors file'), safe_open(os.fspath(path), framework='pt') as file:
+        content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  it is no mapping
+        metadata = file.metadata()
+    return content, safetensors_network(metadata, path)
+
+
+def model_hash(state_dict: StateDict) -> str:
+    """Name of a set of weights: 16 hexadecimal digits of SHA-256 over names, shapes, types and values.
+
+    The order of the names, the device and the memory layout make no difference.
+    """
+    digest = hashlib.sha256()
+    for key in sorted(state_dict):
+        value = state_dict[key].detach().cpu().contiguous()
+        digest.update(f'{key} {tuple(value.shape)} {value.dtype}\n'.encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def shapes_of(state_dict: StateDict) -> Shapes:
+    """Names and shapes of weights."""
+    return {key: tuple(value.shape) for key, value in state_dict.items()}
+
+
+def check_fits(net: nn.Module, state_dict: StateDict, path: str | os.PathLike) -> None:
+    """Check that a state dict has just the keys and shapes of a network.
+
+    Raises:
+        CheckpointError: It has others; the message names the first of each kind.
+    """
+    mismatch = shape_mismatch(type(net).__name__, shapes_of(net.state_dict()), shapes_of(state_dict), path)
+    if mismatch:
+        raise CheckpointError(mismatch)
+
+
+def check_clamp(checkpoint: Checkpoint, network: Mapping[str, Any]) -> None:
+    """Check that a checkpoint was saved with the clamp of an option file's block, which its weights do not show.
+
+    Raises:
+        CheckpointError: It was saved with another one.
+    """
+    mismatch = clamp_mismatch(checkpoint.network, network, checkpoint.path)
+    if mismatch:
+        raise CheckpointError(mismatch)
+
+
+FACTORS = {'haar_weights': 2, 'conv_weights': 3}
+EXPECTED = (
+    'expected those of InvRescaleNet: operations.0.haar_weights (operations.0.conv_weights at scale 3), then '
+    'operations.1.F.conv1.weight and so on'
+)
+
+
+def discover_network(state_dict: StateDict, path: str | os.PathLike = 'the checkpoint') -> dict[str, Any]:
+    """Read the arguments of :class:`InvRescaleNet` from the names and shapes of its weights.
+
+    Args:
+        state_dict: Weights of this plugin or of the original IRN.
+        path: What messages call the file.
+
+    Returns:
+        scale, block_num and growth_channels. The clamp leaves no trace in the weights.
+
+    Raises:
+        CheckpointError: The weights are of another network, or not all there.
+    """
+    factors, block_num = _levels(state_dict)
+    scale = next((scale for scale, expected in LEVELS.items() if list(expected) == factors), None)
+    if scale is None:
+        names = list(state_dict)
+        raise CheckpointError(
+            f'{path} is not of InvRescaleNet, or incomplete: {EXPECTED}; found {len(names)} keys: '
+            f'{", ".join(names[:4])}{", ..." * (len(names) > 4)}.'
+        )
+    first_conv = state_dict.get('operations.1.F.conv1.bias')
+    settings = {
+        'scale': scale,
+        'block_num': block_num,
+        'growth_channels': 0 if first_conv is None else first_conv.numel(),
+    }
+    if all(block_num):
+        faults = differences(inv_rescale_net_shapes(**settings), shapes_of(state_dict))
+    else:
+        faults = 'every level needs a coupling block'
+    if faults:
+        found = ', '.join(f'{name} {value}' for name, value in settings.items())
+        raise CheckpointError(f'{path} is not of InvRescaleNet, or incomplete. It looks like {found}, but {faults}.')
+    return settings
+
+
+def build_network(checkpoint: Checkpoint, clamp: float | None = None) -> InvRescaleNet:
+    """Build the network of a checkpoint, with its weights, in evaluation mode.
+
+    Args:
+        checkpoint: See :func:`~irnsigma_plugin.checkpoints.weights.read_checkpoint`.
+        clamp: Bound of the log-scale; by default the one saved with the weights, else 1, that of the original IRN.
+
+    Raises:
+        CheckpointError: The weights are of another network, or not all there.
+        ValueError: The clamp is no number above 0.
+    """
+    network_type = checkpoint.network.get('type', InvRescaleNet.__name__)
+    if network_type != InvRescaleNet.__name__:
+        raise CheckpointError(
+            f'{checkpoint.path} is of the network {network_type}, but only {InvRescaleNet.__name__} '
+            'can be built from a checkpoint alone. Name it in an option file and use '
+            'python -m basicsr.test.'
+        )
+    settings = discover_network(checkpoint.state_dict, checkpoint.path)
+    if clamp is None:
+        clamp = checkpoint.network.get('clamp', DEFAULT_CLAMP)
+    net = InvRescaleNet(**settings, clamp=clamp)
+    net.load_state_dict(checkpoint.state_dict)
+    return net.eval()
+
+
+def _levels(state_dict: StateDict) -> tuple[list[int], list[int]]:
+    """Factor of each downsampling layer, and the number of coupling blocks after it."""
+    matches = (re.match(r'operations\.(\d+)\.(haar_weights|conv_weights|F|G|H)\b', key) for key in state_dict)
+    kinds = {int(match[1]): match[2] for match in matches if match}
+    factors, block_num = [], []
+    # A missing layer counts as a block, so that it will be missed by name; no more layers than weights, though.
+    for position in range(min(max(kinds, default=-1) + 1, len(state_dict))):
+        kind = kinds.get(position)
+        if kind in FACTORS:
+            factors.append(FACTORS[kind])
+            block_num.append(0)
+        elif block_num:
+            block_num[-1] += 1
+    return factors, block_num
+
+
+class SaveError(RuntimeError):
+    """A checkpoint or training state could not be saved."""
+
+
+@contextlib.contextmanager
+def atomic_saves() -> Iterator[None]:
+    """Make `torch.save` to a path atomic within the block, and a failure of it the block's failure.
+
+    BasicSR saves straight to the final name, so a kill in the middle leaves a truncated file that
+    resuming would pick. It tries three times to save a file and then goes on without it.
+
+    Raises:
+        SaveError: At the end of the block: a file could not be saved. From then on nothing else was.
+    """
+    original = torch.save
+    failed: dict[str, SaveError] = {}
+
+    def save(obj, f, *args, **kwargs):
+        if not isinstance(f, (str, os.PathLike)):
+            return original(obj, f, *args, **kwargs)
+        path = os.fspath(f)
+        if failed.keys() - {path}:
+            raise next(iter(failed.values()))
+        try:
+            # To a file object, for torch's own writer does not say what the system's error was.
+            with atomic_path(path) as temporary, open(temporary, 'wb') as file:
+                original(obj, file, *args, **kwargs)
+        except Exception as error:
+            failed[path] = SaveError(_explain_failed_save(path, error))
+            raise failed[path] from error
+        failed.pop(path, None)
+
+    with _torch_save_replaced(save):
+        yield
+    if failed:
+        raise next(iter(failed.values()))
+
+
+@contextlib.contextmanager
+def saves_with(entries: Mapping[str, Any]) -> Iterator[None]:
+    """Let whatever mapping is given to `torch.save` within the block have these entries, too."""
+    original = torch.save
+
+    def save(obj, f, *args, **kwargs):
+        return original({**obj, **entries}, f, *args, **kwargs)
+
+    with _torch_save_replaced(save):
+        yield
+
+
+@contextlib.contextmanager
+def _torch_save_replaced(save: Callable) -> Iterator[None]:
+    original = torch.save
+    torch.save = save
+    try:
+        yield
+    finally:
+        torch.save = original
+
+
+def _explain_failed_save(path: str, error: BaseException) -> str:
+    cause = error
+    while not isinstance(cause, OSError) and cause.__context__ is not None:
+        cause = cause.__context__
+    reason = cause.strerror if isinstance(cause, OSError) else ' '.join(str(error).split())
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
+        reason = f'{reason}; {free / 2**20:,.0f} MiB are free there'
+    return (
+        f'Cannot save {path} ({reason}), so the training stops. Make room or mend access, and resume with '
+        '--auto_resume: what was saved before is whole.'
+    )

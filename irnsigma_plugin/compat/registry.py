@@ -1,0 +1,79 @@
+"""What this plugin puts into BasicSR's registries, and which option files and classes are its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+_PACKAGE = __name__.partition('.')[0]
+
+
+def register_all() -> None:
+    """Register every network, loss, metric, data set and model of this plugin with BasicSR, once."""
+    from basicsr.utils import registry
+
+    from irnsigma_plugin.archs.bicubic import BicubicRescaleNet
+    from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+    from irnsigma_plugin.evaluation.lpips import calculate_lpips
+    from irnsigma_plugin.losses.mixture_loss import MixtureLoss
+    from irnsigma_plugin.losses.perceptual_loss import PerSamplePerceptualLoss
+    from irnsigma_plugin.training.discriminator import IRNDiscriminator
+    from irnsigma_plugin.training.hr_image_dataset import HRImageDataset
+    from irnsigma_plugin.training.model import IRNSigmaModel
+
+    for known, objects in (
+        (registry.ARCH_REGISTRY, (InvRescaleNet, BicubicRescaleNet, IRNDiscriminator)),
+        (registry.LOSS_REGISTRY, (MixtureLoss, PerSamplePerceptualLoss)),
+        (registry.METRIC_REGISTRY, (calculate_lpips,)),
+        (registry.DATASET_REGISTRY, (HRImageDataset,)),
+        (registry.MODEL_REGISTRY, (IRNSigmaModel,)),
+    ):
+        for each in objects:
+            if each.__name__ not in known:
+                known.register(each)
+
+
+def uses_plugin(opt: dict[str, Any]) -> bool:
+    """Whether an option file belongs to this plugin.
+
+    It does when any `type` or `model_type` in it names something registered by this plugin, or a class of
+    another package that is derived from a class of this plugin.
+    """
+    from basicsr.utils import registry
+
+    registries = (
+        registry.ARCH_REGISTRY,
+        registry.DATASET_REGISTRY,
+        registry.LOSS_REGISTRY,
+        registry.METRIC_REGISTRY,
+        registry.MODEL_REGISTRY,
+    )
+    for name in _type_names(opt):
+        for known in registries:
+            if name in known and is_of_plugin(known.get(name)):
+                return True
+    return False
+
+
+def _type_names(opt: Any) -> Iterator[str]:
+    if isinstance(opt, dict):
+        for key, value in opt.items():
+            if key in ('type', 'model_type') and isinstance(value, str):
+                yield value
+            yield from _type_names(value)
+    elif isinstance(opt, list):
+        for value in opt:
+            yield from _type_names(value)
+
+
+def is_of_plugin(obj: type | Any) -> bool:
+    """Whether a class, or a class that it is derived from, or a function is this plugin's."""
+    return any(base.__module__.partition('.')[0] == _PACKAGE for base in getattr(obj, '__mro__', (obj,)))
+
+
+def has_model_of_plugin(opt: dict[str, Any]) -> bool:
+    """Whether the model of an option file is this plugin's, or derived from it."""
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    name = opt.get('model_type')
+    return name in MODEL_REGISTRY and is_of_plugin(MODEL_REGISTRY.get(name))

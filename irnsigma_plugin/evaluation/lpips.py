@@ -1,0 +1,118 @@
+"""LPIPS, the learned perceptual image distance (Zhang et al., CVPR 2018), version 0.1."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from irnsigma_plugin.imagenet.weights import imagenet_weights
+
+# LPIPS name -> torchvision name, and the shortest side (pixels) that survives the network's strides
+BACKBONES = {'alex': ('alexnet', 31), 'vgg': ('vgg16', 16), 'squeeze': ('squeezenet1_1', 17)}
+
+
+def calculate_lpips(
+    img: np.ndarray, img2: np.ndarray, net: str = 'alex', crop_border: int = 0, better: str = 'lower'
+) -> float:
+    """LPIPS of two images; 0 for equal ones, lower is better.
+
+    Runs on the GPU if there is one. The network is loaded once per process.
+
+    Args:
+        img: uint8 image, (H, W, 3) BGR, or (H, W) or (H, W, 1) grey.
+        img2: Image of the same shape.
+        net: `alex` (the one papers report), `vgg` or `squeeze`.
+        crop_border: Pixels to cut off each side. The protocol uses the full image: 0.
+        better: `lower`. BasicSR's option files have this key beside each metric, and BasicSR takes it for
+            `higher` when it is absent.
+
+    Raises:
+        ValueError: Images of different or unsuitable shape or type; unknown `net`; `better` is not `lower`.
+        WeightsError: The ImageNet weights are missing or damaged.
+    """
+    return lpips_of_many([img], img2, net, crop_border, better)[0]
+
+
+def lpips_of_many(
+    images: Sequence[np.ndarray], reference: np.ndarray, net: str = 'alex', crop_border: int = 0, better: str = 'lower'
+) -> list[float]:
+    """LPIPS of several images and one reference, whose features are computed once.
+
+    Arguments, errors and numbers are those of :func:`calculate_lpips` for each image alone.
+    """
+    if better != 'lower':
+        raise ValueError(f'calculate_lpips: better is {better!r}: expected lower, as LPIPS is a distance')
+    for image in images:
+        if image.shape != reference.shape:
+            raise ValueError(f'calculate_lpips: expected images of one shape, got {image.shape} and {reference.shape}')
+    # Not on a GPU that the rest of the work leaves alone (num_gpu: 0, --device cpu).
+    device = torch.device('cuda' if torch.cuda.is_initialized() else 'cpu')
+    with torch.no_grad():
+        target = _features(_to_tensor(reference, crop_border).to(device), net)
+        # One after the other: memory for two images is all it takes.
+        return [
+            _distance(_features(_to_tensor(image, crop_border).to(device), net), target, net).item() for image in images
+        ]
+
+
+#: The optional interface to the validator, for metrics that can save work on images of one reference.
+calculate_lpips.many = lpips_of_many
+
+
+def _features(image: Tensor, net: str) -> list[Tensor]:
+    """Outputs of the backbone's layers, each pixel's channels scaled to length 1."""
+    if net not in BACKBONES:
+        raise ValueError(f'LPIPS net is {net!r}: expected one of {", ".join(BACKBONES)}')
+    min_size = BACKBONES[net][1]
+    if image.dim() != 4 or image.size(1) != 3 or min(image.shape[-2:]) < min_size:
+        raise ValueError(
+            f'LPIPS with {net} needs images (N, 3, H, W) with H, W >= {min_size}, got {tuple(image.shape)}'
+        )
+    model = _load_lpips(net, image.device)
+    from lpips import normalize_tensor
+
+    return [normalize_tensor(layer) for layer in model.net(model.scaling_layer(2 * image - 1))]
+
+
+def _distance(features: list[Tensor], target: list[Tensor], net: str) -> Tensor:
+    """Squared differences, weighted by channel, averaged over the pixels, added over the layers: (N,)."""
+    weightings = _load_lpips(net, features[0].device).lins
+    return sum(
+        weighting((ours - theirs).square()).mean((1, 2, 3))
+        for weighting, ours, theirs in zip(weightings, features, target)
+    )
+
+
+@functools.cache
+def _load_lpips(net: str, device: torch.device) -> nn.Module:
+    backbone = imagenet_weights(BACKBONES[net][0])
+    # Building the backbone draws random initial values and warns about old torchvision arguments. Neither may
+    # be noticed by a training whose first validation gets here.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        import lpips
+
+        model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+    # slice2.3.weight of the package is features.3.weight of torchvision.
+    keys = model.net.state_dict().keys()
+    model.net.load_state_dict({key: backbone['features.' + key.split('.', 1)[1]] for key in keys})
+    return model.requires_grad_(False).to(device)
+
+
+def _to_tensor(image: np.ndarray, crop_border: int) -> Tensor:
+    """(H, W, 3) BGR, (H, W) or (H, W, 1) uint8 -> (1, 3, H, W) RGB in [0, 1]."""
+    grey = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1)
+    if image.dtype != np.uint8 or not (grey or (image.ndim == 3 and image.shape[2] == 3)):
+        raise ValueError(
+            f'calculate_lpips: expected uint8 of shape (H, W, 3), (H, W, 1) or (H, W), got {image.dtype} {image.shape}'
+        )
+    height, width = image.shape[:2]
+    rgb = image.reshape(height, width, -1)[..., ::-1]
+    rgb = rgb[crop_border : height - crop_border, crop_border : width - crop_border]
+    tensor = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1).float().div(255)
+    return tensor.expand(3, -1, -1).unsqueeze(0)

@@ -1,0 +1,120 @@
+"""Metrics of one image and of a data set: what the field reports, and how to compute it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageScore:
+    """Metrics of one image restored at one sigma; those of its low-resolution image are the same at all."""
+
+    image: str
+    sigma: float
+    hr: Mapping[str, float]
+    lr: Mapping[str, float]
+
+
+@dataclasses.dataclass
+class Scores:
+    """All metrics of one data set.
+
+    Attributes:
+        dataset: Name of the data set.
+        sigmas: In the order of the option file.
+        images: One entry per image and sigma.
+    """
+
+    dataset: str
+    sigmas: tuple[float, ...]
+    images: list[ImageScore] = dataclasses.field(default_factory=list)
+
+    def hr_means(self, sigma: float) -> dict[str, float]:
+        """Mean of each metric of the restored images at one sigma."""
+        return _means([score.hr for score in self.images if score.sigma == sigma])
+
+    def lr_means(self) -> dict[str, float]:
+        """Mean of each metric of the low-resolution images against bicubic."""
+        return _means([score.lr for score in self.images if score.sigma == self.sigmas[0]])
+
+    def flat_means(self) -> dict[str, float]:
+        """All means under unique names: `sigma_0.5/psnr_y`, ..., `lr/psnr_y`, ..."""
+        means = {
+            f'sigma_{sigma:g}/{name}': mean for sigma in self.sigmas for name, mean in self.hr_means(sigma).items()
+        }
+        means.update((f'lr/{name}', mean) for name, mean in self.lr_means().items())
+        return means
+
+    @property
+    def image_count(self) -> int:
+        """Number of images."""
+        return len(self.images) // len(self.sigmas)
+
+
+def _means(metrics: list[Mapping[str, float]]) -> dict[str, float]:
+    return {name: fmean(each[name] for each in metrics) for name in (metrics[0] if metrics else ())}
+
+
+MetricOptions = Mapping[str, Mapping[str, Any]]
+
+# Of low-resolution images, against bicubic ones.
+LR_METRICS: MetricOptions = {
+    'psnr_y': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': True},
+    'ssim_y': {'type': 'calculate_ssim', 'crop_border': 0, 'test_y_channel': True},
+}
+# Shortest side of what is left inside the border. BasicSR's SSIM has a window of 11 pixels.
+SMALLEST = {'calculate_ssim': 11}
+
+
+def hr_metrics(scale: int, lpips: bool = True) -> MetricOptions:
+    """The papers' metrics of restored images, described as BasicSR's `val.metrics`.
+
+    Args:
+        scale: Of the rescaling: so many pixels are cropped from every border.
+        lpips: Whether LPIPS is among them, which needs the weights of AlexNet.
+    """
+    metrics = {
+        'psnr': {'type': 'calculate_psnr', 'crop_border': scale, 'test_y_channel': False},
+        'psnr_y': {'type': 'calculate_psnr', 'crop_border': scale, 'test_y_channel': True},
+        'ssim_y': {'type': 'calculate_ssim', 'crop_border': scale, 'test_y_channel': True},
+    }
+    if lpips:
+        metrics['lpips'] = {'type': 'calculate_lpips', 'net': 'alex', 'better': 'lower'}
+    return metrics
+
+
+def measure(metrics: MetricOptions, images: Sequence[np.ndarray], reference: np.ndarray) -> list[dict[str, float]]:
+    """Metrics of each image against one reference, by a metric's own `many(images, reference)` where it has one.
+
+    Args:
+        metrics: Described as BasicSR's `val.metrics`.
+        images, reference: uint8 HWC BGR of the same size.
+
+    Raises:
+        ValueError: They are too small for a metric.
+    """
+    from basicsr.metrics import calculate_metric
+    from basicsr.utils.registry import METRIC_REGISTRY
+
+    measured = [{} for _ in images]
+    height, width = reference.shape[:2]
+    for name, metric in metrics.items():
+        smallest = SMALLEST.get(metric['type'], 1) + 2 * metric.get('crop_border', 0)
+        if min(height, width) < smallest:  # where BasicSR gives no number, or fails
+            raise ValueError(
+                f'an image of {width}x{height} pixels is too small for {name}, which takes '
+                f'{smallest}x{smallest} or more; use a larger one.'
+            )
+        many = getattr(METRIC_REGISTRY.get(metric['type']), 'many', None)
+        if many:
+            values = many(images, reference, **{key: value for key, value in metric.items() if key != 'type'})
+        else:
+            values = [calculate_metric({'img': image, 'img2': reference}, metric) for image in images]
+        for each, value in zip(measured, values):
+            each[name] = float(value)
+    return measured

@@ -1,0 +1,133 @@
+"""Write a file completely or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+
+LONGEST_EXTENSION = 16  # no writer knows a longer one
+
+
+class WriteError(OSError):
+    """A file or folder cannot be written; the message names it, the reason and the remedy.
+
+    `errno` and `strerror` are the system's.
+    """
+
+    def __str__(self) -> str:
+        return (
+            f'{self.filename}: cannot be written ({self.strerror}); check the rights and the free space there, or '
+            'choose another place.'
+        )
+
+
+@contextlib.contextmanager
+def atomic_path(final: str | os.PathLike) -> Iterator[str]:
+    """Yield a temporary path that becomes `final` when the block ends without an error.
+
+    The data is flushed to the disk before the rename, so that after a kill or a power loss `final` holds
+    either its old content or the whole new one. On an error the temporary file is removed and `final` is
+    left as it was.
+
+    Args:
+        final: Path of the finished file. Its directory must exist.
+
+    Yields:
+        Path to write to: a hidden sibling (same file system, so the rename is atomic) with the same
+        extension (so that writers which choose a format by extension still work).
+
+    Raises:
+        WriteError: The file could not be written, flushed or renamed: in place of any error of the system.
+    """
+    target = os.path.realpath(final)  # a link stays; what it points to is replaced
+    temporary = _temporary_path(target)
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, target)
+        _flush(os.path.dirname(target))
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise WriteError(error.errno, error.strerror, os.fspath(final)) from error
+        raise
+
+
+def atomic_write(final: str | os.PathLike, content: bytes) -> None:
+    """Write `content` to `final` completely or not at all. Errors as of :func:`atomic_path`."""
+    with atomic_path(final) as temporary, open(temporary, 'wb') as file:
+        file.write(content)
+
+
+def make_folder(path: str | os.PathLike) -> None:
+    """Make a folder, with those that it lies in, if need be, and see that a file can be put into it.
+
+    Raises:
+        WriteError: It cannot.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except FileExistsError as error:
+        raise WriteError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(path)) from error
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def remove_leftovers(folders: Iterable[str]) -> None:
+    """Remove the temporary files of :func:`atomic_path` that killed processes left.
+
+    Call it before this process writes: a file of its own number is then one of a predecessor, as in containers.
+    """
+    for folder in folders:
+        for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+            process = _writer(entry.name)
+            if process is not None and entry.is_file() and not _is_running(process):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def _is_running(process: int) -> bool:
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # somebody else's
+    return True
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is of those that :func:`atomic_path` gives."""
+    return _writer(name) is not None
+
+
+def _writer(name: str) -> int | None:
+    """The process that gave a file a temporary name."""
+    match = re.match(r'\.(\d+)\..', name)
+    return int(match[1]) if match else None
+
+
+def _temporary_path(target: str) -> str:
+    """A name that tells the process, and is short: that of `target` may be as long as names can be."""
+    folder, name = os.path.split(target)
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return os.path.join(folder, f'.{os.getpid()}.{digest}{os.path.splitext(name)[1][:LONGEST_EXTENSION]}')
+
+
+def _flush(path: str) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

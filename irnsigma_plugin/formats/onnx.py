@@ -1,0 +1,205 @@
+"""The two halves of a rescaling network as ONNX models."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import logging
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from irnsigma_plugin.archs.irn_arch import IMAGE_CHANNELS, InvRescaleNet, LearnableDownsampling
+from irnsigma_plugin.archs.rescaling_net import quantize
+from irnsigma_plugin.checkpoints.weights import model_hash
+from irnsigma_plugin.checks import whole_number
+from irnsigma_plugin.files import atomic_write, make_folder
+
+#: The oldest set of operators that torch's exporter has of its own.
+DEFAULT_OPSET = 18
+#: Largest deviation from torch: a tenth of a step of an 8-bit image.
+TOLERANCE = 0.1 / 255
+PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
+
+
+class OnnxError(RuntimeError):
+    """The network cannot be exported."""
+
+
+def export_onnx(
+    net: InvRescaleNet,
+    folder: str | os.PathLike,
+    directions: Sequence[str] = ('down', 'up'),
+    opset: int = DEFAULT_OPSET,
+) -> dict[str, float]:
+    """Write `downscale.onnx` (hr -> lr) and `upscale.onnx` (lr, latent -> hr), for images of any size.
+
+    They compute what :meth:`InvRescaleNet.downscale` and :meth:`InvRescaleNet.upscale` do: images are float RGB
+    (N, 3, H, W), nominally in [0, 1], and the results are neither rounded nor clamped. The latent of shape
+    (N, 3·scale² - 3, h, w) is sigma times noise of N(0, 1), or zero. Scale and model hash stand in the metadata of the
+    files. Every model is run by onnxruntime and compared with torch before any file is written.
+
+    Args:
+        net: The network, on the CPU.
+        folder: Where the files go; made where it is missing.
+        directions: `down`, `up` or both.
+        opset: Version of ONNX's set of operators, 18 or more.
+
+    Returns:
+        The largest deviation from torch of each file written, by path.
+
+    Raises:
+        OnnxError: onnx, onnxscript or onnxruntime is missing, the exporter fails, or a model deviates by more than
+            `TOLERANCE`.
+        ValueError: The opset is no such number.
+        WriteError: The folder or a file cannot be written.
+    """
+    whole_number('opset', opset, smallest=DEFAULT_OPSET)
+    missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
+    if missing:
+        raise OnnxError(f'exporting needs {" and ".join(missing)}: pip install {" ".join(missing)}')
+    halves = {'down': Downscale, 'up': Upscale}
+    # eval: the exporter warns of anything else
+    modules = [halves[direction](_with_fixed_matrices(net)).eval() for direction in directions]
+    models = {os.path.join(folder, module.file_name): _export(module, opset) for module in modules}
+    errors = {}
+    for module, (path, model) in zip(modules, models.items()):
+        errors[path] = largest_error(module, model)
+        if not errors[path] <= TOLERANCE:
+            raise OnnxError(
+                f'{module.file_name} deviates from torch by {errors[path]:.2g}, more than {TOLERANCE:.2g}: '
+                'nothing was written. Try another opset, or another version of onnxruntime.'
+            )
+    make_folder(folder)
+    for path, model in models.items():
+        atomic_write(path, model)
+    return errors
+
+
+class Downscale(nn.Module):
+    """hr -> lr. The border is completed in the graph, so that images of any size go in."""
+
+    file_name = 'downscale.onnx'
+    inputs, output = ('hr',), 'lr'
+
+    def __init__(self, net: InvRescaleNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, hr: Tensor) -> Tensor:
+        # As reflection_pad, but with sizes that are only known when the graph runs.
+        scale = self.net.scale
+        for dim in (-2, -1):
+            size = hr.shape[dim]
+            period = torch.full((), 2 * (size - 1), dtype=torch.int64).clamp(min=1)
+            index = torch.arange((size + scale - 1) // scale * scale) % period
+            hr = hr.index_select(dim, torch.minimum(index, period - index))
+        return self.net.downscale(hr)[0]
+
+    def example(self, n: int, height: int, width: int) -> tuple[Tensor, ...]:
+        """Inputs for hr of a size."""
+        return (_picture(n, height, width),)
+
+
+class Upscale(nn.Module):
+    """(lr, latent) -> hr."""
+
+    file_name = 'upscale.onnx'
+    inputs, output = ('lr', 'latent'), 'hr'
+
+    def __init__(self, net: InvRescaleNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, lr: Tensor, latent: Tensor) -> Tensor:
+        return self.net.upscale(lr, latent)
+
+    def example(self, n: int, height: int, width: int) -> tuple[Tensor, ...]:
+        """Inputs for hr of a size."""
+        with torch.no_grad():
+            lr, latent = self.net.downscale(_picture(n, height, width))
+        return quantize(lr), torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
+
+
+def _export(half: Downscale | Upscale, opset: int) -> bytes:
+    net = half.net
+    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    logger = logging.getLogger('onnxscript')  # which warns of every Split that it leaves as it is
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        program = torch.onnx.export(
+            half,
+            half.example(2, 5 * net.scale, 7 * net.scale),
+            dynamo=True,
+            verbose=False,
+            input_names=list(half.inputs),
+            output_names=[half.output],
+            opset_version=opset,
+            dynamic_shapes=dict.fromkeys(half.inputs, sizes),
+        )
+    except Exception as error:
+        cause = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise OnnxError(f'torch {torch.__version__} cannot export {half.file_name}: {cause}') from error
+    finally:
+        logger.setLevel(level)
+    written = program.model.opset_imports['']
+    if written != opset:
+        raise OnnxError(f'torch {torch.__version__} cannot export with opset {opset}; it offers {written}.')
+    program.model.metadata_props.update(scale=str(net.scale), model_hash=model_hash(net.state_dict()))
+    return program.model_proto.SerializeToString()
+
+
+def largest_error(half: Downscale | Upscale, model: bytes) -> float:
+    """Largest deviation of an ONNX model, run by onnxruntime, from the module that it was made of.
+
+    Several images are tried, with sides that are multiples of the scale and others. Results above 1 count relative to
+    the largest.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, providers=['CPUExecutionProvider'])
+    scale = half.net.scale
+    worst = 0.0
+    for size in ((1, 8 * scale, 6 * scale), (3, 4 * scale + 1, 3 * scale - 1), (1, 1, 1)):
+        inputs = half.example(*size)
+        with torch.no_grad():
+            expected = half(*inputs)
+        result = torch.from_numpy(
+            session.run(None, {name: value.numpy() for name, value in zip(half.inputs, inputs)})[0]
+        )
+        if result.shape != expected.shape:
+            raise OnnxError(
+                f'{half.file_name} gives a result of shape {tuple(result.shape)} instead of '
+                f'{tuple(expected.shape)} for an image of {size[1]}x{size[2]}.'
+            )
+        worst = max(worst, ((result - expected).abs().max() / expected.abs().max().clamp(min=1)).item())
+    return worst
+
+
+def _picture(n: int, height: int, width: int) -> Tensor:
+    return torch.rand((n, IMAGE_CHANNELS, height, width), generator=torch.Generator().manual_seed(0))
+
+
+class _FixedMatrix(LearnableDownsampling):
+    """A trained mixing layer with its inverse matrix at hand: ONNX cannot invert one."""
+
+    def __init__(self, layer: LearnableDownsampling) -> None:
+        super().__init__(layer.scale)
+        self.conv_weights = layer.conv_weights
+        self.register_buffer('fixed_inverse', layer.inverse_matrix().detach(), persistent=False)
+
+    def inverse_matrix(self) -> Tensor:
+        return self.fixed_inverse
+
+
+def _with_fixed_matrices(net: InvRescaleNet) -> InvRescaleNet:
+    net = copy.deepcopy(net).eval()
+    for name, layer in list(net.named_modules()):
+        if isinstance(layer, LearnableDownsampling):
+            net.set_submodule(name, _FixedMatrix(layer))
+    return net

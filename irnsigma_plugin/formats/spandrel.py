@@ -1,0 +1,96 @@
+"""Checkpoints of this plugin and of the original IRN as models of spandrel.
+
+A model of spandrel maps an image to an image. The half of a rescaling network that does so is `upscale`, with
+the lost detail drawn at a fixed sigma.
+"""
+
+from __future__ import annotations
+
+from spandrel import MAIN_REGISTRY, Architecture, ArchSupport, ImageModelDescriptor, ModelTiling, StateDict
+from spandrel.util import KeyCondition
+from torch import Tensor, nn
+
+from irnsigma_plugin.archs.irn_arch import IMAGE_CHANNELS, InvRescaleNet
+from irnsigma_plugin.archs.rescaling_net import scale_noise
+from irnsigma_plugin.checkpoints.weights import DEFAULT_CLAMP, Checkpoint, build_network
+from irnsigma_plugin.checks import number
+from irnsigma_plugin.rescaling.noise import draw_epsilon
+from irnsigma_plugin.sigma import check_sigma
+
+ARCHITECTURE_ID = 'IRNsigma'
+
+
+class Upscaler(nn.Module):
+    """`lr -> upscale(lr, sigma · epsilon)`, with the same epsilon for the same size.
+
+    Args:
+        net: The rescaling network.
+        sigma: In [0, 1]. The attribute can be changed at any time.
+
+    Shape:
+        (N, 3, h, w) in [0, 1] -> (N, 3, scale·h, scale·w), not clamped.
+    """
+
+    def __init__(self, net: InvRescaleNet, sigma: float = 0.0) -> None:
+        super().__init__()
+        self.net = net
+        self.sigma = sigma
+
+    def forward(self, lr: Tensor) -> Tensor:
+        shape = self.net.latent_shape(lr.shape)
+        if self.sigma == 0:
+            return self.net.upscale(lr, lr.new_zeros(shape))
+        # Every image of a batch as if it came alone.
+        epsilon = draw_epsilon((1, *shape[1:]), 0, '').to(lr).expand(shape)
+        return self.net.upscale(lr, scale_noise(epsilon, self.sigma))
+
+
+class IRNArchitecture(Architecture[Upscaler]):
+    """How spandrel recognises and loads :class:`InvRescaleNet`.
+
+    Attributes:
+        sigma: Of models that are loaded from now on.
+        clamp: Of models that are loaded from now on. spandrel hands over the weights alone, and they do not show it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            id=ARCHITECTURE_ID,
+            name='IRN_sigma',
+            detect=KeyCondition.has_all(
+                KeyCondition.has_any('operations.0.haar_weights', 'operations.0.conv_weights'),
+                *(f'operations.1.{subnet}.conv{k}.weight' for subnet in 'FGH' for k in (1, 5)),
+            ),
+        )
+        self.sigma = 0.0
+        self.clamp = DEFAULT_CLAMP
+
+    def load(self, state_dict: StateDict) -> ImageModelDescriptor[Upscaler]:
+        """Build the model. Raises `CheckpointError` where weights are missing or of other shapes."""
+        net = build_network(Checkpoint(state_dict), self.clamp)
+        model = Upscaler(net, self.sigma)
+        return ImageModelDescriptor(
+            model,
+            model.state_dict(),
+            self,
+            purpose='SR',
+            tags=[f'sigma {self.sigma:g}'],
+            # Each block multiplies the rounding errors of those before it.
+            supports_half=False,
+            supports_bfloat16=False,
+            scale=net.scale,
+            input_channels=IMAGE_CHANNELS,
+            output_channels=IMAGE_CHANNELS,
+            # The drawn detail of neighbouring tiles does not fit together.
+            tiling=ModelTiling.SUPPORTED if self.sigma == 0 else ModelTiling.DISCOURAGED,
+        )
+
+
+_ARCHITECTURE = IRNArchitecture()
+
+
+def register(sigma: float, clamp: float) -> None:
+    """See :func:`irnsigma_plugin.register_spandrel`."""
+    _ARCHITECTURE.sigma = check_sigma(sigma)
+    _ARCHITECTURE.clamp = number('clamp', clamp, above=0)
+    MAIN_REGISTRY.add(ArchSupport.from_architecture(_ARCHITECTURE), ignore_duplicates=True)

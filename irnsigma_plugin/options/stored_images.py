@@ -1,0 +1,238 @@
+"""What is wrong with stored data sets, told from listings and headers, without decoding an image."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from irnsigma_plugin.images.names import is_image_name
+
+Size = tuple[int, int]  # height, width
+
+HEADERS = 200  # files of a folder whose headers are read, evenly spread; an LMDB lists all sizes in one file
+NAMED = 3  # images that a message names
+SETTINGS = 'prepared_with.json'  # what scripts/prepare_data.py says in an LMDB about its making
+_META_LINE = re.compile(r'([^.]*)\..* \((\d+),(\d+),\d+\)')
+
+
+class StoreError(ValueError):
+    """A folder or LMDB is missing or unusable, or an image in it."""
+
+
+class Store(NamedTuple):
+    """A folder or an LMDB of images.
+
+    Attributes:
+        names: Of the images: file names, or keys of the LMDB.
+        sample: Those whose sizes are looked at.
+        size: Gives height and width of an image by its name; raises StoreError.
+    """
+
+    names: Sequence[str]
+    sample: Sequence[str]
+    size: Callable[[str], Size]
+
+
+def stored_faults(name: str, options: Mapping[str, Any], saves_pictures: bool = False) -> Iterator[str]:
+    """Everything that is wrong with the images of a data set.
+
+    Args:
+        name: What to call the data set.
+        options: Its block, with valid values, and with `scale` and `phase`.
+        saves_pictures: Whether what is made of an image will be saved under the image's name.
+    """
+    stores = {}
+    for key in ('dataroot_gt', 'dataroot_lq'):
+        if options.get(key) is not None:
+            listed = key == 'dataroot_gt' or 'dataroot_gt' not in options
+            try:
+                stores[key] = open_store(options[key], options, listed)
+            except StoreError as error:
+                yield f'{name}.{key}: {error}'
+    hr, lr = stores.get('dataroot_gt'), stores.get('dataroot_lq')
+    if hr is not None:
+        yield from (f'{name}.dataroot_gt: {fault}' for fault in size_faults(hr, hr.sample, options))
+    if hr is not None and lr is not None:
+        yield from _pair_faults(name, hr, lr, options)
+        yield from _mixed_preparations(name, options['dataroot_gt'], options['dataroot_lq'])
+    if saves_pictures and stores:
+        yield from (f'{name}: {fault}' for fault in _namesakes((lr or hr).names))
+
+
+def open_store(root: str, options: Mapping[str, Any], listed: bool = True) -> Store:
+    """Find the images of a folder or LMDB.
+
+    Args:
+        root: Of the images.
+        options: The data set's block, with valid values.
+        listed: Whether `meta_info_file`, if there is one, is the list of these images.
+
+    Raises:
+        StoreError: There are none.
+    """
+    root = os.path.expanduser(root)
+    if options['io_backend']['type'] == 'lmdb':
+        return _open_lmdb(root)
+    return _open_folder(
+        root, options.get('meta_info_file') if listed else None, images_only=options['type'] == 'HRImageDataset'
+    )
+
+
+def _open_lmdb(root: str) -> Store:
+    if not root.endswith('.lmdb'):
+        raise StoreError(
+            f"{root} must end with '.lmdb' for io_backend type lmdb; use type disk for a folder of images."
+        )
+    if not os.path.isdir(root):
+        raise StoreError(f'the LMDB {root} does not exist (relative paths start at {os.getcwd()}).')
+    for file in ('meta_info.txt', 'data.mdb'):
+        if not os.path.isfile(os.path.join(root, file)):
+            raise StoreError(
+                f'{root} has no {file}; give an LMDB made by scripts/prepare_data.py, or use io_backend type disk.'
+            )
+    sizes = {}
+    with open(os.path.join(root, 'meta_info.txt'), encoding='utf-8', errors='replace') as file:
+        for number, line in enumerate(file, 1):
+            match = _META_LINE.match(line)
+            if match is None:
+                raise StoreError(
+                    f'line {number} of {root}/meta_info.txt is {line.strip()!r}, but must be like '
+                    "'name.png (480,480,3) 1'; prepare the LMDB again."
+                )
+            sizes[match[1]] = int(match[2]), int(match[3])
+    if not sizes:
+        raise StoreError(f'the LMDB {root} lists no images; prepare it again.')
+    return Store(list(sizes), list(sizes), sizes.__getitem__)
+
+
+def _open_folder(root: str, listing: str | None, images_only: bool) -> Store:
+    if not os.path.isdir(root):
+        raise StoreError(f'the folder {root} does not exist (relative paths start at {os.getcwd()}).')
+    if listing is None:
+        entries = [entry for entry in os.scandir(root) if not entry.name.startswith('.')]
+        names = sorted(
+            entry.name for entry in entries if entry.is_file() and (is_image_name(entry.name) or not images_only)
+        )
+        if not names:
+            folders = sorted(entry.name for entry in entries if entry.is_dir())
+            hint = f' Its subfolders are not searched: {", ".join(folders[:5])}.' if folders else ''
+            raise StoreError(f'no images in the folder {root}.{hint}')
+    else:
+        listing = os.path.expanduser(listing)
+        if not os.path.isfile(listing):
+            raise StoreError(
+                f'meta_info_file {listing} does not exist; correct the path, or leave the key out to use '
+                'all images of the folder.'
+            )
+        with open(listing, encoding='utf-8', errors='replace') as file:
+            names = [re.sub(r' \(.*', '', line).strip() for line in file if line.strip()]
+        if not names:
+            raise StoreError(f'meta_info_file {listing} lists no images.')
+    return Store(names, names[:: math.ceil(len(names) / HEADERS)], lambda name: _read_size(os.path.join(root, name)))
+
+
+def _read_size(path: str) -> Size:
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except OSError:
+        raise StoreError(f'{path}: missing or not an image; copy it again or remove it.') from None
+
+
+def size_faults(hr: Store, images: Sequence[str], options: Mapping[str, Any]) -> Iterator[str]:
+    """Find images smaller than a patch (or than one pixel of the lr), and those that cannot be read.
+
+    Args:
+        hr: Store of the original images.
+        images: Those to look at.
+        options: The data set's block, with valid values, and with `scale` and `phase`.
+    """
+    training = options['phase'] == 'train'
+    smallest, what = (options['gt_size'], 'gt_size') if training else (options['scale'], 'the scale')
+    too_small, unreadable = [], []
+    for image in images:
+        try:
+            height, width = hr.size(image)
+            if min(height, width) < smallest:
+                too_small.append(f'{image} ({height}x{width})')
+        except StoreError as error:
+            unreadable.append(str(error))
+    yield from unreadable[:NAMED]
+    if too_small:
+        remedy = 'remove them or lower gt_size' if training else 'remove them'
+        yield f'images smaller than {what} {smallest}: {_name_some(too_small)}; {remedy}.'
+
+
+def _pair_faults(name: str, hr: Store, lr: Store, options: Mapping[str, Any]) -> Iterator[str]:
+    """Images without counterpart, and pairs whose sizes are not in the ratio of the scale."""
+    scale, on_disk = options['scale'], options['io_backend']['type'] == 'disk'
+    template = (options.get('filename_tmpl') or '{}') if on_disk else '{}'
+    counterparts = {}
+    for image in hr.names:
+        stem, extension = os.path.splitext(os.path.basename(image))
+        counterparts[image] = template.replace('{}', stem) + extension
+    stored = set(lr.names)
+    alone = [image for image in hr.names if counterparts[image] not in stored]
+    is_whole_folder = options.get('meta_info_file') is None  # else a part of the folders is used
+    if alone or is_whole_folder and len(stored) != len(counterparts):
+        yield (
+            f'{name}: dataroot_gt lists {len(hr.names)} images and dataroot_lq {len(lr.names)}'
+            + (f'; without lr: {_name_some(alone)}' if alone else '')
+            + '. Give the two of one preparation.'
+        )
+    wrong = []
+    for image in hr.sample:
+        try:
+            sizes = list(zip(hr.size(image), lr.size(counterparts[image])))
+        except (StoreError, KeyError):  # reported above, or found when it is read
+            continue
+        # In training to the pixel; otherwise BasicSR cuts off what the original has too much.
+        surplus = [high - scale * low for high, low in sizes]
+        if (
+            options['phase'] == 'train'
+            and any(surplus)
+            or any(not 0 <= more < high / 2 for more, (high, _) in zip(surplus, sizes))
+        ):
+            wrong.append('{} ({}x{}, lr {}x{})'.format(image, *(side for pair in zip(*sizes) for side in pair)))
+    if wrong:
+        yield f'{name}: dataroot_gt must be {scale} times the size of dataroot_lq, but is not for {_name_some(wrong)}.'
+
+
+def _mixed_preparations(name: str, hr_root: str, lr_root: str) -> Iterator[str]:
+    """Two LMDBs that scripts/prepare_data.py did not make together; they can agree in all names and sizes."""
+    settings = []
+    for root in (hr_root, lr_root):
+        try:
+            settings.append(json.loads(Path(os.path.expanduser(root), SETTINGS).read_text(encoding='utf-8')))
+        except (OSError, ValueError):  # made by something else
+            return
+    if settings[0] != settings[1]:
+        yield (
+            f'{name}: {hr_root} and {lr_root} were not made together. Prepare them again, for each scale under a '
+            '--name of its own.'
+        )
+
+
+def _namesakes(images: Sequence[str]) -> Iterator[str]:
+    """The first two images, if any, that differ in folder or extension only."""
+    first: dict[str, str] = {}
+    for image in images:
+        other = first.setdefault(PurePath(image).stem, image)
+        if other != image:
+            yield (
+                f'pictures of {other} and {image} would be saved under the same name; rename one, or set '
+                'val.save_img: false.'
+            )
+            return
+
+
+def _name_some(images: Sequence[str]) -> str:
+    more = f' and {len(images) - NAMED} more' if len(images) > NAMED else ''
+    return ', '.join(images[:NAMED]) + more

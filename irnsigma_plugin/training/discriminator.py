@@ -1,0 +1,35 @@
+"""The discriminator of IRN+ and IRN_sigma."""
+
+from __future__ import annotations
+
+from basicsr.archs.discriminator_arch import VGGStyleDiscriminator
+
+from irnsigma_plugin.options.keys import LARGEST_PATCH, SMALLEST_PATCH
+
+
+class IRNDiscriminator(VGGStyleDiscriminator):
+    """VGG-style discriminator of SRGAN for patches that five stride-2 layers shrink to 4x4.
+
+    BasicSR's :class:`VGGStyleDiscriminator` with the size check widened from 128 to all sides that its
+    layers handle, the 144 of IRN+ among them. Layers, keys and result are the same.
+
+    Args:
+        num_in_ch: Channels of the image.
+        num_feat: Channels of the first layer.
+        input_size: Side of the square patches, 128 to 159.
+
+    Shape:
+        (N, num_in_ch, input_size, input_size) -> (N, 1) logits.
+
+    Raises:
+        ValueError: `input_size` is out of range.
+    """
+
+    def __init__(self, num_in_ch: int = 3, num_feat: int = 64, input_size: int = 144) -> None:
+        if not isinstance(input_size, int) or not SMALLEST_PATCH <= input_size <= LARGEST_PATCH:
+            raise ValueError(
+                f'IRNDiscriminator: input_size must be {SMALLEST_PATCH} to {LARGEST_PATCH} (gt_size of the training '
+                f'set), but got {input_size!r}. For 256 use VGGStyleDiscriminator, for others UNetDiscriminatorSN.'
+            )
+        super().__init__(num_in_ch, num_feat, input_size=SMALLEST_PATCH)
+        self.input_size = input_size

@@ -1,0 +1,133 @@
+"""Training and validation on folders that hold only hr images."""
+
+from __future__ import annotations
+
+import os
+import random
+import weakref
+from collections.abc import Mapping
+
+import numpy as np
+from basicsr.data.transforms import augment
+from basicsr.utils import FileClient, img2tensor
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from irnsigma_plugin.archs.bicubic import bicubic_downscale, bicubic_downscale_crop
+from irnsigma_plugin.images.picture import ImageReadError, decode_rgb_image
+from irnsigma_plugin.options.keys import data_set
+from irnsigma_plugin.options.rules import refuse
+from irnsigma_plugin.options.stored_images import StoreError, open_store, size_faults
+
+# A process may open an LMDB only once, so datasets that read the same one share it.
+_open_lmdbs: weakref.WeakValueDictionary[str, FileClient] = weakref.WeakValueDictionary()
+
+
+class HRImageDataset(Dataset):
+    """hr images; their bicubic lr is made when they are read.
+
+    The lr has the values that `scripts/prepare_data.py` stores: those of the whole image, cut to a multiple
+    of the scale, shrunk bicubically and rounded to 8 bit. In training a random patch is cut out and
+    augmented, and only its own lr is computed; in validation and testing the image is used whole.
+
+    Images are found in one of three ways:
+        1. `io_backend: {type: lmdb}`: the LMDB `dataroot_gt`, by its meta_info.txt.
+        2. `meta_info_file`: the files of the folder `dataroot_gt` that begin a line of that file.
+        3. Otherwise: all image files in the folder `dataroot_gt` (not in its subfolders), sorted by name.
+
+    Args:
+        opt: Options of the dataset in an option file:
+            dataroot_gt (str): Folder or LMDB of the hr images.
+            io_backend (dict): `{type: disk}` or `{type: lmdb}`.
+            meta_info_file (str): List of file names, one per line, a size may follow. Default: none.
+            gt_size (int): Side of the hr patch in training, a multiple of the scale.
+            use_hflip (bool): Mirror half of the patches in training. Default: true.
+            use_rot (bool): Flip and transpose half of the patches each in training. Default: true.
+            scale (int): Factor between hr and lr. BasicSR copies it from the top of the option file.
+            phase (str): 'train', 'val' or 'test'. Set by BasicSR.
+
+    Returns:
+        Items as of BasicSR's PairedImageDataset: 'lq' (3, h, w) and 'gt' (3, scale·h, scale·w), float32 RGB
+        in [0, 1]; 'lq_path' and 'gt_path', both the path of the hr image (or its key in the LMDB).
+
+    Raises:
+        OptionError: An option is unknown or missing, or has a wrong value.
+        StoreError: The folder, the LMDB or the list does not exist, there are no images, or one is too small.
+        ImageReadError: (when reading) An image is damaged or of an unsupported kind.
+    """
+
+    def __init__(self, opt: Mapping):
+        opt = {**opt, 'type': 'HRImageDataset'}
+        refuse(data_set('HRImageDataset', opt))
+        self.opt = opt
+        self.scale = opt['scale']
+        self.is_training = opt['phase'] == 'train'
+        self.root = os.path.expanduser(opt['dataroot_gt'])
+        self.is_lmdb = opt['io_backend']['type'] == 'lmdb'
+        # Opened when first used, in the process that uses it.
+        self._client: FileClient | None = None
+        if self.is_training:
+            self.patch_size = opt['gt_size']
+        store = open_store(self.root, opt)
+        faults = list(size_faults(store, store.names, opt))  # now rather than somewhere in the first epoch
+        if faults:
+            raise StoreError(f'{self.root}: {" ".join(faults)}')
+        self.paths = sorted(store.names) if self.is_lmdb else [os.path.join(self.root, name) for name in store.names]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | str]:
+        path = self.paths[index]
+        hr = decode_rgb_image(self._read(path), self._name(path))
+        height, width = (side // self.scale * self.scale for side in hr.shape[:2])
+        if min(height, width) < self._smallest_side:
+            raise ImageReadError(
+                f'{self._name(path)}: smaller than {self._smallest_side} in height or width '
+                f'({height}x{width}); remove it.'
+            )
+        hr = hr[:height, :width]
+        if self.is_training:
+            hr, lr = self._random_patch(hr)
+        else:
+            lr = bicubic_downscale(hr, self.scale)
+        lr, hr = img2tensor([np.divide(image, 255, dtype=np.float32) for image in (lr, hr)], bgr2rgb=False)
+        return {'lq': lr, 'gt': hr, 'lq_path': path, 'gt_path': path}
+
+    def __getstate__(self) -> dict:
+        # An open LMDB cannot be sent to a worker; each opens its own.
+        return {**self.__dict__, '_client': None}
+
+    def _random_patch(self, hr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cut out a patch aligned with the lr grid and augment it, with `random`, which BasicSR seeds."""
+        scale, size = self.scale, self.patch_size
+        top, left = (random.randint(0, (side - size) // scale) * scale for side in hr.shape[:2])
+        lr = bicubic_downscale_crop(hr, scale, top, left, size)
+        hr = np.ascontiguousarray(hr[top : top + size, left : left + size])
+        return augment([hr, lr], self.opt.get('use_hflip') is not False, self.opt.get('use_rot') is not False)
+
+    def _read(self, path: str) -> bytes:
+        if self._client is None:
+            self._client = _open_lmdb(self.root) if self.is_lmdb else FileClient('disk')
+        try:
+            content = self._client.get(path, 'gt')
+        except OSError as error:
+            raise ImageReadError(f'{self._name(path)}: cannot be read ({error.strerror}).') from error
+        if content is None:
+            raise ImageReadError(f'{self._name(path)}: listed in meta_info.txt but not stored; prepare the LMDB again.')
+        return content
+
+    def _name(self, path: str) -> str:
+        return f'{self.root}: image {path}' if self.is_lmdb else path
+
+    @property
+    def _smallest_side(self) -> int:
+        return self.patch_size if self.is_training else self.scale
+
+
+def _open_lmdb(path: str) -> FileClient:
+    path = os.path.realpath(path)
+    client = _open_lmdbs.get(path)
+    if client is None:
+        client = _open_lmdbs[path] = FileClient('lmdb', db_paths=path, client_keys='gt')
+    return client

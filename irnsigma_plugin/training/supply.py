@@ -1,0 +1,256 @@
+"""How images reach a model of the plugin: in an order that can be resumed, past images that cannot be read."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import logging
+import math
+import random
+import signal
+from collections.abc import Iterator, Mapping
+from typing import Any, Callable, NamedTuple
+
+import basicsr.data
+import numpy as np
+import torch
+from basicsr.data.data_sampler import EnlargedSampler
+from basicsr.utils import get_root_logger
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from irnsigma_plugin.checks import whole_number
+from irnsigma_plugin.images.picture import ImageReadError
+from irnsigma_plugin.options.keys import MAX_CORRUPT
+from irnsigma_plugin.options.rules import OptionError
+
+
+class Place(NamedTuple):
+    """What a training sample is made from.
+
+    Attributes:
+        epoch: Epoch of the training.
+        seen: Samples of the epoch that all processes together have had once this one is trained on.
+        number: Number of the sample in the epoch, of all processes.
+        index: Image in the data set.
+    """
+
+    epoch: int
+    seen: int
+    number: int
+    index: int
+
+
+class PlaceSampler(EnlargedSampler):
+    """BasicSR's order of images, which goes on within an epoch.
+
+    Args:
+        dataset, num_replicas, rank, ratio: See BasicSR.
+        resume_at: `epoch` that was interrupted, and how many of its samples were `seen`.
+    """
+
+    def __init__(
+        self, dataset: Dataset, num_replicas: int, rank: int, ratio: int = 1, resume_at: Mapping[str, int] | None = None
+    ) -> None:
+        super().__init__(dataset, num_replicas, rank, ratio)
+        self.resume_at = resume_at
+
+    def __iter__(self) -> Iterator[Place]:
+        processes = self.num_replicas
+        places = (
+            Place(self.epoch, (position + 1) * processes, position * processes + self.rank, index)
+            for position, index in enumerate(super().__iter__())
+        )
+        if self.resume_at is None or self.resume_at['epoch'] != self.epoch:
+            return places
+        return itertools.islice(places, self.resume_at['seen'] // processes, None)
+
+
+class NamingDataset(Dataset):
+    """A data set whose errors name the image.
+
+    Args:
+        dataset: Its items and its `opt` are passed on. An item is named by its entry in `dataset.paths`.
+
+    Raises:
+        ImageReadError: (when reading) An image cannot be read.
+        MemoryError: (when reading) There is no memory for it.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.opt = dataset.opt
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            return self.dataset[index]
+        except ImageReadError:
+            raise  # has the name
+        except MemoryError:
+            raise MemoryError(
+                f'No memory is left to read {self._name(index)}: lower num_worker_per_gpu or '
+                'batch_size_per_gpu, and resume with --auto_resume.'
+            ) from None
+        except Exception as error:  # a decoder of damaged files raises whatever it stumbles over
+            raise ImageReadError(
+                f'{self._name(index)}: cannot be read ({_brief(error)}); replace or remove it.'
+            ) from error
+
+    def _name(self, index: int) -> str:
+        paths = self.dataset.paths[index] if hasattr(self.dataset, 'paths') else f'image {index}'
+        paths = set(paths.values()) if isinstance(paths, Mapping) else {paths}
+        # Not by io_backend.type, which BasicSR removes when it reads.
+        roots = [self.opt[key] for key in ('dataroot_gt', 'dataroot_lq') if self.opt.get(key)]
+        if roots and all(root.endswith('.lmdb') for root in roots):
+            return f'image {" or ".join(sorted(paths))} of {" or ".join(roots)}'
+        return ' or '.join(sorted(paths))
+
+
+class TrainingDataset(NamingDataset):
+    """A training set that takes :class:`Place`s, and another image where one cannot be read.
+
+    What is random about a sample (patch, mirroring) follows from the seed and the place alone, whatever process
+    reads it and whatever was read before.
+
+    Args:
+        dataset: Its items are passed on, with `epoch` and `seen` of the place.
+        seed: Of the random patches.
+        max_corrupt: So many unreadable images, each named in the log, are passed over in a process of the training.
+
+    Raises:
+        ImageReadError: (when reading) More images are unreadable.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int, max_corrupt: int = MAX_CORRUPT) -> None:
+        super().__init__(dataset)
+        self.seed = seed
+        self.max_corrupt = whole_number('datasets.train.max_corrupt', max_corrupt, smallest=0)
+        self._corrupt = torch.zeros(len(dataset), dtype=torch.bool).share_memory_()  # by all workers
+
+    def __getitem__(self, place: Place) -> dict[str, Any]:
+        _outlive_interrupts()
+        with _seeded(f'{self.seed} {place.epoch} {place.number}'):
+            item = self._read_whole(place.index)
+        return {**item, 'epoch': place.epoch, 'seen': place.seen}
+
+    def _read_whole(self, index: int) -> dict[str, Any]:
+        """Read the image `index`, or the first readable one after it."""
+        while True:
+            try:
+                return super().__getitem__(index)
+            except ImageReadError as error:
+                known = bool(self._corrupt[index])
+                self._corrupt[index] = True
+                if self._corrupt.all() or self._corrupt.sum() > self.max_corrupt:
+                    count = 'All' if self._corrupt.all() else f'More than {self.max_corrupt}'
+                    raise ImageReadError(
+                        f'{error} {count} images (datasets.train.max_corrupt) of {self.opt["name"]} cannot be read, so '
+                        'the training stops. What was saved is untouched: resume with --auto_resume.'
+                    ) from error
+                if not known:
+                    get_root_logger().warning(
+                        f'{error} Another image takes its place; the training stops after '
+                        f'{self.max_corrupt} such images.'
+                    )
+            index = (index + 1) % len(self)
+
+
+class DataSupply:
+    """Builds data sets, samplers and loaders in BasicSR's place.
+
+    Args:
+        opt: The whole option file. `resume_at`, where it is set by then, is the `epoch`, `iter` and `seen` (see
+            :class:`Place`) to go on from.
+    """
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        self.opt = opt
+
+    def build_dataset(self, dataset_opt: Mapping[str, Any]) -> NamingDataset:
+        """A data set of BasicSR's registry, guarded against unreadable images."""
+        # Without empty keys: BasicSR asks of some only whether they are there.
+        dataset_opt = {key: value for key, value in dataset_opt.items() if value is not None}
+        max_corrupt = dataset_opt.pop('max_corrupt', MAX_CORRUPT)
+        dataset = basicsr.data.build_dataset(dataset_opt)
+        if dataset_opt['phase'] == 'train':
+            return TrainingDataset(dataset, self.opt['manual_seed'], max_corrupt)
+        return NamingDataset(dataset)
+
+    def build_sampler(self, dataset: Dataset, num_replicas: int, rank: int, ratio: int = 1) -> PlaceSampler:
+        """The order of a training set."""
+        return PlaceSampler(dataset, num_replicas, rank, ratio, self.opt.get('resume_at'))
+
+    def build_dataloader(
+        self,
+        dataset: Dataset,
+        dataset_opt: Mapping[str, Any],
+        num_gpu: int = 1,
+        dist: bool = False,
+        sampler: PlaceSampler | None = None,
+        seed: int | None = None,
+    ) -> DataLoader:
+        """BasicSR's loader; its seeds for workers are not drawn from the numbers that the model draws from.
+
+        There is no `prefetch_mode: cpu`: worker processes read ahead in any case. BasicSR's thread for it draws its
+        random patches beside another, and hides errors in the data, so that the training would wait forever.
+        """
+        if dataset_opt.get('prefetch_mode') == 'cpu':
+            dataset_opt = {**dataset_opt, 'prefetch_mode': None}
+        loader = basicsr.data.build_dataloader(
+            dataset, dataset_opt, num_gpu=num_gpu, dist=dist, sampler=sampler, seed=seed
+        )
+        loader.generator = torch.Generator().manual_seed(self.opt['manual_seed'])
+        return loader
+
+    def lasting(self, create: Callable[..., tuple]) -> Callable[..., tuple]:
+        """BasicSR's `create_train_val_dataloader`, with as many epochs as `total_iter` takes.
+
+        BasicSR's count takes batches that the loader leaves out as incomplete for iterations, and those before
+        resuming to have been of the same size; a training would end too early.
+        """
+
+        @functools.wraps(create)
+        def create_train_val_dataloader(opt: Mapping[str, Any], logger: logging.Logger) -> tuple:
+            train_loader, sampler, val_loaders, _, total_iters = create(opt, logger)
+            if not len(train_loader):
+                raise OptionError(
+                    f'datasets.train has {len(sampler)} images for each process and epoch, fewer than a '
+                    f'batch of {train_loader.batch_size}: lower batch_size_per_gpu, or raise '
+                    'dataset_enlarge_ratio.'
+                )
+            start = self.opt.get('resume_at') or {'epoch': 0, 'iter': 0}
+            epochs = start['epoch'] + math.ceil((total_iters - start['iter']) / len(train_loader))
+            return train_loader, sampler, val_loaders, epochs, total_iters
+
+        return create_train_val_dataloader
+
+
+@contextlib.contextmanager
+def _seeded(seed: str) -> Iterator[None]:
+    """Seed `random` and numpy within the block."""
+    states = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(random.getrandbits(32))
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def _outlive_interrupts() -> None:
+    """In a worker process: leave Ctrl-C and the first SIGTERM, which go to all processes, to the training itself.
+
+    A worker ends with the process that reads from it.
+    """
+    if get_worker_info() is None or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+
+
+def _brief(error: Exception) -> str:
+    return ' '.join(str(error).split()) or type(error).__name__

@@ -1,0 +1,61 @@
+"""The network in textbook form, slow and plain: the oracle of tests and benchmark."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from irnsigma_plugin.archs.dense_block import DenseBlock
+from irnsigma_plugin.archs.irn_arch import CouplingBlock, InvRescaleNet
+
+
+class TextbookDenseBlock(nn.Module):
+    """Concatenate, convolve: one line of the definition each, with the parameters of a :class:`DenseBlock`."""
+
+    def __init__(self, block: DenseBlock) -> None:
+        super().__init__()
+        for k in range(1, 6):
+            self.add_module(f'conv{k}', getattr(block, f'conv{k}'))
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = [x]
+        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+            features.append(F.leaky_relu(conv(torch.cat(features, 1)), 0.2, inplace=True))
+        return self.conv5(torch.cat(features, 1))
+
+
+class TextbookCouplingBlock(nn.Module):
+    """The equations of coupling as they stand, with the sub-networks of a :class:`CouplingBlock`."""
+
+    def __init__(self, block: CouplingBlock) -> None:
+        super().__init__()
+        self.split_sizes, self.clamp = block.split_sizes, block.clamp
+        self.F, self.G, self.H = (TextbookDenseBlock(subnet) for subnet in (block.F, block.G, block.H))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x1, x2 = x.split(self.split_sizes, 1)
+        y1 = x1 + self.F(x2)
+        s = self.clamp * (2 * torch.sigmoid(self.H(y1)) - 1)
+        return torch.cat((y1, x2 * torch.exp(s) + self.G(y1)), 1)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        y1, y2 = y.split(self.split_sizes, 1)
+        s = self.clamp * (2 * torch.sigmoid(self.H(y1)) - 1)
+        x2 = (y2 - self.G(y1)) / torch.exp(s)
+        return torch.cat((y1 - self.F(x2), x2), 1)
+
+
+def textbook(net: InvRescaleNet) -> InvRescaleNet:
+    """A copy of a network with the same parameters, but textbook blocks in NCHW."""
+    return use_textbook_blocks(copy.deepcopy(net))
+
+
+def use_textbook_blocks(net: InvRescaleNet) -> InvRescaleNet:
+    """Give a network textbook blocks in NCHW around its own parameters."""
+    for i, operation in enumerate(net.operations):
+        if isinstance(operation, CouplingBlock):
+            net.operations[i] = TextbookCouplingBlock(operation)
+    return net.to(memory_format=torch.contiguous_format)
