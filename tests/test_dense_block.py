@@ -43,9 +43,9 @@ def test_initial_weights():
 @pytest.mark.parametrize('outputs', [1, 3, 5, 6, 9])
 @pytest.mark.parametrize('size', [(1, 1), (2, 1), (5, 8)])
 def test_convolutions_of_few_outputs_equal_others(vector_bytes, outputs, size, monkeypatch):
-    monkeypatch.setattr(dense_block, 'VECTOR_BYTES', vector_bytes)
+    monkeypatch.setattr(dense_kernels, 'VECTOR_BYTES', vector_bytes)
     if vector_bytes:
-        monkeypatch.setattr(dense_block, '_is_narrow', lambda *_: True)  # by columns, whether or not it pays
+        monkeypatch.setattr(dense_kernels, '_is_narrow', lambda *_: True)  # by columns, whether or not it pays
     x = random_image(2, 7, *size, dtype=torch.float64) - 0.5
     weight = random_image(outputs, 7, 3, 3, dtype=torch.float64, seed=1) - 0.5
     bias = random_image(1, 1, 1, outputs, dtype=torch.float64, seed=2).flatten()
@@ -54,7 +54,7 @@ def test_convolutions_of_few_outputs_equal_others(vector_bytes, outputs, size, m
 
 @pytest.mark.parametrize('vector_bytes', [32, 64])
 def test_the_outputs_of_an_image_are_computed_by_columns_in_single_precision_only(vector_bytes, monkeypatch):
-    monkeypatch.setattr(dense_block, 'VECTOR_BYTES', vector_bytes)
+    monkeypatch.setattr(dense_kernels, 'VECTOR_BYTES', vector_bytes)
     assert [n for n in (3, 9, 32, 45) if dense_block._is_narrow(n, torch.empty(1))] == [3, 9]
     assert not dense_block._is_narrow(3, torch.empty(1, dtype=torch.bfloat16))
 
