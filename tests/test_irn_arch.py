@@ -223,15 +223,3 @@ def assert_same_gradients(actual, expected):
 )
 def test_receptive_field(arguments, expected):
     assert InvRescaleNet(*arguments).receptive_field() == expected
-
-
-@pytest.mark.parametrize(
-    ('arguments', 'expected'),
-    [
-        ((4, [1, 1], 32), 200 + 8 * (9 + 128) / 4),
-        ((4, [1, 1], 8), 200 + 8 * (9 + 32) / 4),
-        ((3, [1], 32), 200 + 8 * (24 + 128) / 9),
-    ],
-)
-def test_bytes_per_pixel(arguments, expected):
-    assert InvRescaleNet(*arguments).bytes_per_pixel() == pytest.approx(expected)

@@ -65,13 +65,7 @@ def _run(args: argparse.Namespace) -> None:
     metrics = {name: metric for name, metric in usable_metrics(rescaler.scale).items() if name in ('psnr_y', 'lpips')}
     with named_sigma_map(args.sigma_map):
         image = rescale_file(
-            rescaler,
-            Path(args.source),
-            tuple(dict.fromkeys(args.sigmas)),
-            args.seed,
-            args.tile,
-            args.overlap,
-            sigma_map,
+            rescaler, Path(args.source), tuple(dict.fromkeys(args.sigmas)), args.seed, args.overlap, sigma_map
         )
     enlarged = bicubic_upscale(image.lr, rescaler.scale)
     figures = [

@@ -58,7 +58,7 @@ def _run(args: argparse.Namespace) -> int:
         with Batch(len(images)) as batch:
             for name, (path, _) in zip(names, images):
                 with batch.guard(path):
-                    image = rescale_file(rescaler, path, sigmas, args.seed, args.tile, args.overlap)
+                    image = rescale_file(rescaler, path, sigmas, args.seed, args.overlap)
                     (lr,) = measure(LR_METRICS, [image.lr], bicubic_downscale(image.original, rescaler.scale))
                     hr = measure(metrics, list(image.restored.values()), image.original)
                     scores.images += [ImageScore(name, sigma, values, lr) for sigma, values in zip(image.restored, hr)]

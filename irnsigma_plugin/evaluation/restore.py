@@ -35,7 +35,6 @@ def rescale_file(
     path: Path,
     sigmas: Sequence[float],
     seed: int,
-    tile: int | str | None,
     overlap: int | None,
     sigma_map: np.ndarray | None = None,
 ) -> RescaledFile:
@@ -55,10 +54,10 @@ def rescale_file(
     if sigma_map is not None and sigma_map.shape[:2] == hr.shape[:2]:
         sigma_map = sigma_map[:height, :width]
     hr = hr[:height, :width]
-    lr = rescaler.downscale(hr, tile=tile, overlap=overlap)
+    lr = rescaler.downscale(hr, overlap)
 
     def restore(sigma: float | np.ndarray) -> np.ndarray:
-        return _to_bgr(rescaler.upscale(lr, sigma, seed, path.stem, tile=tile, overlap=overlap))
+        return _to_bgr(rescaler.upscale(lr, sigma, seed, path.stem, overlap=overlap))
 
     return RescaledFile(
         _to_bgr(hr),
