@@ -44,7 +44,8 @@ def imresize(images: Tensor, scale_factor: float) -> Tensor:
         raise ValueError(f'scale_factor must be a whole number or 1 / a whole number, got {scale_factor}.')
     if scale_factor >= 1:
         return _upscale(images, scale, 16 * scale**3)
-    return _downscale(images, scale, 0, 0, *images.shape[-2:], 16 * scale**4)
+    height, width = images.shape[-2:]
+    return _downscale(images, scale, 0, 0, height, width, 16 * scale**4)
 
 
 def bicubic_downscale(image: np.ndarray, scale: int) -> np.ndarray:
@@ -179,7 +180,7 @@ def _to_tensor(image: np.ndarray, scale: int) -> Tensor:
         raise ValueError(f'Expected an image of type uint8 and shape (H, W, C), got {image.dtype} {image.shape}.')
     if not 1 <= scale <= MAX_EXACT_SCALE:
         raise ValueError(f'scale must be a whole number from 1 to {MAX_EXACT_SCALE}, got {scale}.')
-    return torch.from_numpy(np.require(image, requirements='CW')).permute(2, 0, 1)[None]
+    return torch.from_numpy(np.require(image, requirements=['C', 'W'])).permute(2, 0, 1)[None]
 
 
 def _to_array(images: Tensor, unit: int) -> np.ndarray:

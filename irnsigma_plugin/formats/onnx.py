@@ -57,9 +57,10 @@ def export_onnx(
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
         raise OnnxError(f'exporting needs {" and ".join(missing)}: pip install {" ".join(missing)}')
+    net = _with_fixed_matrices(net)
     models, errors = {}, {}
     for direction in directions:
-        half = {'down': Downscale, 'up': Upscale}[direction](_with_fixed_matrices(net))
+        half = {'down': Downscale, 'up': Upscale}[direction](net)
         half.eval()  # the exporter warns of anything else
         path = os.path.join(folder, half.file_name)
         models[path] = _export(half, opset)

@@ -120,12 +120,12 @@ class Rescaler:
         lr_size = (-(-hr_size[0] // self.scale), -(-hr_size[1] // self.scale))
         lr = empty_like(image, lr_size, np.uint8)
         grey = is_grey(image)
-        grid = self._windows(lr_size, overlap)
         with _reproducible_convolutions(self.device):
-            for area, core in grid:
-                small, _ = self.net.downscale(read_region(image, magnify(area, self.scale, hr_size)).to(self.device))
-                small = quantize(luma(small) if grey else small)
-                write_region(lr, core, small[(..., *relative(core, area))])
+            for window in self._windows(lr_size, overlap):
+                area = magnify(window.area, self.scale, hr_size)
+                small, _ = self.net.downscale(read_region(image, area).to(self.device))
+                small = small[(..., *relative(window.core, window.area))]
+                write_region(lr, window.core, quantize(luma(small) if grey else small))
         return lr
 
     @torch.no_grad()
@@ -176,16 +176,16 @@ class Rescaler:
         sigma = check_sigma_map(sigma, hr_size, lr_size)
         hr = empty_like(lr, hr_size, _check_dtype(dtype, lr))
         latent_shape = self.net.latent_shape((1, 3, *lr_size))
+        has_latent_per_pixel = self._has_latent_per_pixel(lr_size)
         grey = is_grey(lr)
-        grid = self._windows(lr_size, overlap)
         with _reproducible_convolutions(self.device):
-            for area, core in grid:
-                epsilon = draw_epsilon(latent_shape, seed, name, area if self._has_latent_per_pixel(lr_size) else None)
-                latent = scale_noise(epsilon, sigma_of_cells(sigma, area, lr_size, self.scale))
-                restored = self.net.upscale(read_region(lr, area).to(self.device), latent.to(self.device))
-                hr_area, hr_core = (magnify(region, self.scale, hr_size) for region in (area, core))
-                restored = restored[(..., *relative(hr_core, hr_area))]
-                write_region(hr, hr_core, luma(restored) if grey else restored)
+            for window in self._windows(lr_size, overlap):
+                epsilon = draw_epsilon(latent_shape, seed, name, window.area if has_latent_per_pixel else None)
+                latent = scale_noise(epsilon, sigma_of_cells(sigma, window.area, lr_size, self.scale))
+                restored = self.net.upscale(read_region(lr, window.area).to(self.device), latent.to(self.device))
+                area, core = (magnify(region, self.scale, hr_size) for region in window)
+                restored = restored[(..., *relative(core, area))]
+                write_region(hr, core, luma(restored) if grey else restored)
         return hr
 
     def _hr_size(self, size: tuple[int, int] | None, lr_size: Size) -> Size:
