@@ -1,7 +1,7 @@
 import pytest
 import torch
+from benchmarks.textbook import TextbookDenseBlock
 from helpers.invertibility import random_image, randomise
-from helpers.oracle import TextbookDenseBlock
 from torch.nn import functional as F
 
 from irnsigma_plugin.archs import dense_kernels

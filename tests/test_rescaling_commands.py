@@ -84,13 +84,13 @@ def test_down_and_up_again(capsys):
 
 def test_as_a_process_of_its_own(run_cli):
     """Nothing has been imported yet, neither BasicSR nor a network; and what takes seconds to import never is."""
-    code = '''
+    code = """
 import sys
 from irnsigma_plugin.cli import main
 status = main([*sys.argv[1:], '--model', 'model.pth'])
 print({'basicsr', 'torchvision', 'scipy', 'matplotlib', 'torch._dynamo'} & set(sys.modules))
 sys.exit(status)
-'''
+"""
     for files in (('downscale', 'photos', 'small'), ('upscale', 'small', 'restored')):
         lines = run_cli('-c', code, *files).stdout.splitlines()
         assert lines[0].startswith('3 done, 0 skipped, 0 failed in ')

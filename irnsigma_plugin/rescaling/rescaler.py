@@ -120,12 +120,14 @@ class Rescaler:
         lr_size = (-(-hr_size[0] // self.scale), -(-hr_size[1] // self.scale))
         lr = empty_like(image, lr_size, np.uint8)
         grey = is_grey(image)
+        window: Window  # which mypy does not find out
         with _reproducible_convolutions(self.device):
             for window in self._windows(lr_size, overlap):
                 area = magnify(window.area, self.scale, hr_size)
                 small, _ = self.net.downscale(read_region(image, area).to(self.device))
+                small = quantize(luma(small) if grey else small)
                 small = small[(..., *relative(window.core, window.area))]
-                write_region(lr, window.core, quantize(luma(small) if grey else small))
+                write_region(lr, window.core, small)
         return lr
 
     @torch.no_grad()
