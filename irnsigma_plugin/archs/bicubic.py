@@ -59,28 +59,19 @@ def bicubic_downscale(image: np.ndarray, scale: int) -> np.ndarray:
         (H / scale, W / scale, C) uint8.
 
     Raises:
-        ValueError: The image is not uint8 HWC, or a side is no multiple of the scale.
+        ValueError: The image or the scale is another.
     """
     return _downscale_part(image, scale, 0, 0, *image.shape[:2])
 
 
 def bicubic_downscale_crop(image: np.ndarray, scale: int, top: int, left: int, size: int) -> np.ndarray:
-    """Shrink one square part of an 8-bit image with the values that part has in the whole image shrunk.
+    """Shrink the square part of an 8-bit image from `top`, `left` with the values that it has in the whole shrunk.
 
-    Equals `bicubic_downscale(image, scale)` cropped to the rows from `top / scale` and the columns from
-    `left / scale`, but computes only these: the pixels around the part take part, not its mirrored border.
-
-    Args:
-        image: (H, W, C) uint8, H and W multiples of `scale`.
-        scale: Whole factor from 1 to 16.
-        top, left: First row and column of the part, in pixels of `image`, multiples of `scale`.
-        size: Side of the part, in pixels of `image`, a multiple of `scale`.
+    Only these are computed: the pixels around the part take part, not its mirrored border. `top`, `left` and `size`
+    are multiples of `scale`, in pixels of `image`; all else as for :func:`bicubic_downscale`.
 
     Returns:
         (size / scale, size / scale, C) uint8.
-
-    Raises:
-        ValueError: As for `bicubic_downscale`, or the part is not aligned with the scale or not inside.
     """
     if top % scale or left % scale or size % scale or size < 1:
         raise ValueError(f'top, left and size must be multiples of the scale {scale}, got {top}, {left}, {size}.')
@@ -93,18 +84,7 @@ def bicubic_downscale_crop(image: np.ndarray, scale: int, top: int, left: int, s
 
 
 def bicubic_upscale(image: np.ndarray, scale: int) -> np.ndarray:
-    """Enlarge an 8-bit image: the exact bicubic value, clamped and rounded (halves up).
-
-    Args:
-        image: (H, W, C) uint8.
-        scale: Whole factor from 1 to 16.
-
-    Returns:
-        (scale · H, scale · W, C) uint8.
-
-    Raises:
-        ValueError: The image is not uint8 HWC.
-    """
+    """Enlarge an 8-bit image (H, W, C) to (scale · H, scale · W, C), otherwise as :func:`bicubic_downscale`."""
     return _to_array(_upscale(_to_tensor(image, scale), scale), (16 * scale**3) ** 2)
 
 

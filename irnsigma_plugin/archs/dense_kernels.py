@@ -141,19 +141,10 @@ class _DenseFunction(torch.autograd.Function):
 def _convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, x_wanted: bool) -> tuple[Tensor | None, Tensor]:
     """Gradients of a padded 3x3 convolution's input, if wanted, and weight."""
     narrow = is_narrow(x.shape[1], x)
-    x_gradient, weight_gradient, _ = torch.ops.aten.convolution_backward(
-        gradient,
-        x,
-        weight,
-        None,
-        stride=[1, 1],
-        padding=[1, 1],
-        dilation=[1, 1],
-        transposed=False,
-        output_padding=[0, 0],
-        groups=1,
-        output_mask=[x_wanted and not narrow, True, False],
-    )
+    mask = [x_wanted and not narrow, True, False]
+    # After the tensors: stride, padding, dilation, whether it is transposed, output padding, groups.
+    settings = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+    x_gradient, weight_gradient, _ = torch.ops.aten.convolution_backward(gradient, x, weight, None, *settings, mask)
     if x_wanted and narrow:
         x_gradient = convolve(gradient, weight.transpose(0, 1).flip(2, 3), None)
     return x_gradient, weight_gradient
@@ -166,9 +157,8 @@ def _in_windows(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) 
     five, each convolution uses one of it up, and no value differs from the whole image's.
     """
     batch, _, height, width = x.shape
-    result = torch.empty(
-        (batch, weights[-1].shape[0], height, width), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
-    )
+    shape = (batch, weights[-1].shape[0], height, width)
+    result = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     for area, (rows, columns) in windows(height, width, CELL.get(x.device.type, max(height, width)), CONVOLUTIONS):
         # Pixels between the cell and the image's border, where every convolution pads with zeros.
         room = (rows.start, height - rows.stop, columns.start, width - columns.stop)

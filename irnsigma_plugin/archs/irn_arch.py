@@ -55,14 +55,8 @@ class HaarDownsampling(InvertibleModule):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
-        bands = torch.tensor(
-            [
-                [[1.0, 1.0], [1.0, 1.0]],
-                [[1.0, -1.0], [1.0, -1.0]],
-                [[1.0, 1.0], [-1.0, -1.0]],
-                [[1.0, -1.0], [-1.0, 1.0]],
-            ]
-        ).unsqueeze(1)
+        signs = [[1.0, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]  # of a, b, c, d
+        bands = torch.tensor(signs).view(4, 1, 2, 2)
         # A frozen Parameter, no buffer: checkpoints of the original IRN list it among the parameters.
         self.haar_weights = nn.Parameter(bands.repeat(channels, 1, 1, 1), requires_grad=False)
 
@@ -270,8 +264,7 @@ class InvRescaleNet(RescalingNet):
         """See :meth:`RescalingNet.receptive_field`.
 
         A coupling block reaches as far as F and then G or H, five 3x3 convolutions each: 10 pixels, of the level it
-        is on. That is 480 hr pixels for x4 with [8, 8] (2·80 + 4·80), 160 for x2 with [8], 360 for x3 with [12] and
-        1120 for x8 with [8, 8, 8].
+        is on. That is 480 hr pixels for x4 with [8, 8] (2·80 + 4·80).
         """
         return sum(
             factor * (_reach(block.F) + max(_reach(block.G), _reach(block.H)))

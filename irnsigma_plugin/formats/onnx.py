@@ -42,7 +42,7 @@ def export_onnx(
         net: The network, on the CPU.
         folder: Where the files go; made where it is missing.
         directions: `down`, `up` or both.
-        opset: Version of ONNX's set of operators, 18 or more.
+        opset: Set of ONNX operators, 18 or more.
 
     Returns:
         The largest deviation from torch of each file written, by path.
@@ -120,9 +120,9 @@ class Upscale(Half):
 def _export(half: Half, opset: int) -> bytes:
     net = half.net
     sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
-    logger = logging.getLogger('onnxscript')  # which warns of every Split that it leaves as it is
+    logger = logging.getLogger('onnxscript')
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.ERROR)  # it warns of every Split that it leaves as it is
     try:
         program = torch.onnx.export(
             half,
@@ -164,9 +164,8 @@ def largest_error(half: Half, model: bytes) -> float:
         inputs = half.example(*size)
         with torch.no_grad():
             expected = half(*inputs)
-        result = torch.from_numpy(
-            session.run(None, {name: value.numpy() for name, value in zip(half.inputs, inputs)})[0]
-        )
+        arrays = {name: value.numpy() for name, value in zip(half.inputs, inputs)}
+        result = torch.from_numpy(session.run(None, arrays)[0])
         if result.shape != expected.shape:
             raise OnnxError(
                 f'{half.file_name} gives a result of shape {tuple(result.shape)} instead of '

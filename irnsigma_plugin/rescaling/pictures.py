@@ -61,13 +61,8 @@ def read_note(text: str) -> LrNote:
 def downscale_picture(rescaler: Rescaler, hr: Picture, overlap: int | None = None) -> Picture:
     """Downscale a picture; the result notes what :func:`upscale_picture` has to know.
 
-    Args:
-        rescaler: Network.
-        hr: Picture of any size, grey or RGB, 8 or 16 bits.
-        overlap: See :meth:`Rescaler.downscale`.
-
-    Returns:
-        Picture of 8 bits. Its opacity, if any, is reduced bicubically.
+    `hr` is of any size, grey or RGB, of 8 or 16 bits, the result of 8. Opacity is reduced bicubically. `overlap` is
+    that of :meth:`Rescaler.downscale`.
     """
     height, width = hr.pixels.shape[:2]
     note = LrNote(height, width, hr.bits, rescaler.scale, rescaler.model_hash)
