@@ -45,7 +45,7 @@ def export_onnx(
         opset: Set of ONNX operators, 18 or more.
 
     Returns:
-        The largest deviation from torch of each file written, by path.
+        By path of each file its largest deviation from torch.
 
     Raises:
         OnnxError: onnx, onnxscript or onnxruntime is missing, the exporter fails, or a model deviates by more than

@@ -61,9 +61,7 @@ class Rescaler:
         device: Where to compute.
 
     Attributes:
-        net: The network.
-        scale: Its rescaling factor.
-        device: Where it is.
+        net, scale, device: The network, its rescaling factor, and where it is.
 
     Example:
         >>> rescaler = Rescaler.from_checkpoint('net_g_latest.pth')
