@@ -66,6 +66,7 @@ setup(
     package_dir={'': '.'},  # an editable install is then a plain path entry, cheap at interpreter start
     install_requires=[
         'basicsr>=1.4.2',
+        'filelock',
         'lmdb',
         'lpips',
         'matplotlib',
