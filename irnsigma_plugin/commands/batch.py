@@ -8,10 +8,9 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Callable
+from typing import Callable
 
 from tqdm import tqdm
 
@@ -38,9 +37,7 @@ class Batch:
     def __enter__(self) -> Batch:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
         why = ' (their results exist; --overwrite replaces them)' if self.skipped else ''
         print(
@@ -104,11 +101,11 @@ def rescale_files(
         Exit status.
     """
     waiting = [job for job in jobs if overwrite or not job.target.is_file()]
-    writes: deque[tuple[Job, Future]] = deque()
+    writes: deque[tuple[Job, Future[None]]] = deque()
     with Batch(len(jobs)) as batch, ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of Pillow, about what does no harm
         batch.skip(len(jobs) - len(waiting))
-        for job, reading in _ahead(pool, lambda job: read_picture(job.source), waiting, workers):
+        for job, reading in _read_ahead(pool, waiting, workers):
             with batch.guard(job.source):
                 result = rescale(reading.result(), job.source)
                 for warning in result.warnings:
@@ -121,13 +118,11 @@ def rescale_files(
     return batch.status
 
 
-def _ahead(
-    pool: Executor, function: Callable[[Any], Any], items: Iterable[Any], count: int
-) -> Iterator[tuple[Any, Future]]:
-    """Yield every item with its future result, `count` of them begun ahead."""
-    begun: deque[tuple[Any, Future]] = deque()
-    for item in items:
-        begun.append((item, pool.submit(function, item)))
+def _read_ahead(pool: ThreadPoolExecutor, jobs: Iterable[Job], count: int) -> Iterator[tuple[Job, Future[Picture]]]:
+    """Yield every job with its picture to come, while `count` more are being read."""
+    begun: deque[tuple[Job, Future[Picture]]] = deque()
+    for job in jobs:
+        begun.append((job, pool.submit(read_picture, job.source)))
         if len(begun) > count:
             yield begun.popleft()
     while begun:
@@ -142,7 +137,7 @@ def _write(picture: Picture, target: Path) -> None:
     write_picture(picture, target)
 
 
-def _settle(batch: Batch, job: Job, writing: Future) -> None:
+def _settle(batch: Batch, job: Job, writing: Future[None]) -> None:
     with batch.guard(job.source):
         writing.result()
         batch.finish()
