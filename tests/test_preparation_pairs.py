@@ -1,6 +1,5 @@
 """Photographs to pairs of sub-images."""
 
-import importlib.util
 import os
 
 import numpy as np
@@ -152,31 +151,3 @@ class TestSources:
     def test_wrong_settings_are_named(self, settings, message, photographs, tmp_path):
         with pytest.raises(ValueError, match=message):
             prepare_quietly([photographs], tmp_path / 'set', **settings)
-
-
-class TestCommand:
-    @pytest.fixture
-    def main(self, repo_root):
-        spec = importlib.util.spec_from_file_location('prepare_data', f'{repo_root}/scripts/prepare_data.py')
-        script = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(script)
-        return script.main
-
-    def test_names_the_data_and_the_skipped_images(self, main, photographs, tmp_path, capsys):
-        (photographs / 'bad.jpg').touch()
-        arguments = [str(photographs), str(tmp_path / 'set'), '--crop-size', '16', '--min-size', '8']
-        assert main(arguments) == 0
-        output = capsys.readouterr()
-        assert f'dataroot_gt: {tmp_path}/set/set_hr.lmdb' in output.out
-        assert f'dataroot_lq: {tmp_path}/set/set_lr_x4.lmdb' in output.out
-        assert 'bad.jpg: the file is empty' in output.err
-        assert main([*arguments, '--strict']) == 1
-        assert 'Already complete' in capsys.readouterr().out
-
-    def test_errors_are_one_line(self, main, photographs, tmp_path, capsys):
-        assert main([str(photographs), str(tmp_path / 'set'), '--crop-size', '15']) == 2
-        assert main([str(tmp_path / 'none'), str(tmp_path / 'set')]) == 1
-        errors = capsys.readouterr().err.splitlines()
-        assert errors[0].startswith('error: crop_size must be a multiple of the scale 4, got 15')
-        assert errors[1].startswith(f'error: {tmp_path}/none: there is no such file or folder')
-        assert len(errors) == 2

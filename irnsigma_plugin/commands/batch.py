@@ -20,14 +20,7 @@ from irnsigma_plugin.memory import is_lack_of_memory
 
 
 class Batch:
-    """Counts files, shows a progress bar, and at the end says what became of them.
-
-    Args:
-        total: Number of files.
-
-    Attributes:
-        done, skipped, failed: Number of files so far.
-    """
+    """Counts `total` files, shows a progress bar, and at the end says how many were done, skipped and failed."""
 
     def __init__(self, total: int) -> None:
         self.done = self.skipped = self.failed = 0
@@ -60,10 +53,6 @@ class Batch:
         self.done += 1
         self._bar.update()
 
-    def warn(self, path: Path, message: str) -> None:
-        """Print a warning about a file."""
-        self._say('warning', path, message)
-
     @contextlib.contextmanager
     def guard(self, path: Path) -> Iterator[None]:
         """Count the file as failed, and say why, if the block raises an error."""
@@ -74,10 +63,11 @@ class Batch:
             if is_lack_of_memory(error):
                 message = 'there is not enough memory; use a smaller --tile or fewer --workers.'
             self.failed += 1
-            self._say('error', path, message)
+            self.say('error', path, message)
             self._bar.update()
 
-    def _say(self, kind: str, path: Path, message: str) -> None:
+    def say(self, kind: str, path: Path, message: str) -> None:
+        """Print an error or a warning about a file in one line."""
         message = ' '.join(message.split())
         if str(path) not in message:
             message = f'{path}: {message}'
@@ -109,7 +99,7 @@ def rescale_files(
             with batch.guard(job.source):
                 result = rescale(reading.result(), job.source)
                 for warning in result.warnings:
-                    batch.warn(job.source, warning)
+                    batch.say('warning', job.source, warning)
                 writes.append((job, pool.submit(_write, result, job.target)))
             while len(writes) > workers:
                 _settle(batch, *writes.popleft())

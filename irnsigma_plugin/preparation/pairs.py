@@ -51,10 +51,9 @@ def prepare(
         sources: Image files and folders of images (searched with their subfolders).
         destination: Folder of the LMDBs, made if missing.
         scale: Whole factor between hr and lr.
-        crop_size: Side of the hr sub-images in pixels, a multiple of the scale; a side of an image that is
-            shorter is kept as it is. None keeps all images whole.
-        step: Distance of neighbouring sub-images in pixels, a multiple of the scale; half of `crop_size` by
-            default. The last sub-image in each direction ends at the border.
+        crop_size: Side of the hr sub-images in pixels, a multiple of the scale; shorter sides of images are kept as
+            they are. None keeps all images whole.
+        step: Distance of neighbouring sub-images in pixels, a multiple of the scale; half of `crop_size` by default.
         min_size: Images with a side shorter than this many pixels are skipped.
         name: First part of the names of the LMDBs; the name of the destination folder by default.
         workers: Number of threads; one per core by default. The result does not depend on it.
@@ -62,7 +61,7 @@ def prepare(
         progress: Show progress bars.
 
     Returns:
-        What was written, with the images that were skipped. Their number is not an error.
+        What was written, with the images that were skipped; however many, they are no error.
 
     Raises:
         PrepareError: Nothing can be prepared from these sources, something in the way has other settings, another
@@ -89,7 +88,7 @@ def prepare(
                 store.finish()
             elif not store.is_finished(overwrite):  # another run may just have finished it
                 records = store.begin(overwrite)
-                store.fill(records, _in_order(photographs[len(records) :], settings, workers))
+                store.fill(records, _make_ahead(photographs[len(records) :], settings, workers))
                 store.verify(store.partial, workers)
                 store.finish()
                 return store.summary(was_complete=False)
@@ -98,16 +97,10 @@ def prepare(
 
 
 def find_photographs(sources: Sequence[str | os.PathLike]) -> list[Photograph]:
-    """List image files and the images in folders, hidden ones left out, sorted within each source, each file once.
+    """Find images in files, folders and globs, sorted within each, each file once.
 
-    The keys are the paths within the source without extension, in letters, digits, `_` and `-` (BasicSR ends
-    a key at its first dot), numbered where two are equal.
-
-    Args:
-        sources: Image files, folders and globs.
-
-    Returns:
-        Photographs with unique keys.
+    The keys are the paths within the source without extension, in letters, digits, `_` and `-` (BasicSR ends a key at
+    its first dot), numbered where two are equal.
 
     Raises:
         PrepareError: A source does not exist, cannot be read, or has no images.
@@ -174,9 +167,7 @@ def _encode_png(image: np.ndarray) -> bytes:
     return cv2.imencode('.png', bgr, [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])[1].tobytes()
 
 
-def _in_order(
-    photographs: Sequence[Photograph], settings: Settings, workers: int
-) -> Iterator[list[Pair] | ImageReadError]:
+def _make_ahead(photographs: Iterable[Photograph], settings: Settings, workers: int) -> Iterator[Future[list[Pair]]]:
     """Make the pairs of a few photographs at a time, as memory is limited, and yield them in order.
 
     Threads are enough: decoding, filtering and encoding run outside the interpreter's lock.
@@ -187,23 +178,11 @@ def _in_order(
         for photograph in photographs:
             pending.append(pool.submit(make_pairs, photograph, settings))
             if len(pending) == 2 * workers:
-                yield _outcome(pending.popleft())
+                yield pending.popleft()
         while pending:
-            yield _outcome(pending.popleft())
+            yield pending.popleft()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _outcome(future: Future[list[Pair]]) -> list[Pair] | ImageReadError:
-    try:
-        return future.result()
-    except ImageReadError as error:
-        return error
-    except MemoryError:
-        raise PrepareError(
-            'There is not enough memory for so many photographs at a time: run the same command again '
-            'with fewer --workers, and it goes on from here.'
-        ) from None
 
 
 def _fingerprint(photographs: Iterable[Photograph]) -> str:

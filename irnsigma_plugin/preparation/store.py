@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ FIRST_MAP_SIZE = 2**28  # bytes an LMDB may grow to before the limit is doubled
 META_INFO = 'meta_info.txt'
 PROGRESS = 'progress.jsonl'
 LMDB_FILES = {'data.mdb', 'lock.mdb', META_INFO, SETTINGS}
-PREPARE_AGAIN = 'run the same command again with --overwrite.'
+AGAIN = 'run the same command again with --overwrite.'
 
 
 class PrepareError(RuntimeError):
@@ -70,33 +70,18 @@ class Settings(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a run of `prepare` left behind.
+    """What a run of `prepare` left behind."""
 
-    Attributes:
-        hr_path, lr_path: The two LMDB folders.
-        photographs: Number of source images in them.
-        pairs: Number of (hr, lr) sub-images in them.
-        skipped: One message per source image that could not be used.
-        was_complete: The LMDBs were there already and have only been checked.
-    """
-
-    hr_path: str
+    hr_path: str  # LMDB folder
     lr_path: str
-    photographs: int
-    pairs: int
-    skipped: tuple[str, ...]
-    was_complete: bool
+    photographs: int  # source images that are in them
+    pairs: int  # (hr, lr) sub-images
+    skipped: tuple[str, ...]  # a message per source image that could not be used
+    was_complete: bool  # they were there already and have only been checked
 
 
 class PairStore:
-    """The pair of LMDB folders: under construction (`partial`) and finished (`final`), lr first.
-
-    Args:
-        destination: Folder that they lie in.
-        name: First part of their names.
-        settings: Of this run.
-        progress: Whether to show progress bars.
-    """
+    """The LMDBs `<destination>/<name>_*.lmdb`: under construction (`partial`) and finished (`final`), lr first."""
 
     def __init__(self, destination: str, name: str, settings: Settings, progress: bool) -> None:
         names = f'{name}_lr_x{settings.scale}.lmdb', f'{name}_hr.lmdb'
@@ -160,11 +145,7 @@ class PairStore:
             lock.release()
 
     def begin(self, overwrite: bool) -> list[dict]:
-        """Begin a run, or accept an interrupted one with the same settings.
-
-        Returns:
-            Records of the photographs that are done.
-        """
+        """Begin a run, or go on with one of the same settings; return the records of the photographs that are done."""
         made = _read_settings(self.folder)
         if made == self.settings:
             return self._read_progress()
@@ -176,12 +157,15 @@ class PairStore:
             )
         with _disk_errors(self.folder):
             if self.is_begun():
-                (self.folder / SETTINGS).unlink(missing_ok=True)  # first: without it the rest counts for nothing
-                shutil.rmtree(self.folder)
+                self._discard()
             for path in self.partial:
                 path.mkdir(parents=True)
             atomic_write(self.folder / SETTINGS, (json.dumps(self.settings._asdict()) + '\n').encode())
         return []
+
+    def _discard(self) -> None:
+        (self.folder / SETTINGS).unlink(missing_ok=True)  # first: without it the rest counts for nothing
+        shutil.rmtree(self.folder)
 
     def _read_progress(self) -> list[dict]:
         """Records of the photographs that are done; a line cut short by a kill is not one, and removed."""
@@ -195,13 +179,8 @@ class PairStore:
                 lines.pop()
         return [json.loads(line) for line in lines]
 
-    def fill(self, records: list[dict], outcomes: Iterable[list[Pair] | ImageReadError]) -> None:
-        """Store what became of each photograph that is not done, in order, then describe the LMDBs.
-
-        Args:
-            records: Of the photographs that are done.
-            outcomes: Pairs of each other photograph, or why it cannot be used.
-        """
+    def fill(self, records: list[dict], photographs: Iterable[Future[list[Pair]]]) -> None:
+        """Store the pairs of the photographs behind those of `records`, in order, then describe the LMDBs."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(_disk_errors(self.folder))
             lr_env, hr_env = (
@@ -209,8 +188,17 @@ class PairStore:
             )
             log = stack.enter_context(open(self.folder / PROGRESS, 'a', encoding='utf-8'))
             bar = stack.enter_context(self._bar('prepare', self.settings.images, len(records)))
-            for outcome in outcomes:
-                skipped, pairs = (str(outcome), []) if isinstance(outcome, ImageReadError) else (None, outcome)
+            for photograph in photographs:
+                pairs, skipped = [], None
+                try:
+                    pairs = photograph.result()
+                except ImageReadError as error:
+                    skipped = str(error)
+                except MemoryError:
+                    raise PrepareError(
+                        'There is not enough memory for so many photographs at a time: run the same command again '
+                        'with fewer --workers, and it goes on from here.'
+                    ) from None
                 # A kill from here to the end of the record repeats the photograph: the same keys and values.
                 _put(lr_env, [(pair.key, pair.lr_png) for pair in pairs])
                 _put(hr_env, [(pair.key, pair.hr_png) for pair in pairs])
@@ -227,7 +215,7 @@ class PairStore:
         skipped = [record['skipped'] for record in records if record['skipped']]
         pairs = [pair for record in records for pair in record['pairs']]
         if not pairs:
-            shutil.rmtree(self.folder)
+            self._discard()
             more = f' (and {len(skipped) - 3} more)' if len(skipped) > 3 else ''
             raise PrepareError(f'None of the images can be used. {" ".join(skipped[:3])}{more}')
         description = json.dumps({**self.settings._asdict(), 'skipped': skipped}, indent=2) + '\n'
@@ -245,7 +233,7 @@ class PairStore:
         scale = self.settings.scale
         lr_sizes, hr_sizes = map(_read_sizes, paths)
         if {key: (height * scale, width * scale) for key, (height, width) in lr_sizes.items()} != hr_sizes:
-            raise PrepareError(f'{META_INFO} of {paths[0]} does not belong to that of {paths[1]}; {PREPARE_AGAIN}')
+            raise PrepareError(f'{META_INFO} of {paths[0]} does not belong to that of {paths[1]}; {AGAIN}')
         for path, sizes in zip(paths, (lr_sizes, hr_sizes)):
             with (
                 _disk_errors(path),
@@ -255,15 +243,13 @@ class PairStore:
             ):
                 if env.stat()['entries'] != len(sizes):
                     raise PrepareError(
-                        f'{path} holds {env.stat()["entries"]} images, its {META_INFO} lists {len(sizes)}; '
-                        + PREPARE_AGAIN
+                        f'{path} holds {env.stat()["entries"]} images, its {META_INFO} lists {len(sizes)}; {AGAIN}'
                     )
                 sizes_read = pool.map(functools.partial(_stored_size, env), sizes)
                 for (key, size), read in zip(sizes.items(), sizes_read):
                     if read != size:
                         raise PrepareError(
-                            f'{path}: image {key} is damaged or missing ({META_INFO}: {size}, stored: {read}); '
-                            + PREPARE_AGAIN
+                            f'{path}: image {key} is damaged or missing ({META_INFO}: {size}, stored: {read}); {AGAIN}'
                         )
                     bar.update()
 
@@ -281,14 +267,8 @@ class PairStore:
         """Read back what the finished LMDBs say of themselves."""
         lr_path, hr_path = self.final
         skipped = tuple(json.loads((lr_path / SETTINGS).read_text(encoding='utf-8'))['skipped'])
-        return Summary(
-            hr_path=str(hr_path),
-            lr_path=str(lr_path),
-            photographs=self.settings.images - len(skipped),
-            pairs=len(_read_sizes(hr_path)),
-            skipped=skipped,
-            was_complete=was_complete,
-        )
+        photographs, pairs = self.settings.images - len(skipped), len(_read_sizes(hr_path))
+        return Summary(str(hr_path), str(lr_path), photographs, pairs, skipped, was_complete)
 
     def _bar(self, what: str, total: int, done: int = 0) -> tqdm:
         return tqdm(total=total, initial=done, desc=what, unit='image', disable=not self._show_bars)
@@ -330,7 +310,7 @@ def _read_sizes(path: Path) -> dict[str, tuple[int, int]]:
     try:
         return read_meta_info(path)
     except StoreError as error:
-        raise PrepareError(f'{error}; {PREPARE_AGAIN}') from error
+        raise PrepareError(f'{error}; {AGAIN}') from error
 
 
 def read_meta_info(path: Path) -> dict[str, tuple[int, int]]:
