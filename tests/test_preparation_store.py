@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import filelock
@@ -182,6 +183,26 @@ class TestResuming:
             transaction.delete(b'1_s002')
         with pytest.raises(PrepareError, match='holds 23 images, its meta_info.txt lists 24'):
             prepare_quietly([photographs], tmp_path / 'set')
+
+    @pytest.mark.parametrize('damage', [lambda path: path.write_text('1 (4,4,3)\n'), os.unlink], ids=['text', 'none'])
+    def test_a_damaged_listing_is_named(self, damage, photographs, tmp_path):
+        summary = prepare_quietly([photographs], tmp_path / 'set')
+        damage(Path(summary.hr_path, 'meta_info.txt'))
+        with pytest.raises(PrepareError, match=r'set_hr.lmdb/meta_info.txt is missing or damaged.*--overwrite'):
+            prepare_quietly([photographs], tmp_path / 'set')
+
+    def test_what_is_left_of_a_discarded_run_is_not_taken_for_a_finished_one(self, photographs, tmp_path, monkeypatch):
+        """A kill amid the removal of an interrupted run with other settings."""
+        with monkeypatch.context() as patch:
+            patch.setattr(PairStore, 'verify', lambda *args: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                prepare_quietly([photographs], tmp_path / 'set')
+            patch.setattr(
+                module.shutil, 'rmtree', lambda path: (path / 'set_lr_x4.lmdb' / 'data.mdb').unlink() or 1 / 0
+            )
+            with pytest.raises(ZeroDivisionError):
+                prepare_quietly([photographs], tmp_path / 'set', step=4, overwrite=True)
+        assert prepare_quietly([photographs], tmp_path / 'set').pairs == 4 * 2 * 3
 
 
 class TestClaim:

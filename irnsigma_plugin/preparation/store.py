@@ -309,18 +309,17 @@ def _read_settings(folder: Path) -> Settings | None:
 def _read_sizes(path: Path) -> dict[str, tuple[int, int]]:
     try:
         return read_meta_info(path)
-    except StoreError as error:
-        raise PrepareError(f'{error}; {AGAIN}') from error
+    except (OSError, StoreError) as error:
+        raise PrepareError(f'{path / META_INFO} is missing or damaged; {AGAIN}') from error
 
 
 def read_meta_info(path: Path) -> dict[str, tuple[int, int]]:
-    """Heights and widths of the images of an LMDB by key, from its meta_info.txt."""
-    file = path / META_INFO
-    text = file.read_text(encoding='utf-8') if file.exists() else ''
-    matches = re.findall(r'^([\w-]+)\.png \((\d+),(\d+),3\) \d+$', text, re.MULTILINE)
-    if not matches or len(matches) != text.count('\n'):
-        raise StoreError(f'{file} is missing or damaged')
-    return {key: (int(height), int(width)) for key, height, width in matches}
+    """Heights and widths of the images of an LMDB by key."""
+    lines = (path / META_INFO).read_text(encoding='utf-8').splitlines()
+    matches = [re.fullmatch(r'([\w-]+)\.png \((\d+),(\d+),3\) \d+', line) for line in lines]
+    if not all(matches):
+        raise StoreError('damaged')
+    return {match[1]: (int(match[2]), int(match[3])) for match in matches if match}
 
 
 @contextlib.contextmanager
