@@ -66,7 +66,6 @@ setup(
     package_dir={'': '.'},  # an editable install is then a plain path entry, cheap at interpreter start
     install_requires=[
         'basicsr>=1.4.2',
-        'filelock',
         'lmdb',
         'lpips',
         'matplotlib',
