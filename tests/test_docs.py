@@ -94,7 +94,8 @@ def test_every_option_file_to_train_is_named():
 
 def test_every_experiment_is_that_of_an_option_file():
     names = {re.search('^name: (.*)', path.read_text(), re.MULTILINE)[1] for path in (ROOT / 'options').glob('*.yml')}
-    found = {name for text in TEXT.values() for name in re.findall(r'experiments/([\w+]+)/models', text)}
+    own = (text for page, text in TEXT.items() if page != 'docs/extending.md')
+    found = {name for text in own for name in re.findall(r'experiments/([\w+]+)/models', text)}
     assert found
     assert found <= names
 
@@ -169,6 +170,19 @@ def test_examples_of_rescaling_run(tmp_path, monkeypatch):
     assert (names['restored'][: 200 - reach] == sharp[: 200 - reach]).all()
     assert (names['restored'][200 + reach :] == faithful[200 + reach :]).all()
     assert (names['restored'][200 + reach :] != sharp[200 + reach :]).any()
+
+
+def test_the_example_of_an_extension_is_the_one_that_is_tested():
+    toy = ROOT / 'tests/third_party/irn_toy'
+    code, metadata = (toy / 'irn_toy.py').read_text(), (toy / 'pyproject.toml').read_text()
+    readme, page = section('README.md', 'Extending'), TEXT['docs/extending.md']
+    assert code in code_blocks(page, 'python')
+    assert metadata in code_blocks(page, 'toml')
+    (entry_point,) = code_blocks(readme, 'toml')
+    assert entry_point in metadata
+    (options,) = code_blocks(readme, 'yaml')
+    assert options in page
+    assert f'class {yaml.safe_load(options)["network_g"]["type"]}(RescalingNet)' in code
 
 
 # ------------------------------------------------------------------------------------------------------ tables
