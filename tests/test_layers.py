@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -170,6 +171,12 @@ def lines(found: list[str]) -> str:
 def test_every_module_has_a_floor():
     rooms = {file.relative_to(PACKAGE).parts[0].removesuffix('.py') for file in PACKAGE.rglob('*.py')}
     assert rooms == set(FLOOR)
+
+
+def test_contributors_are_told_the_floors():
+    text = (PACKAGE.parent / 'CONTRIBUTING.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\| (`.+`)(?: ↓)? \| ', text, re.MULTILINE)
+    assert [set(re.findall('`(.+?)`', row)) for row in rows] == FLOORS[::-1]
 
 
 def test_arrows_point_down(imports):
