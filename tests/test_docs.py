@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import re
@@ -256,6 +257,16 @@ def test_changelog_has_this_version_and_what_is_to_come():
     titles = re.findall(r'^## \[(.*?)\]', TEXT['CHANGELOG.md'], re.MULTILINE)
     assert titles[0] == 'Unreleased'
     assert titles[1] == irnsigma_plugin.__version__
+
+
+def test_renamed_import_paths_lead_somewhere():
+    found = re.findall(
+        r'^ *\| `(irnsigma_plugin[\w.]+)` \| `(irnsigma_plugin[\w.]*)\.(\w+)` \|$', TEXT['CHANGELOG.md'], re.M
+    )
+    assert found
+    for before, module, name in found:
+        assert hasattr(importlib.import_module(module), name), f'{module} has no {name}'
+        assert before.endswith(f'.{name}')
 
 
 def test_the_workflow_runs_what_everybody_runs():
