@@ -140,8 +140,8 @@ def test_examples_of_other_formats_run(tmp_path, monkeypatch):
 
     (command,) = code_blocks(section('docs/formats.md', 'safetensors'), 'bash')
     assert main(shlex.split(command)[1:]) == 0
-    exported = read_checkpoint('net_g.safetensors')
-    assert exported.network == {'clamp': 0.5}
+    exported = read_checkpoint('exported/net_g_latest.safetensors')
+    assert exported.network['clamp'] == 0.5
     torch.testing.assert_close(dict(exported.state_dict), dict(net.state_dict()), rtol=0, atol=0)
 
     names = {'lr': torch.rand(1, 3, 4, 5)}
@@ -189,20 +189,30 @@ def test_the_example_of_an_extension_is_the_one_that_is_tested():
 # ------------------------------------------------------------------------------------------------------ tables
 
 
+KEYS = '<!-- From here on: irnsigma check --list-keys -->\n'
+
+
+def test_the_tables_of_keys_are_those_of_the_command(capsys):
+    assert main(['check', '--list-keys']) == 0
+    text, _, tables = TEXT['docs/options.md'].partition(KEYS)
+    assert tables.strip() == capsys.readouterr().out.strip(), (
+        "Print them anew: sed -i '/^<!-- From here/q' docs/options.md && irnsigma check --list-keys >> docs/options.md"
+    )
+
+
 def stated_defaults() -> dict[str, str]:
-    """What the tables of options give as default, by key: `train.sigma.per`."""
+    """What the tables of keys give as default, by key: `train.sigma.per`."""
     return {
-        f'{block}.{key}': default.strip('`')
-        for block in ('network_g', 'train', 'val')
-        for keys, default in re.findall(
-            r'^\| (`.+?`) \| (.*?) ?\| ', section('docs/options.md', f'`{block}`'), re.MULTILINE
+        f'{block.partition(",")[0]}.{key}': default.strip('`')
+        for block, text in re.findall(
+            r'^\*\*`(.+?)`\*\*\n(.*?)(?=^\*\*`|\Z)', TEXT['docs/options.md'].partition(KEYS)[2], re.M | re.S
         )
-        for key in re.findall(r'`(.+?)`', keys)
+        for key, default in re.findall(r'^\| `(.+?)` \| (.*?) ?\| ', text, re.MULTILINE)
     }
 
 
 def value_of(text: str) -> Any:
-    if text in ('none', "the paper's"):
+    if text == 'none':
         return None
     try:
         return json.loads(text)
