@@ -229,7 +229,7 @@ def defaults_of(what: Callable) -> dict[str, Any]:
     [
         ('train', vars(TrainOptions({}))),
         ('val', vars(ValOptions())),
-        ('train.sigma', vars(SigmaSampler())),
+        ('train.sigma', defaults_of(SigmaSampler)),
         ('train.mixture_opt', defaults_of(MixtureLoss)),
         ('network_g', defaults_of(InvRescaleNet)),
     ],
@@ -245,11 +245,19 @@ def test_every_option_is_in_the_tables_with_its_default(block, defaults):
             assert value_of(stated[key]) == expected, key
 
 
+def test_defaults_that_depend_on_others_are_described():
+    tables = TEXT['docs/options.md'].partition(KEYS)[2]
+    assert SigmaSampler().values == (0, 0.5, 1)
+    assert re.search(r'^\| `values` .* \{0, 0.5, 1\}, by default', tables, re.MULTILINE)
+    for scale, blocks in DEFAULT_BLOCK_NUM.items():
+        assert re.search(rf'^\| `block_num` .*{re.escape(str(list(blocks)))} for x{scale}', tables, re.MULTILINE)
+
+
 @pytest.mark.parametrize('scale', [2, 3, 4, 8])
 def test_the_table_of_windows(scale):
     net = InvRescaleNet(scale)
     block_num = DEFAULT_BLOCK_NUM[scale]
-    row = [net.receptive_field(), OVERLAP * scale, round(net.bytes_per_pixel())]
+    row = [net.receptive_field(), OVERLAP * scale]
     assert f'| ×{scale}, `{list(block_num)}` | {" | ".join(map(str, row))} |' in TEXT['docs/speed.md']
 
 
