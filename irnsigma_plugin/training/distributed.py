@@ -46,7 +46,7 @@ def on_all_ranks(what: str, work: Callable[[], Result], failure: type[Exception]
     return [result for result, _ in outcomes]
 
 
-def deal(dataloader: DataLoader) -> DataLoader:
+def shard(dataloader: DataLoader) -> DataLoader:
     """A loader of this rank's share of single images: each rank gets one in turn."""
     rank, world_size = _place()
     if world_size == 1:
@@ -54,7 +54,7 @@ def deal(dataloader: DataLoader) -> DataLoader:
     return DataLoader(Subset(dataloader.dataset, range(rank, len(dataloader.dataset), world_size)))
 
 
-def undeal(shares: Sequence[Sequence[Item]]) -> list[Item]:
+def unshard(shares: Sequence[Sequence[Item]]) -> list[Item]:
     """Put what was made of all ranks' shares, an item of each, into the data set's order."""
     return [item for turn in zip_longest(*shares) for item in turn if item is not None]
 
