@@ -52,7 +52,7 @@ def _run(args: argparse.Namespace) -> None:
 
     from irnsigma_plugin.archs.bicubic import bicubic_upscale
     from irnsigma_plugin.evaluation.measures import measure
-    from irnsigma_plugin.evaluation.pictures import caption, draw_rescaling
+    from irnsigma_plugin.evaluation.pictures import draw_rescaling
     from irnsigma_plugin.evaluation.restore import Restorer
     from irnsigma_plugin.files import atomic_write, make_folder
 
@@ -64,6 +64,6 @@ def _run(args: argparse.Namespace) -> None:
     with named_sigma_map(args.sigma_map):
         original, image = restorer.rescale_file(Path(args.source), sigma_map)
     enlarged = bicubic_upscale(image.lr, rescaler.scale)
-    captions = [caption(values, metrics) for values in measure(metrics, [enlarged, *image.results], original)]
-    atomic_write(output, draw_rescaling(original, image, enlarged, captions, sigma_map))
+    measured = measure(metrics, [enlarged, *image.results], original)
+    atomic_write(output, draw_rescaling(original, image, enlarged, measured, sigma_map))
     print(f'wrote {output}')

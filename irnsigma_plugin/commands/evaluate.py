@@ -78,10 +78,10 @@ def usable_metrics(scale: int) -> MetricOptions:
 
     try:
         imagenet_weights('alexnet')
+        return hr_metrics(scale)
     except WeightsError as error:
         print(f'irnsigma: warning: LPIPS is left out: {error}', file=sys.stderr)
         return hr_metrics(scale, lpips=False)
-    return hr_metrics(scale)
 
 
 def _unique_names(images: list[tuple[Path, Path]]) -> list[str]:

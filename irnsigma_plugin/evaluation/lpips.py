@@ -5,16 +5,12 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from irnsigma_plugin.imagenet.weights import imagenet_weights
-
-if TYPE_CHECKING:
-    from lpips import LPIPS
 
 # LPIPS name -> torchvision name, and the shortest side (pixels) that survives the network's strides
 BACKBONES = {'alex': ('alexnet', 31), 'vgg': ('vgg16', 16), 'squeeze': ('squeezenet1_1', 17)}
@@ -23,13 +19,10 @@ BACKBONES = {'alex': ('alexnet', 31), 'vgg': ('vgg16', 16), 'squeeze': ('squeeze
 def calculate_lpips(
     img: np.ndarray, img2: np.ndarray, net: str = 'alex', crop_border: int = 0, better: str = 'lower'
 ) -> float:
-    """LPIPS of two images; 0 for equal ones, lower is better.
-
-    Runs on the GPU if the process uses one. The network is loaded once per process.
+    """LPIPS of two images, 0 for equal ones; on the GPU if the process uses one. The network is loaded once.
 
     Args:
-        img: uint8 image, (H, W, 3) BGR, or (H, W) or (H, W, 1) grey.
-        img2: Image of the same shape.
+        img, img2: uint8 images of one shape: (H, W, 3) BGR, or (H, W) or (H, W, 1) grey.
         net: `alex` (the one papers report), `vgg` or `squeeze`.
         crop_border: Pixels to cut off each side. The protocol uses the full image: 0.
         better: `lower`: BasicSR's key beside each metric, which it takes for `higher` when it is absent.
@@ -44,11 +37,12 @@ def calculate_lpips(
 def lpips_of_many(
     images: Sequence[np.ndarray], reference: np.ndarray, net: str = 'alex', crop_border: int = 0, better: str = 'lower'
 ) -> list[float]:
-    """What :func:`calculate_lpips` gives for each of several images, with the reference's features computed once."""
+    """LPIPS of several images and one reference, whose features are computed once.
+
+    Arguments, errors and numbers are those of :func:`calculate_lpips` for each image alone.
+    """
     if better != 'lower':
         raise ValueError(f'calculate_lpips: better is {better!r}: expected lower, as LPIPS is a distance')
-    if net not in BACKBONES:
-        raise ValueError(f'LPIPS net is {net!r}: expected one of {", ".join(BACKBONES)}')
     for image in images:
         if image.shape != reference.shape:
             raise ValueError(f'calculate_lpips: expected images of one shape, got {image.shape} and {reference.shape}')
@@ -62,15 +56,17 @@ def lpips_of_many(
         ]
 
 
-# What `measure` calls for several images of one reference.
+#: The optional interface to the validator, for metrics that can save work on images of one reference.
 calculate_lpips.many = lpips_of_many  # type: ignore[attr-defined]
 
 
 def _features(image: Tensor, net: str) -> list[Tensor]:
     """Outputs of the backbone's layers, each pixel's channels scaled to length 1."""
-    smallest = BACKBONES[net][1]
-    if min(image.shape[-2:]) < smallest:
-        raise ValueError(f'LPIPS with {net} needs images (1, 3, H, W), H, W >= {smallest}, got {tuple(image.shape)}')
+    if net not in BACKBONES:
+        raise ValueError(f'LPIPS net is {net!r}: expected one of {", ".join(BACKBONES)}')
+    min_size = BACKBONES[net][1]
+    if min(image.shape[-2:]) < min_size:
+        raise ValueError(f'LPIPS with {net} needs images (1, 3, H, W), H, W >= {min_size}, got {tuple(image.shape)}')
     model = _load_lpips(net, image.device)
     from lpips import normalize_tensor
 
@@ -79,14 +75,13 @@ def _features(image: Tensor, net: str) -> list[Tensor]:
 
 def _distance(features: list[Tensor], target: list[Tensor], net: str) -> Tensor:
     """Squared differences, weighted by channel, averaged over the pixels, added over the layers: (1,)."""
-    layers = zip(_load_lpips(net, features[0].device).lins, features, target)
-    return sum(
-        (weighting((ours - theirs).square()).mean((1, 2, 3)) for weighting, ours, theirs in layers), torch.zeros(())
-    )
+    layers = zip(_load_lpips(net, target[0].device).lins, features, target)
+    terms = (weighting((ours - theirs).square()).mean((1, 2, 3)) for weighting, ours, theirs in layers)
+    return sum(terms, torch.zeros(()))
 
 
 @functools.cache
-def _load_lpips(net: str, device: torch.device) -> LPIPS:
+def _load_lpips(net: str, device: torch.device):  # -> lpips.LPIPS, which has no types
     backbone = imagenet_weights(BACKBONES[net][0])
     # Building the backbone draws random initial values and warns about old torchvision arguments. Neither may
     # be noticed by a training whose first validation gets here.

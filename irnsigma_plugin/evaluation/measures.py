@@ -62,13 +62,7 @@ class ImageScore:
 
 @dataclasses.dataclass
 class Scores:
-    """All metrics of one data set.
-
-    Attributes:
-        dataset: Name of the data set.
-        sigmas: In the order of the option file.
-        images: One entry per image and sigma.
-    """
+    """All metrics of one data set: `images` has an entry for each image and sigma."""
 
     dataset: str
     sigmas: tuple[float, ...]
@@ -109,12 +103,7 @@ def score_image(
 def measure(metrics: MetricOptions, images: Sequence[np.ndarray], reference: np.ndarray) -> list[dict[str, float]]:
     """Metrics of each image against one reference, by a metric's own `many(images, reference)` where it has one.
 
-    Args:
-        metrics: Described as BasicSR's `val.metrics`.
-        images, reference: uint8 HWC BGR of the same size.
-
-    Raises:
-        ValueError: They are too small for a metric.
+    Images and reference are uint8 HWC BGR, all of one size. ValueError: they are too small for a metric.
     """
     from basicsr.utils.registry import METRIC_REGISTRY
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -50,11 +50,6 @@ class Panel(NamedTuple):
     image: np.ndarray
 
 
-def caption(values: Mapping[str, float], names: Iterable[str]) -> str:
-    """Some of an image's metrics in a line."""
-    return ', '.join(f'{name} {values[name]:.3f}' for name in names)
-
-
 def draw_example(
     original: np.ndarray, image: RescaledImage, scores: Sequence[ImageScore], metrics: MetricOptions, scale: int
 ) -> bytes:
@@ -62,28 +57,29 @@ def draw_example(
     height, width = original.shape[:2]
     enlarged = bicubic_upscale(image.lr, scale)[:height, :width]
     shown = perception_distortion_axes(metrics) or list(metrics)[:1]
-    return draw_rescaling(original, image, enlarged, ['', *(caption(score.hr, shown) for score in scores)])
+    return draw_rescaling(
+        original, image, enlarged, [{}, *({name: score.hr[name] for name in shown} for score in scores)]
+    )
 
 
 def draw_rescaling(
     original: np.ndarray,
     image: RescaledImage,
     enlarged: np.ndarray,
-    captions: Sequence[str],
+    measured: Sequence[Mapping[str, float]],
     sigma_map: np.ndarray | None = None,
 ) -> bytes:
     """Draw an image before and after rescaling, as a PNG file's content.
 
     Args:
         original, enlarged: uint8 HWC BGR; the second is the bicubic enlargement of the low-resolution image.
-        captions: Second lines of the titles of `enlarged` and of every restored image, that of the map last.
+        measured: Metrics to show of `enlarged` and of every restored image, of the one by the map last.
         sigma_map: (H, W) grey, where there is one.
     """
     titles = ['bicubic from it', *(f'restored, σ = {sigma:g}' for sigma in image.restored), 'restored by the map']
     panels = [Panel('original\n', original), Panel('low-resolution\n', image.lr)]
-    panels += [
-        Panel(f'{title}\n{line}', each) for title, line, each in zip(titles, captions, [enlarged, *image.results])
-    ]
+    for title, each, values in zip(titles, [enlarged, *image.results], measured):
+        panels.append(Panel(f'{title}\n' + ', '.join(f'{name} {value:.3f}' for name, value in values.items()), each))
     if sigma_map is not None:
         panels.insert(-1, Panel('map of σ\n', cv2.cvtColor(to_8_bit(sigma_map), cv2.COLOR_GRAY2BGR)))
     return draw_comparison(panels)

@@ -72,15 +72,7 @@ def markdown_table(scores: Scores, metrics: MetricOptions) -> str:
 
 
 def draw_curve(scores: Scores, axes: tuple[str, str]) -> bytes:
-    """Draw the perception-distortion curve, a point per sigma.
-
-    Args:
-        scores: Of one data set.
-        axes: Metrics of the x and y axis.
-
-    Returns:
-        A PNG file's content.
-    """
+    """Draw the perception-distortion curve, a point per sigma, as a PNG file's content; `axes` are its metrics."""
     x_name, y_name = axes
     sigmas = sorted(scores.sigmas)
     x, y = ([scores.hr_means(sigma)[name] for sigma in sigmas] for name in axes)

@@ -15,13 +15,9 @@ from irnsigma_plugin.rescaling.rescaler import Rescaler
 
 
 class RescaledImage(NamedTuple):
-    """What became of an image; all images are uint8 HWC BGR, as metrics and pictures take them.
+    """What became of an image: its lr, what is restored at each sigma, and `mapped` by a map of sigma if there is one.
 
-    Attributes:
-        name: File name without folder and extension.
-        lr: Low-resolution image.
-        restored: Restored image for each sigma.
-        mapped: Restored by a map of sigma, where there is one.
+    All are uint8 HWC BGR, as metrics and pictures take them. `name` is the file's, without folder and extension.
     """
 
     name: str
