@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-import irnsigma_plugin
+from irnsigma_plugin import __version__
 from irnsigma_plugin.archs.bicubic import imresize
 from irnsigma_plugin.checks import whole_number
 from irnsigma_plugin.images.picture import Picture, check_memory, to_8_bit
@@ -33,7 +33,7 @@ class LrNote(NamedTuple):
     bits: int
     scale: int
     model: str
-    version: str = irnsigma_plugin.__version__
+    version: str = __version__
 
     def to_text(self) -> str:
         """The note as text, in ASCII."""
