@@ -29,9 +29,8 @@ CPU = torch.device('cpu')
 
 
 @pytest.fixture
-def load(monkeypatch, repo_root):
+def load():
     """Import the script, or a module beside it."""
-    monkeypatch.syspath_prepend(str(repo_root / 'scripts'))
     return importlib.import_module
 
 

@@ -84,13 +84,13 @@ def test_down_and_up_again(capsys):
 
 def test_as_a_process_of_its_own(run_cli):
     """Nothing has been imported yet, neither BasicSR nor a network; and what takes seconds to import never is."""
-    code = '''
+    code = """
 import sys
 from irnsigma_plugin.cli import main
 status = main([*sys.argv[1:], '--model', 'model.pth'])
 print({'basicsr', 'torchvision', 'scipy', 'matplotlib', 'torch._dynamo'} & set(sys.modules))
 sys.exit(status)
-'''
+"""
     for files in (('downscale', 'photos', 'small'), ('upscale', 'small', 'restored')):
         lines = run_cli('-c', code, *files).stdout.splitlines()
         assert lines[0].startswith('3 done, 0 skipped, 0 failed in ')
@@ -217,7 +217,7 @@ def test_an_interruption_leaves_whole_files_only(monkeypatch, capsys):
     monkeypatch.setattr(batch, 'write_picture', slow_write)
     monkeypatch.setattr(
         'irnsigma_plugin.rescaling.pictures.downscale_picture',
-        lambda rescaler, picture, tile, overlap: interrupt(picture, Path(names.pop(0))),
+        lambda rescaler, picture, overlap: interrupt(picture, Path(names.pop(0))),
     )
     names = [f'photo{index}.png' for index in range(8)]
     assert run('downscale photos small --workers 2') == 130
@@ -412,5 +412,5 @@ def test_help_teaches_by_examples(command, capsys):
     assert main([command, '--help']) == 0
     text = capsys.readouterr().out
     assert text.count(f'\n  irnsigma {command} ') >= 2
-    assert all(option in text for option in ('--model', '--device', '--tile', '--overlap'))
-    assert '(default: 16 pixels of the small image); unlike --tile it changes the result' in ' '.join(text.split())
+    assert all(option in text for option in ('--model', '--device', '--overlap'))
+    assert 'it changes the result (default: 16 pixels of the small image)' in ' '.join(text.split())

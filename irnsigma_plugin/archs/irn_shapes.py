@@ -5,9 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-# Factor of each downsampling layer, and the number of coupling blocks after it in the paper.
-LEVELS = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
-DEFAULT_BLOCK_NUM = {2: (8,), 3: (12,), 4: (8, 8), 8: (8, 8, 8)}
+from irnsigma_plugin.archs.irn_arch import DEFAULT_BLOCK_NUM, LEVELS
 
 
 def inv_rescale_net_shapes(

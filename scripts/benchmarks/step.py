@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from helpers.invertibility import randomise
-from helpers.oracle import use_textbook_blocks
 from torch import Tensor
 
 from benchmarks.measure import seconds
+from benchmarks.textbook import randomise, use_textbook_blocks
 from benchmarks.watch import Watch
 from irnsigma_plugin.archs.rescaling_net import RescaleResult
 from irnsigma_plugin.imagenet.weights import find_weights
