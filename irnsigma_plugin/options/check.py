@@ -19,7 +19,7 @@ from torch import nn
 
 from irnsigma_plugin.checkpoints.weights import CheckpointError, check_arguments, check_fits, read_checkpoint
 from irnsigma_plugin.checks import Rule, each, is_whole
-from irnsigma_plugin.options.keys import BASICSR, PATH, REFUSED_TYPES, TOP
+from irnsigma_plugin.options.keys import BASICSR, PATH, REFUSED_TYPES, TABLES, TOP, Key
 from irnsigma_plugin.options.rules import (
     anything,
     block,
@@ -47,30 +47,6 @@ _LOSSES = {
 }
 _METRICS = {'val.metrics': ('metric', 'calculate_psnr'), 'val.lr_metrics': ('metric', 'calculate_psnr')}
 
-_NEEDED = {
-    'name': 'the name of the folder for what comes out',
-    'scale': 'the factor between hr and lr',
-    'num_gpu': 'auto, or 0 for the CPU',
-    'datasets': 'the images',
-    'network_g': 'for example {type: InvRescaleNet, scale: 4}',
-    'path': 'a block; {} where nothing is to be loaded',
-}
-_NEEDED_TO_TRAIN = {
-    'datasets.train': 'the images to train on',
-    'datasets.train.batch_size_per_gpu': 'how many images a step takes',
-    'datasets.train.num_worker_per_gpu': 'how many processes read images; 0 for none',
-    'train': 'how to train',
-    'train.total_iter': 'how many iterations',
-    'train.optim_g': 'for example {type: Adam, lr: !!float 1e-4}',
-    'train.scheduler': 'for example {type: MultiStepLR, milestones: [50000], gamma: 0.5}',
-    'logger': 'how often to log and to save',
-    'logger.print_freq': 'iterations between messages',
-    'logger.save_checkpoint_freq': 'iterations between checkpoints',
-    'logger.use_tb_logger': 'true or false',
-}
-_NEEDED_TO_VALIDATE = {'val.val_freq': 'iterations between validations', 'val.save_img': 'true or false'}
-_NEEDED_TO_TEST = {'val': 'what to measure', 'val.save_img': 'true or false'}
-
 
 def is_training(opt: Mapping[str, Any]) -> bool:
     """Whether an option file is for `basicsr.train`; otherwise it is for `basicsr.test`."""
@@ -92,13 +68,13 @@ def option_faults(opt: Any, is_train: bool, registered: Registered) -> list[str]
         return ['An option file is a block of keys; this one is not.']
     if not isinstance(opt.get('model_type'), str):
         return [f'model_type is missing or no text: {MODEL}, or a model of BasicSR or of an extension.']
-    faults = list(_file_faults(opt, is_train)) if opt['model_type'] == MODEL else []
+    faults = []
     for name, registry, example, value in _components(opt):
         if opt['model_type'] == MODEL:
             faults += type_faults(name, value, example)
         faults += _component_faults(opt, name, registry, value, registered)
     if opt['model_type'] == MODEL:
-        faults += _agreement_faults(opt, registered)
+        faults += [*_agreement_faults(opt, registered), *_file_faults(opt, is_train)]
     return list(dict.fromkeys(faults))
 
 
@@ -251,25 +227,21 @@ def _outline(options: Any, registered: Registered) -> nn.Module | None:
 
 def _file_faults(opt: Mapping[str, Any], is_train: bool) -> Iterator[str]:
     yield from block(TOP)('', opt)
-    yield from _missing(opt, _NEEDED)
     yield from _data_faults(opt, is_train)
-    if is_train:
-        yield from _missing(opt, _NEEDED_TO_TRAIN)
-        if opt.get('train') is not None:
-            yield from train_faults(opt)
+    if is_train and opt.get('train') is not None:
+        yield from train_faults(opt)
     if opt.get('val') is not None:
         yield from val_faults(opt)
-    yield from _missing(opt, _NEEDED_TO_VALIDATE if is_train else _NEEDED_TO_TEST)
+    if is_train and isinstance(opt.get('datasets'), Mapping) and opt['datasets'].get('train') is None:
+        yield 'datasets.train is missing: the images to train on.'
+    for parent, keys in TABLES.items():  # those without which BasicSR would end with a KeyError
+        for key, rule in keys.items():
+            present = value_at(opt, parent) if parent else opt
+            needed = isinstance(rule, Key) and ('train' if is_train else 'test') in rule.needed
+            if needed and isinstance(present, Mapping) and present.get(key) is None:
+                yield f'{parent}{"." * bool(parent)}{key} is missing: {rule.meaning}.'
     if value_at(opt, 'logger.wandb.project') is not None and value_at(opt, 'logger.use_tb_logger') is not True:
         yield 'logger.wandb.project needs logger.use_tb_logger: true.'
-
-
-def _missing(opt: Mapping[str, Any], needed: Mapping[str, str]) -> Iterator[str]:
-    """Keys that are absent from blocks that are there; BasicSR would end with a KeyError."""
-    for key, meaning in needed.items():
-        parent = key.rpartition('.')[0]
-        if value_at(opt, key) is None and isinstance(value_at(opt, parent) if parent else opt, Mapping):
-            yield f'{key} is missing: {meaning}.'
 
 
 def _data_faults(opt: Mapping[str, Any], is_train: bool) -> Iterator[str]:
