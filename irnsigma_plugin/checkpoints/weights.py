@@ -147,7 +147,7 @@ def model_hash(state_dict: StateDict) -> str:
     for key in sorted(state_dict):
         value = state_dict[key].detach().cpu().contiguous()
         digest.update(f'{key} {tuple(value.shape)} {value.dtype}\n'.encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 

@@ -6,8 +6,9 @@ data sets own theirs, see :mod:`irnsigma_plugin.checks`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from irnsigma_plugin.checks import (
     Rule,
@@ -25,7 +26,8 @@ from irnsigma_plugin.checks import (
 from irnsigma_plugin.options.rules import NO_HINTS, anything, arguments, block, prefixed, typed, value_at
 
 
-class Key(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Key:
     """A rule, with what people should know of the key.
 
     Attributes:
@@ -194,7 +196,7 @@ def patch_faults(size: Any, scale: Any) -> Iterator[str]:
 
 
 def _paired_images(name: str, value: Mapping[str, Any]) -> Iterator[str]:
-    own = {'dataroot_gt': HR_ROOT, 'dataroot_lq': LR_ROOT, 'filename_tmpl': FILENAME_TMPL, **PATCHES}
+    own: dict[str, Rule] = {'dataroot_gt': HR_ROOT, 'dataroot_lq': LR_ROOT, 'filename_tmpl': FILENAME_TMPL, **PATCHES}
     needed = 'dataroot_gt', 'dataroot_lq', 'io_backend', 'scale', 'phase'
     yield from prefixed(name, data_set_faults(value, own, needed, ('gt_size', 'use_hflip', 'use_rot')))
 

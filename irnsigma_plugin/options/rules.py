@@ -104,15 +104,19 @@ def prefixed(name: str, faults: Iterable[str]) -> Iterator[str]:
         yield f'{start}{name}.{fault[len(start) :]}'
 
 
-def default_of(cls: Callable[..., Any], argument: str) -> Any:
-    """The default of a class's or function's argument; None where it has none."""
-    parameter = inspect.signature(cls).parameters.get(argument)
-    return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
+def default_of(cls: Callable[..., Any] | None, argument: str) -> Any:
+    """The default of a class's or function's argument; None where it has none, or there is no class."""
+    default = _parameters(cls)[argument].default if argument in _parameters(cls) else inspect.Parameter.empty
+    return None if default is inspect.Parameter.empty else default
 
 
-def takes_all(cls: Callable[..., Any]) -> bool:
+def takes_all(cls: Callable[..., Any] | None) -> bool:
     """Whether a class or function takes arguments that its signature does not name."""
-    return any(map(_is_variable, inspect.signature(cls).parameters.values()))
+    return any(map(_is_variable, _parameters(cls).values()))
+
+
+def _parameters(cls: Callable[..., Any] | None) -> Mapping[str, inspect.Parameter]:
+    return {} if cls is None else inspect.signature(cls).parameters
 
 
 def _is_variable(parameter: inspect.Parameter) -> bool:
@@ -148,9 +152,10 @@ def without_type(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def value_at(opt: Any, key: str) -> Any:
     """The value of a dotted key; None where it is absent, or where something on the way is no block."""
+    found: Any = opt
     for part in key.split('.'):
-        opt = opt.get(part) if isinstance(opt, Mapping) else None
-    return opt
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
 
 
 def _unknown_key(name: str, key: Any, known: Iterable[str], hints: Mapping[str, str]) -> str:
