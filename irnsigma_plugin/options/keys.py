@@ -173,7 +173,7 @@ def data_set_faults(
     yield from block({**own, **LOADING}, {**_REFUSED, **hints})('', opt)
     for key in needed + needed_to_train * training:
         if opt.get(key) is None:
-            yield f'{key} is missing: a {opt["type"]} needs it.'
+            yield f'{key} is missing: a {opt.get("type")} needs it.'
     if training:
         yield from patch_faults(opt.get('gt_size'), opt.get('scale'))
     if opt.get('meta_info_file') is not None and value_at(opt, 'io_backend.type') == 'lmdb':
