@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import IO, Any, Callable, NoReturn
 
 from irnsigma_plugin.checks import one_line
-from irnsigma_plugin.commands import check, compare, downscale, evaluate, export, fetch_weights, info, upscale
+from irnsigma_plugin.commands import check, compare, downscale, evaluate, export, fetch_weights, info, prepare, upscale
 from irnsigma_plugin.files import WriteError
 
 
@@ -132,4 +132,5 @@ COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
     export.add_command,
     check.add_command,
     fetch_weights.add_command,
+    prepare.add_command,
 )
