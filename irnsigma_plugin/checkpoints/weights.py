@@ -238,7 +238,7 @@ def discover_network(checkpoint: Checkpoint) -> dict[str, Any]:
     settings = {'scale': scale, 'block_num': block_num, 'growth_channels': growth}
     if all(block_num):
         with torch.device('meta'):
-            net = InvRescaleNet(scale, block_num, growth or 1, **_hidden_arguments(checkpoint))
+            net = InvRescaleNet(scale, block_num, growth or 1, **_saved_arguments(checkpoint))
         faults = differences(shapes_of(net.state_dict()), shapes_of(state_dict))
     else:
         faults = 'every level needs a coupling block'
@@ -267,12 +267,12 @@ def build_network(checkpoint: Checkpoint, clamp: float | None = None) -> InvResc
             'python -m basicsr.test.'
         )
     given = {} if clamp is None else {'clamp': clamp}
-    net = InvRescaleNet(**{**discover_network(checkpoint), **_hidden_arguments(checkpoint), **given})
+    net = InvRescaleNet(**{**discover_network(checkpoint), **_saved_arguments(checkpoint), **given})
     net.load_state_dict(checkpoint.state_dict)
     return net.eval()
 
 
-def _hidden_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
+def _saved_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
     return {name: checkpoint.network[name] for name in HIDDEN_ARGUMENTS if name in checkpoint.network}
 
 

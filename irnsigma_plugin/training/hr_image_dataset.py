@@ -80,7 +80,7 @@ class HRImageDataset(Dataset):
         """What is wrong with the options, see :mod:`irnsigma_plugin.checks`."""
         yield from data_set_faults(
             opt,
-            {'dataroot_gt': HR_ROOT, **PATCHES},
+            {**HR_ROOT, **PATCHES},
             needed=('dataroot_gt', 'io_backend', 'scale', 'phase'),
             needed_to_train=('gt_size',),
             hints={
