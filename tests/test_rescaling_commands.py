@@ -400,11 +400,13 @@ def test_comparison_shows_a_map_of_sigma_and_its_result(monkeypatch):
 
 
 def test_the_metrics_are_those_of_the_option_file():
-    import yaml
+    from irnsigma_plugin.options.file import read_option_file
+    from irnsigma_plugin.options.train_val import expand_metrics
 
-    val = yaml.safe_load((ROOT / 'options/test_IRNsigma_x4.yml').read_text())['val']
-    assert val['metrics'] == hr_metrics(4)
-    assert val['lr_metrics'] == LR_METRICS
+    opt = read_option_file(ROOT / 'options/test_IRNsigma_x4.yml')
+    expand_metrics(opt)
+    assert opt['val']['metrics'] == hr_metrics(4)
+    assert opt['val']['lr_metrics'] == LR_METRICS
 
 
 @pytest.mark.parametrize('command', ['downscale', 'upscale', 'evaluate', 'compare'])

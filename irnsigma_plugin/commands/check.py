@@ -1,4 +1,4 @@
-"""`irnsigma check`: say what is wrong with option files, without training and without torch."""
+"""`irnsigma check`: say what is wrong with option files, without training."""
 
 from __future__ import annotations
 
@@ -14,40 +14,56 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         help='check option files before a training or test',
         description='Check option files: every key, every value, what must agree with each other, and the images and\n'
         'checkpoints that they name. All faults are listed at once. The files are read safely: nothing that\n'
-        'is written into them is run. The exit status is 0 if all are good, 1 otherwise.',
-        epilog='examples:\n  irnsigma check options/train_IRNsigma_x4.yml\n  irnsigma check --no-data options/*.yml',
+        'is written into them is run. BasicSR and torch are loaded, which takes a few seconds. The exit\n'
+        'status is 0 if all are good, 1 otherwise.',
+        epilog='examples:\n  irnsigma check options/train_IRNsigma_x4.yml\n  irnsigma check --no-data options/*.yml\n'
+        '  irnsigma check --list-keys',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('options', nargs='+', metavar='OPT', help='option file')
+    parser.add_argument('options', nargs='*', metavar='OPT', help='option file')
     parser.add_argument(
         '--no-data',
         action='store_true',
         help='leave out the images, checkpoints and training states, which may be on another machine',
     )
+    parser.add_argument(
+        '--list-keys', action='store_true', help='print the keys of option files as tables in Markdown, with defaults'
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> None:
-    refused = [path for path in args.options if not _check(path, with_data=not args.no_data)]
+    from irnsigma_plugin.compat.registry import registered
+
+    known = registered()
+    if args.list_keys:
+        from irnsigma_plugin.options.table import markdown
+
+        print(markdown(known))
+    elif not args.options:
+        raise ValueError('name one or more option files, or give --list-keys')
+    refused = [path for path in args.options if not _check(path, known, with_data=not args.no_data)]
     if refused:
         raise ValueError(f'{len(refused)} of {len(args.options)} option file(s) with faults: {", ".join(refused)}')
 
 
-def _check(path: str, with_data: bool) -> bool:
+def _check(path: str, known: Mapping[str, Mapping[str, Any]], with_data: bool) -> bool:
     from irnsigma_plugin.options.check import is_training, option_faults, outside_faults
     from irnsigma_plugin.options.file import read_option_file
     from irnsigma_plugin.options.rules import OptionError
+    from irnsigma_plugin.options.train_val import expand_metrics
 
     try:
         opt = read_option_file(path)
     except OptionError as error:
         print(error)
         return False
-    faults = option_faults(opt, isinstance(opt, Mapping) and is_training(opt))
+    expand_metrics(opt)
+    faults = option_faults(opt, isinstance(opt, Mapping) and is_training(opt), known)
     if isinstance(opt, Mapping) and isinstance(opt.get('model_type'), str):
-        print(f'{path}: {_looked_at(opt, with_data)}')
+        print(f'{path}: {_looked_at(opt, known, with_data)}')
         if with_data:
-            faults += outside_faults(opt)
+            faults += outside_faults(opt, known)
     else:
         print(path)
     for fault in faults:
@@ -56,15 +72,15 @@ def _check(path: str, with_data: bool) -> bool:
     return not faults
 
 
-def _looked_at(opt: Mapping[str, Any], with_data: bool) -> str:
-    from irnsigma_plugin.options.check import data_sets, is_training, unjudged
+def _looked_at(opt: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]], with_data: bool) -> str:
+    from irnsigma_plugin.options.check import data_sets, is_training, unchecked_blocks
 
     names = ', '.join(name for name, _ in data_sets(opt))
     outside = f'with the images of {names}, and checkpoints' if with_data else 'without images and checkpoints'
-    foreign = unjudged(opt)
+    unchecked = unchecked_blocks(opt, known)
     return (
         f'{"training" if is_training(opt) else "test"} of {opt["model_type"]}, {_count_keys(opt)} keys, {outside}'
-        + (f'; left to BasicSR or an extension: {", ".join(foreign)}' if foreign else '')
+        + (f'; left to BasicSR or an extension: {", ".join(unchecked)}' if unchecked else '')
     )
 
 

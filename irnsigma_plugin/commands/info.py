@@ -44,7 +44,7 @@ def describe(path: str) -> dict[str, str]:
     )
 
     checkpoint = read_checkpoint(path)
-    settings = discover_network(checkpoint.state_dict, path)
+    settings = discover_network(checkpoint)
     net = build_network(checkpoint)
     size = os.path.getsize(path)
     if is_safetensors(path):

@@ -33,6 +33,19 @@ def register_all() -> None:
                 known.register(each)
 
 
+def registered() -> dict[str, dict[str, Any]]:
+    """What BasicSR's registries `arch`, `dataset`, `loss` and `metric` hold, by registry and name."""
+    import basicsr  # noqa: F401  which fills them
+    from basicsr.utils import registry
+
+    found = {}
+    for kind in ('arch', 'dataset', 'loss', 'metric'):
+        known = dict(iter(getattr(registry, f'{kind.upper()}_REGISTRY')))
+        # BasicSR finds a class by its name without this ending, too.
+        found[kind] = {**{name.removesuffix('_basicsr'): each for name, each in known.items()}, **known}
+    return found
+
+
 def uses_plugin(opt: dict[str, Any]) -> bool:
     """Whether an option file belongs to this plugin.
 

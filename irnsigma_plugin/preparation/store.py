@@ -11,7 +11,6 @@ import contextlib
 import functools
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 from irnsigma_plugin.files import atomic_write
 from irnsigma_plugin.images.picture import ImageReadError, decode_rgb_image
-from irnsigma_plugin.options.stored_images import SETTINGS, StoreError
+from irnsigma_plugin.options.stored_images import SETTINGS, StoreError, read_meta_info
 
 PNG_COMPRESSION = 1
 FIRST_MAP_SIZE = 2**28  # bytes an LMDB may grow to before the limit is doubled
@@ -309,17 +308,8 @@ def _read_settings(folder: Path) -> Settings | None:
 def _read_sizes(path: Path) -> dict[str, tuple[int, int]]:
     try:
         return read_meta_info(path)
-    except (OSError, StoreError) as error:
+    except StoreError as error:
         raise PrepareError(f'{path / META_INFO} is missing or damaged; {AGAIN}') from error
-
-
-def read_meta_info(path: Path) -> dict[str, tuple[int, int]]:
-    """Heights and widths of the images of an LMDB by key."""
-    lines = (path / META_INFO).read_text(encoding='utf-8').splitlines()
-    matches = [re.fullmatch(r'([\w-]+)\.png \((\d+),(\d+),3\) \d+', line) for line in lines]
-    if not all(matches):
-        raise StoreError('damaged')
-    return {match[1]: (int(match[2]), int(match[3])) for match in matches if match}
 
 
 @contextlib.contextmanager
