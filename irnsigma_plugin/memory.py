@@ -52,7 +52,7 @@ def _system_memory() -> int:
 
 
 @contextmanager
-def explained_lack_of_memory(what: str, remedy: str) -> Iterator[None]:
+def oom_hint(what: str, remedy: str) -> Iterator[None]:
     """Turn a lack of memory, of a GPU or of the machine, into one line with the remedy.
 
     Args:

@@ -25,7 +25,7 @@ from irnsigma_plugin.archs.bicubic import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.preparation.pairs import prepare
-from irnsigma_plugin.training.distributed import on_all_ranks, undeal
+from irnsigma_plugin.training.distributed import on_all_ranks, unshard
 from irnsigma_plugin.training.model import IRNSigmaModel
 from irnsigma_plugin.training.validator import Validator
 
@@ -108,7 +108,7 @@ def noise_of_two_steps(option_file: Path) -> tuple[torch.Tensor, torch.Tensor]:
     model = make_model(option_file)
     feed(model)
     calls = []
-    model.net_g.register_forward_hook(lambda _, inputs, result: calls.append((inputs[1], result.hr.detach())))
+    model.net_g.register_forward_hook(lambda _, inputs, result: calls.append((inputs[1], result.restored.detach())))
     model.optimize_parameters(1)
     model.optimize_parameters(2)
     return torch.cat([sigma for sigma, _ in calls]), calls[-1][1]
@@ -135,9 +135,9 @@ def steps_skipped_for_one_bad_rank(option_file: Path, bad: dict[str, bool]) -> l
         loss = criterion(prediction, target_is_real, is_disc=is_disc)
         return loss * math.nan if bad == {'real': target_is_real, 'is_disc': is_disc} else loss
 
-    for step, model.cri_gan in enumerate((spoilt if get_dist_info()[0] == 1 else criterion, criterion), start=1):
+    for step, model.step.adversary.gan_loss in enumerate((spoilt if get_dist_info()[0] == 1 else criterion, criterion), start=1):
         model.optimize_parameters(step)
-        result.append((model.step_guard.skipped, weights(model.net_g), weights(model.net_d)))
+        result.append((model.step.guard.skipped, weights(model.net_g), weights(model.net_d)))
     return result
 
 
@@ -306,9 +306,9 @@ def test_a_process_by_itself_keeps_its_own_error():
         on_all_ranks('Work', lambda: {}['missing'])
 
 
-def test_undeal_restores_the_order():
-    assert undeal([['a', 'd', 'g'], ['b', 'e'], ['c', 'f']]) == list('abcdefg')
-    assert undeal([['a'], [], []]) == ['a']
+def test_unshard_restores_the_order():
+    assert unshard([['a', 'd', 'g'], ['b', 'e'], ['c', 'f']]) == list('abcdefg')
+    assert unshard([['a'], [], []]) == ['a']
 
 
 # -------------------------------------------------------------------------------------------------- commands

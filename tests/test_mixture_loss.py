@@ -20,7 +20,7 @@ RESULT = RescaleResult(
     lr=torch.tensor([[0.6, 0.3], [0.5, 0.8]]).view(2, 1, 1, 2),
     lr_quantized=torch.full((2, 1, 1, 2), 99.0),
     latent=torch.tensor([[1.0, -2.0], [0.0, 3.0]]).view(2, 1, 1, 2),
-    hr=torch.tensor([[300.0, 600.0], [0.0, 300.0]]).view(2, 1, 1, 2),
+    restored=torch.tensor([[300.0, 600.0], [0.0, 300.0]]).view(2, 1, 1, 2),
 )
 SIGMA = torch.tensor([0.25, 1.0])
 ADVERSARIAL = torch.tensor([2.0, 0.6])
@@ -96,9 +96,9 @@ def test_which_terms_reach_the_restored_image(networks, sigma):
     hr = random_image(2, 3, 128, 128)
     lr_ref, sigmas = hr[..., ::2, ::2], torch.full((2,), sigma)
     result = net(hr, sigmas)
-    restored = result.hr.detach().requires_grad_()
+    restored = result.restored.detach().requires_grad_()
     adversarial = per_sample_gan_loss(GANLoss('vanilla'), discriminator(restored), True, is_disc=False)
-    result = result._replace(hr=restored)
+    result = result._replace(restored=restored)
     _, terms = MixtureLoss()(result, hr, lr_ref, sigmas, adversarial, perceptual(restored, hr))
 
     def reached(term):
@@ -122,9 +122,9 @@ def test_generator_gradient_at_the_ends(networks, sigma, absent, present):
 
     def gradient(scaled):
         result = net(hr, sigmas, epsilon=torch.ones(2, 9, 64, 64))
-        adversarial = per_sample_gan_loss(GANLoss('vanilla'), discriminator(result.hr), True, is_disc=False)
+        adversarial = per_sample_gan_loss(GANLoss('vanilla'), discriminator(result.restored), True, is_disc=False)
         criterion = MixtureLoss(**{names[letter]: 100.0 for letter in scaled})
-        loss, _ = criterion(result, hr, hr[..., ::2, ::2], sigmas, adversarial, perceptual(result.hr, hr))
+        loss, _ = criterion(result, hr, hr[..., ::2, ::2], sigmas, adversarial, perceptual(result.restored, hr))
         trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
         return torch.cat([part.flatten() for part in torch.autograd.grad(loss, trainable)])
 

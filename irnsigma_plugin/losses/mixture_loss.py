@@ -150,7 +150,7 @@ class MixtureLoss(nn.Module):
             raise ValueError('MixtureLoss: distribution adversarial needs the adversarial loss of each sample.')
         distribution = latent_energy(result.latent) if self.distribution == 'latent' else adversarial
         per_sample = MixtureTerms(
-            reconstruction=charbonnier(result.hr, hr),
+            reconstruction=charbonnier(result.restored, hr),
             guidance=squared_error(result.lr, lr_ref),
             distribution=distribution,
             perceptual=torch.zeros_like(sigma) if perceptual is None else perceptual,

@@ -25,23 +25,23 @@ from irnsigma_plugin.options.keys import MAX_CORRUPT
 from irnsigma_plugin.options.rules import OptionError
 
 
-class Place(NamedTuple):
+class SampleIndex(NamedTuple):
     """What a training sample is made from.
 
     Attributes:
         epoch: Epoch of the training.
         seen: Samples of the epoch that all processes together have had once this one is trained on.
         number: Number of the sample in the epoch, of all processes.
-        index: Image in the data set.
+        image: Number of the image in the data set.
     """
 
     epoch: int
     seen: int
     number: int
-    index: int
+    image: int
 
 
-class PlaceSampler(EnlargedSampler):
+class ResumableSampler(EnlargedSampler):
     """BasicSR's order of images, which goes on within an epoch.
 
     Args:
@@ -55,68 +55,76 @@ class PlaceSampler(EnlargedSampler):
         super().__init__(dataset, num_replicas, rank, ratio)
         self.resume_at = resume_at
 
-    def __iter__(self) -> Iterator[Place]:
+    def __iter__(self) -> Iterator[SampleIndex]:
         processes = self.num_replicas
-        places = (
-            Place(self.epoch, (position + 1) * processes, position * processes + self.rank, index)
-            for position, index in enumerate(super().__iter__())
+        samples = (
+            SampleIndex(self.epoch, (position + 1) * processes, position * processes + self.rank, image)
+            for position, image in enumerate(super().__iter__())
         )
         if self.resume_at is None or self.resume_at['epoch'] != self.epoch:
-            return places
-        return itertools.islice(places, self.resume_at['seen'] // processes, None)
+            return samples
+        return itertools.islice(samples, self.resume_at['seen'] // processes, None)
 
 
-class NamingDataset(Dataset):
+class _GuardedDataset(Dataset):
     """A data set whose errors name the image.
 
     Args:
         dataset: Its items and its `opt` are passed on. An item is named by its entry in `dataset.paths`.
-
-    Raises:
-        ImageReadError: (when reading) An image cannot be read.
-        MemoryError: (when reading) There is no memory for it.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
         self.opt = dataset.opt
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def read(self, image: int) -> dict[str, Any]:
+        """The item of an image.
+
+        Raises:
+            ImageReadError: It cannot be read.
+            MemoryError: There is no memory for it.
+        """
         try:
-            return self.dataset[index]
+            return self.dataset[image]
         except ImageReadError:
             raise  # has the name
         except MemoryError:
             raise MemoryError(
-                f'No memory is left to read {self._name(index)}: lower num_worker_per_gpu or '
+                f'No memory is left to read {self._name(image)}: lower num_worker_per_gpu or '
                 'batch_size_per_gpu, and resume with --auto_resume.'
             ) from None
         except Exception as error:  # a decoder of damaged files raises whatever it stumbles over
-            raise ImageReadError(
-                f'{self._name(index)}: cannot be read ({_brief(error)}); replace or remove it.'
-            ) from error
+            reason = ' '.join(str(error).split()) or type(error).__name__
+            raise ImageReadError(f'{self._name(image)}: cannot be read ({reason}); replace or remove it.') from error
 
-    def _name(self, index: int) -> str:
-        paths = self.dataset.paths[index] if hasattr(self.dataset, 'paths') else f'image {index}'
-        paths = set(paths.values()) if isinstance(paths, Mapping) else {paths}
+    def _name(self, image: int) -> str:
+        paths = self.dataset.paths[image] if hasattr(self.dataset, 'paths') else f'image {image}'
+        name = ' or '.join(sorted(set(paths.values()) if isinstance(paths, Mapping) else {paths}))
         # Not by io_backend.type, which BasicSR removes when it reads.
         roots = [self.opt[key] for key in ('dataroot_gt', 'dataroot_lq') if self.opt.get(key)]
         if roots and all(root.endswith('.lmdb') for root in roots):
-            return f'image {" or ".join(sorted(paths))} of {" or ".join(roots)}'
-        return ' or '.join(sorted(paths))
+            return f'image {name} of {" or ".join(roots)}'
+        return name
 
 
-class TrainingDataset(NamingDataset):
-    """A training set that takes :class:`Place`s, and another image where one cannot be read.
+class NamingDataset(_GuardedDataset):
+    """A data set for validation and tests, whose errors name the image. Errors as of :meth:`read`."""
 
-    What is random about a sample (patch, mirroring) follows from the seed and the place alone, whatever process
+    def __getitem__(self, image: int) -> dict[str, Any]:
+        return self.read(image)
+
+
+class TrainingDataset(_GuardedDataset):
+    """A training set that takes :class:`SampleIndex`es, and another image where one cannot be read.
+
+    What is random about a sample (patch, mirroring) follows from the seed and the index alone, whatever process
     reads it and whatever was read before.
 
     Args:
-        dataset: Its items are passed on, with `epoch` and `seen` of the place.
+        dataset: Its items are passed on, with `epoch` and `seen` of the index.
         seed: Of the random patches.
         max_corrupt: So many unreadable images, each named in the log, are passed over in a process of the training.
 
@@ -124,26 +132,26 @@ class TrainingDataset(NamingDataset):
         ImageReadError: (when reading) More images are unreadable.
     """
 
-    def __init__(self, dataset: Dataset, seed: int, max_corrupt: int = MAX_CORRUPT) -> None:
+    def __init__(self, dataset: Any, seed: int, max_corrupt: int = MAX_CORRUPT) -> None:
         super().__init__(dataset)
         self.seed = seed
         self.max_corrupt = whole_number('datasets.train.max_corrupt', max_corrupt, smallest=0)
         self._corrupt = torch.zeros(len(dataset), dtype=torch.bool).share_memory_()  # by all workers
 
-    def __getitem__(self, place: Place) -> dict[str, Any]:
+    def __getitem__(self, index: SampleIndex) -> dict[str, Any]:
         _outlive_interrupts()
-        with _seeded(f'{self.seed} {place.epoch} {place.number}'):
-            item = self._read_whole(place.index)
-        return {**item, 'epoch': place.epoch, 'seen': place.seen}
+        with _seeded(f'{self.seed} {index.epoch} {index.number}'):
+            item = self._read_whole(index.image)
+        return {**item, 'epoch': index.epoch, 'seen': index.seen}
 
-    def _read_whole(self, index: int) -> dict[str, Any]:
-        """Read the image `index`, or the first readable one after it."""
+    def _read_whole(self, image: int) -> dict[str, Any]:
+        """Read an image, or the first readable one after it."""
         while True:
             try:
-                return super().__getitem__(index)
+                return self.read(image)
             except ImageReadError as error:
-                known = bool(self._corrupt[index])
-                self._corrupt[index] = True
+                known = bool(self._corrupt[image])
+                self._corrupt[image] = True
                 if self._corrupt.all() or self._corrupt.sum() > self.max_corrupt:
                     count = 'All' if self._corrupt.all() else f'More than {self.max_corrupt}'
                     raise ImageReadError(
@@ -155,7 +163,7 @@ class TrainingDataset(NamingDataset):
                         f'{error} Another image takes its place; the training stops after '
                         f'{self.max_corrupt} such images.'
                     )
-            index = (index + 1) % len(self)
+            image = (image + 1) % len(self)
 
 
 class DataSupply:
@@ -163,13 +171,13 @@ class DataSupply:
 
     Args:
         opt: The whole option file. `resume_at`, where it is set by then, is the `epoch`, `iter` and `seen` (see
-            :class:`Place`) to go on from.
+            :class:`SampleIndex`) to go on from.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt
 
-    def build_dataset(self, dataset_opt: Mapping[str, Any]) -> NamingDataset:
+    def build_dataset(self, dataset_opt: Mapping[str, Any]) -> NamingDataset | TrainingDataset:
         """A data set of BasicSR's registry, guarded against unreadable images."""
         # Without empty keys: BasicSR asks of some only whether they are there.
         dataset_opt = {key: value for key, value in dataset_opt.items() if value is not None}
@@ -179,9 +187,9 @@ class DataSupply:
             return TrainingDataset(dataset, self.opt['manual_seed'], max_corrupt)
         return NamingDataset(dataset)
 
-    def build_sampler(self, dataset: Dataset, num_replicas: int, rank: int, ratio: int = 1) -> PlaceSampler:
+    def build_sampler(self, dataset: Dataset, num_replicas: int, rank: int, ratio: int = 1) -> ResumableSampler:
         """The order of a training set."""
-        return PlaceSampler(dataset, num_replicas, rank, ratio, self.opt.get('resume_at'))
+        return ResumableSampler(dataset, num_replicas, rank, ratio, self.opt.get('resume_at'))
 
     def build_dataloader(
         self,
@@ -189,7 +197,7 @@ class DataSupply:
         dataset_opt: Mapping[str, Any],
         num_gpu: int = 1,
         dist: bool = False,
-        sampler: PlaceSampler | None = None,
+        sampler: ResumableSampler | None = None,
         seed: int | None = None,
     ) -> DataLoader:
         """BasicSR's loader; its seeds for workers are not drawn from the numbers that the model draws from.
@@ -250,7 +258,3 @@ def _outlive_interrupts() -> None:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
-
-
-def _brief(error: Exception) -> str:
-    return ' '.join(str(error).split()) or type(error).__name__

@@ -15,7 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.options.rules import OptionError
-from irnsigma_plugin.training.step import SCALER_HALVINGS, explained_compile_errors, full_precision, split_batch
+from irnsigma_plugin.training.step import (
+    SCALER_HALVINGS,
+    Adversary,
+    explained_compile_errors,
+    full_precision,
+    split_batch,
+)
 from irnsigma_plugin.training.step_guard import StepGuard
 
 
@@ -45,12 +51,12 @@ def one_step(model):
     for parameter in model.net_g.parameters():  # the layout changes the order in which values are drawn in place
         if parameter.requires_grad:
             parameter.data.copy_(torch.randn(parameter.shape) * 0.05)
-    model.net_d = SmallDiscriminator()
-    model.optimizer_d = torch.optim.Adam(model.net_d.parameters(), lr=1e-4)
+    net_d = SmallDiscriminator()
+    model.step.adversary = Adversary(net_d, torch.optim.Adam(net_d.parameters(), lr=1e-4), model.cri_gan)
     model.optimize_parameters(1)
     gradients = [
         parameter.grad.clone()
-        for net in (model.net_g, model.net_d)
+        for net in (model.net_g, net_d)
         for parameter in net.parameters()
         if parameter.requires_grad
     ]
@@ -76,7 +82,7 @@ def test_gradients_and_losses_are_those_of_the_plain_step(make_model, option, va
     expected, expected_log = one_step(make_model())
     model = make_model(change=set_option('train', option, value))
     if value == 'fp16':  # a scale without overflow, which training finds in its first steps
-        model.scaler.load_state_dict({**model.scaler.state_dict(), 'scale': 64.0})
+        model.step.scaler.load_state_dict({**model.step.scaler.state_dict(), 'scale': 64.0})
     gradients, log = one_step(model)
     assert log == pytest.approx(expected_log, rel=tolerance / 10)
     assert difference(gradients, expected) < tolerance
@@ -169,7 +175,7 @@ def test_overflows_at_first_are_no_divergence_in_fp16(make_model):
     model.gt[0, 0, 0, 0] = math.nan
     for step in range(1, 2 + SCALER_HALVINGS):
         model.optimize_parameters(step)
-    assert model.scaler.get_scale() == 0.5  # halved 17 times from 2**16
+    assert model.step.scaler.get_scale() == 0.5  # halved 17 times from 2**16
     with pytest.raises(FloatingPointError, match='18 steps in a row of the generator'):
         model.optimize_parameters(2 + SCALER_HALVINGS)
 
@@ -187,12 +193,12 @@ def test_gradients_are_averaged_once_per_step(make_model, tmp_path):
             future.set_result(bucket.buffer())
             return future
 
-        for name in ('net_g', 'net_d'):
-            net = DistributedDataParallel(getattr(model, name))
+        for owner, name in ((model.step, 'net_g'), (model.step.adversary, 'net')):
+            net = DistributedDataParallel(getattr(owner, name))
             net.register_comm_hook(name, count)
-            setattr(model, name, net)
+            setattr(owner, name, net)
         model.optimize_parameters(1)
-        assert exchanged == ['net_g', 'net_d']
+        assert exchanged == ['net_g', 'net']
     finally:
         distributed.destroy_process_group()
 

@@ -14,6 +14,7 @@ from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.checkpoints.weights import CheckpointError, build_network, read_checkpoint
 from irnsigma_plugin.options.rules import OptionError
 from irnsigma_plugin.training.model import IRNSigmaModel
+from irnsigma_plugin.training.step import Adversary
 
 
 def fixed_sigma(value: float):
@@ -106,9 +107,9 @@ def test_non_finite_step_changes_nothing_and_too_many_stop_the_training(make_mod
 
 def test_non_finite_images_leave_the_discriminators_statistics_finite(make_model):
     model = make_model(change=fixed_sigma(1))
-    model.net_d = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.BatchNorm2d(2), torch.nn.Conv2d(2, 1, 1))
-    model.optimizer_d = torch.optim.Adam(model.net_d.parameters())
-    statistics = model.net_d[1]
+    net_d = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.BatchNorm2d(2), torch.nn.Conv2d(2, 1, 1))
+    model.step.adversary = Adversary(net_d, torch.optim.Adam(net_d.parameters()), model.cri_gan)
+    statistics = net_d[1]
     model.optimize_parameters(1)
     good = statistics.running_mean.clone()
     assert good.abs().min() > 0
