@@ -15,18 +15,13 @@ Result = TypeVar('Result')
 
 
 def on_all_ranks(what: str, work: Callable[[], Result], failure: type[Exception] = RuntimeError) -> list[Result]:
-    """Do `work` on every rank, and return the results of all ranks, in order, on every rank.
+    """Do `work` on every rank, and return the results (to be pickled) of all ranks, in order, on every rank.
 
     A failure on one rank becomes an error on all, so that none waits for it forever. All ranks have to call
     this; it is a barrier. A process by itself just does the work, and its errors stay as they are.
 
-    Args:
-        what: Name of the work, for the message.
-        work: Its result must be picklable.
-        failure: Type of the error.
-
     Raises:
-        failure: `work` failed somewhere; the message names each such rank and its reason.
+        failure: `work` failed somewhere; the message names `what` it is, each such rank and its reason.
     """
     _, world_size = get_dist_info()
     if world_size == 1:

@@ -30,14 +30,11 @@ from irnsigma_plugin.training.validator import Validator
 class IRNSigmaModel(SRGANModel):
     """IRN_sigma, IRN+ and IRN: which one is a matter of the option file.
 
-    `network_g` may be any network that keeps the contract of
-    :class:`~irnsigma_plugin.archs.rescaling_net.RescalingNet`. With `network_d` the training is adversarial;
-    without it (and without `perceptual_opt`) it is plain IRN.
+    `network_g` may be any :class:`~irnsigma_plugin.archs.rescaling_net.RescalingNet`. With `network_d` the training is
+    adversarial; without it (and without `perceptual_opt`) it is plain IRN.
 
     Args:
-        opt: BasicSR's options; the plugin's keys are described in
-            :class:`~irnsigma_plugin.options.train_val.TrainOptions` and
-            :class:`~irnsigma_plugin.options.train_val.ValOptions`.
+        opt: BasicSR's options; for the plugin's keys see :mod:`~irnsigma_plugin.options.train_val`.
 
     Attributes:
         step: The step of G and D, from :meth:`build_step`.
@@ -53,7 +50,6 @@ class IRNSigmaModel(SRGANModel):
         self.validator = Validator(opt, read_val_options(opt))
         if opt['is_train']:
             self.train_options = read_train_options(opt)
-            self.keep_last = read_keep_last(opt)
         super().__init__(opt)
 
     # ------------------------------------------------------------------------------------------- set-up
@@ -76,26 +72,27 @@ class IRNSigmaModel(SRGANModel):
             if not self._load_pretrained(self.net_g_ema, 'g', 'params_ema'):
                 self.model_ema(0)
             self.net_g_ema.eval()
-        self.net_d = None
+        self.net_d: Any = None
         if self.opt.get('network_d'):
             self.net_d = self.model_to_device(build_network(self.opt['network_d']))
             self.print_network(self.net_d)
             self._load_pretrained(self.net_d, 'd', self.opt['path'].get('param_key_d', 'params'))
             self.net_d.train()
         self.net_g.train()
-        self.mixture_loss, self.cri_perceptual, self.cri_gan = (
-            build_loss(train[key]).to(self.device) if train.get(key) else None
-            for key in ('mixture_opt', 'perceptual_opt', 'gan_opt')
-        )
-        if self.cri_perceptual is not None:
-            self.cri_perceptual.to(memory_format=self.memory_format)
+        self.mixture_loss = build_loss(train['mixture_opt']).to(self.device)
+        self.cri_perceptual: Any = None
+        self.cri_gan: Any = None
+        if train.get('perceptual_opt'):
+            self.cri_perceptual = build_loss(train['perceptual_opt']).to(self.device, memory_format=self.memory_format)
+        if train.get('gan_opt'):
+            self.cri_gan = build_loss(train['gan_opt']).to(self.device)
         self.net_d_iters = train.get('net_d_iters', 1)
         self.net_d_init_iters = train.get('net_d_init_iters', 0)
         self.setup_optimizers()
         self.setup_schedulers()
         self.sigma_sampler = options.sigma_sampler()
         self.step = self.build_step()
-        self.progress = Progress(self.opt, self.device, self.keep_last)
+        self.progress = Progress(self.opt, self.device, read_keep_last(self.opt))
 
     def _load_pretrained(self, net: nn.Module, label: str, param_key: str) -> bool:
         path = self.opt['path']
@@ -110,8 +107,7 @@ class IRNSigmaModel(SRGANModel):
 
     def build_step(self) -> TrainingStep:
         """The training step on what was built; one that is derived from it may be returned instead."""
-        options = self.train_options
-        adversary = None
+        options, adversary = self.train_options, None
         if self.net_d is not None:
             adversary = Adversary(self.net_d, self.optimizer_d, self.cri_gan, options.fake_weighting)
         return TrainingStep(
@@ -222,7 +218,8 @@ class IRNSigmaModel(SRGANModel):
         self, net: nn.Module | list[nn.Module], net_label: str, current_iter: int, param_key: str | list[str] = 'params'
     ) -> None:
         """As BasicSR's; beside the weights of `net_g` stands its option block, so that the file is enough to use it."""
-        nets, keys = (each if isinstance(each, list) else [each] for each in (net, param_key))
+        nets = net if isinstance(net, list) else [net]
+        keys = param_key if isinstance(param_key, list) else [param_key]
         content: dict[str, Any] = {key: weights_to_save(self.get_bare_model(each)) for key, each in zip(keys, nets)}
         if net_label == 'net_g':
             content[NETWORK_ENTRY] = dict(self.opt['network_g'])

@@ -26,7 +26,7 @@ ITERATIONS_PER_ROUND = 10  # between questions to the other processes, on GPUs, 
 
 
 class Progress:
-    """Knows how far a training is, and what of it was saved and validated.
+    """How far a training is, what of it was saved and validated, and whether it is to stop.
 
     All processes of a distributed training have to call each method alike.
 
@@ -52,20 +52,16 @@ class Progress:
             self._place = {key: batch[key][-1] for key in ('epoch', 'seen')}
 
     def collect_random_states(self) -> None:
-        """Note the random numbers of all processes, for the next state: before anything can fail in one of them."""
+        """Note the random numbers of all processes for the next state, before anything can fail in one of them."""
         self._random = on_all_ranks('Saving random numbers', random_state)
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Save a training state with what this object knows, and remove older ones than are to be kept.
-
-        Args:
-            state: Has `epoch` and `iter`. Its values are saved once more, as they are by then, by :meth:`validated`.
+        """Save a training state, with place in the data and random numbers; remove those that are too old to be kept.
 
         Raises:
             SaveError: On rank 0, which alone writes.
         """
-        place = {key: int(value) for key, value in self._place.items()}
-        self._saved = {**state, **place, 'random': self._random}
+        self._saved = {**state, **{key: int(value) for key, value in self._place.items()}, 'random': self._random}
         self._write()
         if self.keep_last and self.opt['rank'] == 0:
             prune(self.opt, self.keep_last, self._saved['iter'])
@@ -86,29 +82,24 @@ class Progress:
         return any(each is dataloader for each in self._validated)
 
     def validated(self, dataloader: Any, current_iter: int) -> None:
-        """Note a validation, in the state as well if that was saved just before, without its results."""
+        """Note a validation; save the state once more if it was saved just before, without the results."""
         self._validated.append(dataloader)
         if self._saved.get('iter') == current_iter:
             on_all_ranks('Saving', self._write, SaveError)
 
     def stop_if_asked(self, current_iter: int, save: Callable[[int, int], None]) -> None:
-        """End the process at the start of an iteration if a signal came.
-
-        Args:
-            current_iter: The iteration.
-            save: Called with the epoch and the iteration before, unless that is saved.
-
-        Raises:
-            SystemExit: A signal came.
-        """
+        """Exit at the start of an iteration if a signal came, after `save(epoch, iteration)` of the one before."""
         self.stop_request.listen()
         number, last_iter = self.stop_request.arrived(current_iter), current_iter - 1
-        if number:
-            if self._place and self._saved.get('iter') != last_iter:
+        if not number:
+            return
+        outcome = 'Nothing new to save.'
+        if self._place:
+            if self._saved.get('iter') != last_iter:
                 save(int(self._place['epoch']), last_iter)
-            saved = f'Saved iteration {last_iter}, resume with --auto_resume.' if self._place else 'Nothing new to save.'
-            get_root_logger().info(f'Stopped by {signal.Signals(number).name}. {saved}')
-            self.end()
+            outcome = f'Saved iteration {last_iter}, resume with --auto_resume.'
+        get_root_logger().info(f'Stopped by {signal.Signals(number).name}. {outcome}')
+        self.end()
 
     def end(self) -> None:
         """Give the signals back; exit with the status of the one that came, if any."""
@@ -161,9 +152,7 @@ class StopRequest:
     def arrived(self, current_iter: int | None = None) -> int:
         """The signal that came to any process by now, or 0; the same answer in all processes.
 
-        Args:
-            current_iter: Iteration. On several GPUs the answer is 0 in most iterations, so as not to wait for them.
-                None, at the end, asks in any case.
+        On several GPUs it is 0 in most iterations, so as not to wait for them. None, at the end, asks in any case.
         """
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return self._number

@@ -9,7 +9,7 @@ from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parallel import DistributedDataParallel
 
 from irnsigma_plugin.archs.rescaling_net import RescaleResult
 from irnsigma_plugin.losses.adversarial import per_sample_gan_loss
@@ -21,98 +21,60 @@ SCALER_HALVINGS = 16
 
 
 class MicroBatch(NamedTuple):
-    """A part of an iteration's batch.
+    """A part of an iteration's batch."""
 
-    Attributes:
-        hr: (n, 3, H, W) original images.
-        lr_ref: (n, 3, h, w) their bicubic reductions.
-        sigma: (n,).
-        share: Its share of the batch's samples: the weight of its mean losses.
-        is_last: Whether it is the last one of the iteration.
-    """
-
-    hr: Tensor
-    lr_ref: Tensor
-    sigma: Tensor
-    share: float
+    hr: Tensor  # (n, 3, H, W) original images in [0, 1]
+    lr_ref: Tensor  # (n, 3, h, w) their bicubic reductions
+    sigma: Tensor  # (n,) in [0, 1]
+    share: float  # of the batch's samples: the weight of its mean losses
     is_last: bool
 
 
 @dataclass
 class Adversary:
-    """A discriminator, and what trains it.
-
-    Attributes:
-        net: Judges images (n, 3, H, W); its output is what `gan_loss` takes.
-        optimizer: Of `net`.
-        gan_loss: Called as BasicSR's `GANLoss`: `gan_loss(prediction, target_is_real, is_disc=...)`.
-        fake_weighting: Weight of a restored image in the discriminator's loss: its sigma (`sigma`), or 1 (`all`).
-    """
+    """A discriminator, and what trains it."""
 
     net: nn.Module
     optimizer: torch.optim.Optimizer
-    gan_loss: Callable[..., Tensor]
-    fake_weighting: str = 'sigma'
+    gan_loss: Callable[..., Tensor]  # of BasicSR's kind: gan_loss(prediction, target_is_real, is_disc=...)
+    fake_weighting: str = 'sigma'  # of a restored image in its loss: the image's sigma, or 1 (`all`)
 
 
+@dataclass(eq=False)
 class TrainingStep:
-    """Trains a rescaling network, and its adversary where it has one, on one batch.
+    """One step of a rescaling network, and one of its adversary where it has one, on a batch.
 
     hr -> `net_g(hr, sigma)` -> `mixture_loss` -> step of G -> `gan_loss` of hr and of what was restored -> step of D
 
-    A call is one step of each, whatever the number of parts that the batch is split into. A step with a non-finite
-    gradient is skipped. Networks may be wrapped in DistributedDataParallel: gradients are averaged once in a step.
-
-    Args:
-        net_g: A :class:`~irnsigma_plugin.archs.rescaling_net.RescalingNet`.
-        optimizer_g: Of `net_g`.
-        mixture_loss: Called as :class:`~irnsigma_plugin.losses.mixture_loss.MixtureLoss`.
-        perceptual_loss: `(restored, hr) -> (n,)`, or none.
-        adversary: None for a training without discriminator.
-        amp: Precision of the convolutions: `off` (float32), `bf16`, or `fp16` with a scaled loss.
-        accumulate: Number of parts that a batch is split into, one at a time in memory.
-        grad_clip: Bound of the generator's gradient norm, or none.
-        max_skipped_steps: Skipped steps in a row of one network that end the training; overflows at the start of
-            `fp16` are not among them.
+    A step with a non-finite gradient is skipped. Networks may be wrapped in DistributedDataParallel, which averages
+    their gradients once in a step.
 
     Attributes:
-        guard: Counts skipped steps.
         scaler: Scales the loss for `fp16`, otherwise does nothing.
+        guard: Counts skipped steps.
     """
 
-    def __init__(
-        self,
-        net_g: nn.Module,
-        optimizer_g: torch.optim.Optimizer,
-        mixture_loss: Callable[..., tuple[Tensor, Any]],
-        perceptual_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
-        adversary: Adversary | None = None,
-        *,
-        amp: str = 'off',
-        accumulate: int = 1,
-        grad_clip: float | None = None,
-        max_skipped_steps: int = 10,
-    ) -> None:
-        self.net_g = net_g
-        self.optimizer_g = optimizer_g
-        self.mixture_loss = mixture_loss
-        self.perceptual_loss = perceptual_loss
-        self.adversary = adversary
-        self.dtype = AMP_DTYPES[amp]
-        self.accumulate = accumulate
-        self.grad_clip = grad_clip
-        self.device_type = next(net_g.parameters()).device.type
-        scaled = amp == 'fp16'
+    net_g: nn.Module  # a RescalingNet
+    optimizer_g: torch.optim.Optimizer
+    mixture_loss: Callable[..., tuple[Tensor, Any]]  # see MixtureLoss
+    perceptual_loss: Callable[[Tensor, Tensor], Tensor] | None = None  # (restored, hr) -> (n,)
+    adversary: Adversary | None = None
+    amp: str = 'off'  # precision of the convolutions: off (float32), bf16, or fp16 with a scaled loss
+    accumulate: int = 1  # parts that a batch is split into, one at a time in memory; a step is on all of them
+    grad_clip: float | None = None  # bound of the generator's gradient norm
+    max_skipped_steps: int = 10  # in a row of one network, that end the training; fp16 has SCALER_HALVINGS more
+
+    def __post_init__(self) -> None:
+        self.device_type = next(self.net_g.parameters()).device.type
+        scaled = self.amp == 'fp16'
         self.scaler = torch.amp.GradScaler(self.device_type, init_scale=2.0**SCALER_HALVINGS, enabled=scaled)
-        self.guard = StepGuard(max_skipped_steps + SCALER_HALVINGS * scaled)
+        self.guard = StepGuard(self.max_skipped_steps + SCALER_HALVINGS * scaled)
 
     def __call__(self, hr: Tensor, lr_ref: Tensor, sigma: Tensor, train_g: bool = True) -> dict[str, Tensor]:
-        """Take the steps.
+        """Take both steps, or that of D alone.
 
         Args:
-            hr: (N, 3, H, W) original images in [0, 1].
-            lr_ref: (N, 3, h, w) their bicubic reductions.
-            sigma: (N,) in [0, 1].
+            hr, lr_ref, sigma: The batch, see :class:`MicroBatch`.
             train_g: Whether the generator takes a step, too.
 
         Returns:
@@ -123,7 +85,7 @@ class TrainingStep:
         """
         log: dict[str, Tensor] = {}
         batches = split_batch(hr, lr_ref, sigma, self.accumulate)
-        with finite_statistics(self.net_g, self.adversary and self.adversary.net):
+        with finite_statistics(self.net_g, *([self.adversary.net] if self.adversary else [])):
             restored = self.step_generator(batches, train_g, log)
             if self.adversary is not None:
                 self.step_discriminator(self.adversary, batches, restored, log)
@@ -153,8 +115,10 @@ class TrainingStep:
         """Loss of G on one part, `l_g_total`, and the terms in it."""
         adversarial = perceptual = None
         if self.adversary is not None:
+            net_d = self.adversary.net
             # The bare network: only D's own step is to be synchronised between processes.
-            prediction = self.judge(bare(self.adversary.net), result.restored)
+            bare = net_d.module if isinstance(net_d, DistributedDataParallel) else net_d
+            prediction = self.judge(bare, result.restored)
             adversarial = per_sample_gan_loss(self.adversary.gan_loss, prediction, True, is_disc=False)
         if self.perceptual_loss is not None:
             with self.autocast():
@@ -190,7 +154,8 @@ class TrainingStep:
 
     def autocast(self) -> torch.autocast:
         """The precision of `amp`."""
-        return torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not None)
+        dtype = AMP_DTYPES[self.amp]
+        return torch.autocast(self.device_type, dtype, enabled=dtype is not None)
 
     def state_dict(self) -> dict[str, Any]:
         """What a training state has of this object."""
@@ -216,18 +181,10 @@ def _log(log: dict[str, Tensor], losses: Mapping[str, Tensor], batch: MicroBatch
         log[name] = log.get(name, 0) + batch.share * value.detach()
 
 
-def bare(net: nn.Module) -> nn.Module:
-    """A network without what wraps it."""
-    return net.module if isinstance(net, (DataParallel, DistributedDataParallel)) else net
-
-
 def split_batch(hr: Tensor, lr_ref: Tensor, sigma: Tensor, count: int) -> list[MicroBatch]:
     """Split a batch into at most `count` parts, as equal as the number of samples allows."""
-    parts = list(zip(*(tensor.chunk(count) for tensor in (hr, lr_ref, sigma))))
-    return [
-        MicroBatch(*part, len(part[0]) / len(hr), index == len(parts))  # share, is_last
-        for index, part in enumerate(parts, 1)
-    ]
+    parts = list(zip(hr.chunk(count), lr_ref.chunk(count), sigma.chunk(count)))
+    return [MicroBatch(*part, len(part[0]) / len(hr), part is parts[-1]) for part in parts]
 
 
 def gradient_sync(net: nn.Module, enabled: bool) -> AbstractContextManager[None]:
@@ -246,11 +203,7 @@ def full_precision(prediction: Tensor | list) -> Tensor | list:
 
 @contextmanager
 def explained_compile_errors() -> Iterator[None]:
-    """Say what to do where `torch.compile` fails, which it does at the first use of a network.
-
-    Raises:
-        RuntimeError: In the place of torch's error.
-    """
+    """Raise a RuntimeError with the remedy where `torch.compile` fails, which it does at the first use of a network."""
     try:
         yield
     except RuntimeError as error:

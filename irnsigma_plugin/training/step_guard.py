@@ -15,13 +15,13 @@ _logger = logging.getLogger('basicsr')  # whose messages the log file of a train
 
 
 @contextmanager
-def finite_statistics(*nets: nn.Module | None) -> Iterator[None]:
+def finite_statistics(*nets: nn.Module) -> Iterator[None]:
     """Take back what makes a buffer of a network, such as a running mean, non-finite within the block.
 
     Otherwise it would stay so for ever, for new images are averaged into it. Nothing waits for a GPU. Autograd must be
     done with the networks by the end of the block.
     """
-    buffers = [each for net in nets if net is not None for each in net.buffers() if each.is_floating_point()]
+    buffers = [each for net in nets for each in net.buffers() if each.is_floating_point()]
     before = [buffer.clone() for buffer in buffers]
     yield
     for buffer, value in zip(buffers, before):

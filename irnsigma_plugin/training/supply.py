@@ -26,28 +26,16 @@ from irnsigma_plugin.options.rules import OptionError
 
 
 class SampleIndex(NamedTuple):
-    """What a training sample is made from.
-
-    Attributes:
-        epoch: Epoch of the training.
-        seen: Samples of the epoch that all processes together have had once this one is trained on.
-        number: Number of the sample in the epoch, of all processes.
-        image: Number of the image in the data set.
-    """
+    """What a training sample is made from."""
 
     epoch: int
-    seen: int
-    number: int
-    image: int
+    seen: int  # samples of the epoch that all processes together have had once this one is trained on
+    number: int  # of the sample in the epoch, of all processes
+    image: int  # number in the data set
 
 
 class ResumableSampler(EnlargedSampler):
-    """BasicSR's order of images, which goes on within an epoch.
-
-    Args:
-        dataset, num_replicas, rank, ratio: See BasicSR.
-        resume_at: `epoch` that was interrupted, and how many of its samples were `seen`.
-    """
+    """BasicSR's order of images, which goes on within an epoch: at `resume_at`, its `epoch` and the samples `seen`."""
 
     def __init__(
         self, dataset: Dataset, num_replicas: int, rank: int, ratio: int = 1, resume_at: Mapping[str, int] | None = None
@@ -67,11 +55,7 @@ class ResumableSampler(EnlargedSampler):
 
 
 class _GuardedDataset(Dataset):
-    """A data set whose errors name the image.
-
-    Args:
-        dataset: Its items and its `opt` are passed on. An item is named by its entry in `dataset.paths`.
-    """
+    """A data set whose errors name the image, by its entry in `dataset.paths`; the items are those of `dataset`."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -170,8 +154,8 @@ class DataSupply:
     """Builds data sets, samplers and loaders in BasicSR's place.
 
     Args:
-        opt: The whole option file. `resume_at`, where it is set by then, is the `epoch`, `iter` and `seen` (see
-            :class:`SampleIndex`) to go on from.
+        opt: The whole option file; `resume_at` in it, set by then or not, is the `epoch`, `iter` and `seen` to go on
+            from.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
@@ -191,15 +175,7 @@ class DataSupply:
         """The order of a training set."""
         return ResumableSampler(dataset, num_replicas, rank, ratio, self.opt.get('resume_at'))
 
-    def build_dataloader(
-        self,
-        dataset: Dataset,
-        dataset_opt: Mapping[str, Any],
-        num_gpu: int = 1,
-        dist: bool = False,
-        sampler: ResumableSampler | None = None,
-        seed: int | None = None,
-    ) -> DataLoader:
+    def build_dataloader(self, dataset: Dataset, dataset_opt: Mapping[str, Any], **arguments: Any) -> DataLoader:
         """BasicSR's loader; its seeds for workers are not drawn from the numbers that the model draws from.
 
         There is no `prefetch_mode: cpu`: worker processes read ahead in any case. BasicSR's thread for it draws its
@@ -207,9 +183,7 @@ class DataSupply:
         """
         if dataset_opt.get('prefetch_mode') == 'cpu':
             dataset_opt = {**dataset_opt, 'prefetch_mode': None}
-        loader = basicsr.data.build_dataloader(
-            dataset, dataset_opt, num_gpu=num_gpu, dist=dist, sampler=sampler, seed=seed
-        )
+        loader = basicsr.data.build_dataloader(dataset, dataset_opt, **arguments)
         loader.generator = torch.Generator().manual_seed(self.opt['manual_seed'])
         return loader
 
@@ -250,10 +224,7 @@ def _seeded(seed: str) -> Iterator[None]:
 
 
 def _outlive_interrupts() -> None:
-    """In a worker process: leave Ctrl-C and the first SIGTERM, which go to all processes, to the training itself.
-
-    A worker ends with the process that reads from it.
-    """
+    """Leave Ctrl-C and the first SIGTERM, which go to all processes, to the training: a worker ends with it."""
     if get_worker_info() is None or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
