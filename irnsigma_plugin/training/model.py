@@ -110,17 +110,8 @@ class IRNSigmaModel(SRGANModel):
         options, adversary = self.train_options, None
         if self.net_d is not None:
             adversary = Adversary(self.net_d, self.optimizer_d, self.cri_gan, options.fake_weighting)
-        return TrainingStep(
-            self.net_g,
-            self.optimizer_g,
-            self.mixture_loss,
-            self.cri_perceptual,
-            adversary,
-            amp=options.amp,
-            accumulate=options.accumulate,
-            grad_clip=options.grad_clip,
-            max_skipped_steps=options.max_skipped_steps,
-        )
+        settings = {key: getattr(options, key) for key in ('amp', 'accumulate', 'grad_clip', 'max_skipped_steps')}
+        return TrainingStep(self.net_g, self.optimizer_g, self.mixture_loss, self.cri_perceptual, adversary, **settings)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """As BasicSR's, which always names a GPU to DistributedDataParallel, but on a CPU as well.

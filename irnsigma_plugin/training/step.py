@@ -71,11 +71,7 @@ class TrainingStep:
         self.guard = StepGuard(self.max_skipped_steps + SCALER_HALVINGS * scaled)
 
     def __call__(self, hr: Tensor, lr_ref: Tensor, sigma: Tensor, train_g: bool = True) -> dict[str, Tensor]:
-        """Take both steps, or that of D alone.
-
-        Args:
-            hr, lr_ref, sigma: The batch, see :class:`MicroBatch`.
-            train_g: Whether the generator takes a step, too.
+        """Take both steps on a batch (see :class:`MicroBatch`), or that of D alone.
 
         Returns:
             Losses for the log, scalars on the device: reading them waits for a GPU.

@@ -51,12 +51,10 @@ class StepGuard:
         self._counts: dict[str, Tensor] = {}
 
     def step(self, optimizer: torch.optim.Optimizer, what: str, max_norm: float | None = None) -> None:
-        """Clip the gradients and step.
+        """Clip the gradient's L2 norm over all parameters of the optimiser, if `max_norm` is given, and step.
 
         Args:
-            optimizer: Steps where the gradients of its parameters are finite.
             what: Name of the network, for messages; each is counted by itself.
-            max_norm: Bound of the gradient's L2 norm over all parameters; none for no clipping.
 
         Raises:
             FloatingPointError: As :meth:`check`, on a CPU.

@@ -105,11 +105,9 @@ class TrainingDataset(_GuardedDataset):
     """A training set that takes :class:`SampleIndex`es, and another image where one cannot be read.
 
     What is random about a sample (patch, mirroring) follows from the seed and the index alone, whatever process
-    reads it and whatever was read before.
+    reads it and whatever was read before. An item has `epoch` and `seen` of its index.
 
     Args:
-        dataset: Its items are passed on, with `epoch` and `seen` of the index.
-        seed: Of the random patches.
         max_corrupt: So many unreadable images, each named in the log, are passed over in a process of the training.
 
     Raises:
@@ -153,9 +151,7 @@ class TrainingDataset(_GuardedDataset):
 class DataSupply:
     """Builds data sets, samplers and loaders in BasicSR's place.
 
-    Args:
-        opt: The whole option file; `resume_at` in it, set by then or not, is the `epoch`, `iter` and `seen` to go on
-            from.
+    `opt`, the whole option file, may have a `resume_at` by then: the `epoch`, `iter` and `seen` to go on from.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
