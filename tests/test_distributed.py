@@ -135,7 +135,9 @@ def steps_skipped_for_one_bad_rank(option_file: Path, bad: dict[str, bool]) -> l
         loss = criterion(prediction, target_is_real, is_disc=is_disc)
         return loss * math.nan if bad == {'real': target_is_real, 'is_disc': is_disc} else loss
 
-    for step, model.step.adversary.gan_loss in enumerate((spoilt if get_dist_info()[0] == 1 else criterion, criterion), start=1):
+    for step, model.step.adversary.gan_loss in enumerate(
+        (spoilt if get_dist_info()[0] == 1 else criterion, criterion), start=1
+    ):
         model.optimize_parameters(step)
         result.append((model.step.guard.skipped, weights(model.net_g), weights(model.net_d)))
     return result
