@@ -220,7 +220,7 @@ def _seeded(seed: str) -> Iterator[None]:
 
 
 def _outlive_interrupts() -> None:
-    """Leave Ctrl-C and the first SIGTERM, which go to all processes, to the training: a worker ends with it."""
+    """In a worker: leave Ctrl-C and the first SIGTERM, which all processes get, to the training, which ends it."""
     if get_worker_info() is None or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
