@@ -23,6 +23,7 @@ from helpers.ranks import run_ranks
 
 from irnsigma_plugin.archs.bicubic import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.checkpoints.saving import SaveError
 from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.preparation.pairs import prepare
 from irnsigma_plugin.training.distributed import on_all_ranks, unshard
@@ -143,6 +144,14 @@ def steps_skipped_for_one_bad_rank(option_file: Path, bad: dict[str, bool]) -> l
     return result
 
 
+def error_of_saving(option_file: Path) -> str:
+    """What `save` raises where there is no folder for it."""
+    model = make_model(option_file)
+    with pytest.raises(SaveError) as error:
+        model.save(0, 1)
+    return str(error.value)
+
+
 def validate(folder: Path, images: int, fail_on: str | None = None) -> tuple[Any, str]:
     """Validate with this rank; return the best values that it knows, or its error, and what it wrote to stderr."""
     torch.manual_seed(0)
@@ -258,6 +267,13 @@ def test_one_rank_with_a_non_finite_gradient_makes_all_skip(tmp_path, option_fil
     for net, is_bad in ((1, not bad['is_disc']), (2, bad['is_disc'])):
         assert torch.equal(start[net], skipped[net]) == is_bad
         assert not torch.equal(skipped[net], after[net])
+
+
+def test_a_failing_save_is_an_error_on_all(tmp_path, option_file):
+    first, second = run_ranks(2, error_of_saving, tmp_path / 'ranks', option_file())
+    assert first == second
+    assert first.startswith('Saving failed on rank 0 (SaveError: Cannot save ')
+    assert 'net_g_1.pth (No such file or directory)' in first
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
