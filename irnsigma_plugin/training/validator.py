@@ -20,7 +20,7 @@ from irnsigma_plugin.evaluation.pictures import caption, decode_png, draw_compar
 from irnsigma_plugin.files import atomic_write
 from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.rescaling.rescaler import Rescaler
-from irnsigma_plugin.training.distributed import deal, on_all_ranks, undeal
+from irnsigma_plugin.training.distributed import on_all_ranks, shard, unshard
 
 
 class RescaledImage(NamedTuple):
@@ -91,7 +91,7 @@ class Validator:
         shares = on_all_ranks(
             f'The validation of {dataset}', lambda: self._run_share(net, dataloader, device, current_iter, save_img)
         )
-        images = undeal([share.scores for share in shares])
+        images = unshard([share.scores for share in shares])
         scores = Scores(dataset, self.options.sigmas, [score for image in images for score in image])
 
         def conclude() -> None:
@@ -107,7 +107,7 @@ class Validator:
         rank, _ = get_dist_info()
         scores, comparison = [], None
         for data in tqdm(
-            deal(dataloader), desc=dataset, unit='image', disable=rank != 0 or not self.opt['val'].get('pbar', True)
+            shard(dataloader), desc=dataset, unit='image', disable=rank != 0 or not self.opt['val'].get('pbar', True)
         ):
             image = self.rescale(net, data, device)
             if save_img:
