@@ -133,8 +133,8 @@ def test_sigma_has_no_effect_and_any_size_comes_back():
     faithful, sharp = net(hr, torch.zeros(2)), net(hr, torch.ones(2))
     assert faithful.lr.shape == (2, 3, 3, 1)
     assert faithful.latent.shape == net.latent_shape(faithful.lr.shape) == (2, 0, 3, 1)
-    assert faithful.hr.shape == hr.shape
-    assert torch.equal(faithful.hr, sharp.hr)
+    assert faithful.restored.shape == hr.shape
+    assert torch.equal(faithful.restored, sharp.restored)
 
 
 @pytest.mark.parametrize('scale', [0, -4, 1.5])

@@ -113,19 +113,19 @@ def test_any_size(scale, height, width):
         assert lr.shape == (2, 3, *small)
         assert z.shape == net.latent_shape(lr.shape) == (2, 3 * scale**2 - 3, *small)
         torch.testing.assert_close(net.upscale(lr, z)[..., :height, :width], hr, rtol=0, atol=1e-5)
-        assert net(hr, 0.5).hr.shape == hr.shape
+        assert net(hr, 0.5).restored.shape == hr.shape
 
 
 def test_forward_stores_nothing():
     net = randomise(InvRescaleNet(4, [1, 1], growth_channels=4))
     before = state_of(net)
-    net(random_image(1, 3, 9, 10), torch.tensor([0.5])).hr.sum().backward()
+    net(random_image(1, 3, 9, 10), torch.tensor([0.5])).restored.sum().backward()
     assert_same_state(before, state_of(net))
 
 
 def test_gradient_reaches_every_trainable_parameter():
     net = randomise(InvRescaleNet(3, [2], growth_channels=4))
-    net(random_image(1, 3, 9, 9), 1.0).hr.square().sum().backward()
+    net(random_image(1, 3, 9, 9), 1.0).restored.square().sum().backward()
     assert [name for name, parameter in net.named_parameters() if not parameter.grad.any()] == []
 
 
@@ -173,7 +173,7 @@ def cycle_gradients(net, hr):
     result = net(hr, 0.7)
     (
         squared_error(result.lr, torch.zeros_like(result.lr))
-        + charbonnier(result.hr, hr)
+        + charbonnier(result.restored, hr)
         + latent_energy(result.latent)
     ).mean().backward()
     gradients = {name: parameter.grad.clone() for name, parameter in net.named_parameters() if parameter.requires_grad}

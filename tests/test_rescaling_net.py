@@ -63,28 +63,28 @@ def test_forward_is_the_cycle_step_by_step():
     torch.testing.assert_close(result.lr_quantized, (lr.clamp(0, 1) * 255).round() / 255)
     assert (lr > 1).any(), 'the clamp is not tested'
     torch.testing.assert_close(result.latent, net.downscale(hr)[1])
-    assert result.hr.shape == hr.shape
-    torch.testing.assert_close(result.hr[..., ::2, ::2], result.lr_quantized)
-    torch.testing.assert_close(result.hr[0, 0, 1::2, ::2], 0.5 * epsilon[0, 1, :2])  # lower left pixels
-    torch.testing.assert_close(result.hr[1, 2, ::2, 1::2], epsilon[1, 6, :, :3])  # upper right pixels
+    assert result.restored.shape == hr.shape
+    torch.testing.assert_close(result.restored[..., ::2, ::2], result.lr_quantized)
+    torch.testing.assert_close(result.restored[0, 0, 1::2, ::2], 0.5 * epsilon[0, 1, :2])  # lower left pixels
+    torch.testing.assert_close(result.restored[1, 2, ::2, 1::2], epsilon[1, 6, :, :3])  # upper right pixels
 
 
 def test_forward_draws_standard_normal_noise_itself():
     net, hr = PixelShuffleNet(), random_image(1, 3, 64, 64)
     torch.manual_seed(0)
-    first, second = net(hr, 1.0).hr[..., 1::2, :], net(hr, 1.0).hr[..., 1::2, :]
+    first, second = net(hr, 1.0).restored[..., 1::2, :], net(hr, 1.0).restored[..., 1::2, :]
     assert not torch.equal(first, second)
     assert abs(first.mean()) < 0.05
     assert abs(first.std() - 1) < 0.05
     torch.manual_seed(0)
-    assert torch.equal(net(hr, 1.0).hr[..., 1::2, :], first)
+    assert torch.equal(net(hr, 1.0).restored[..., 1::2, :], first)
 
 
 def test_gradient_goes_straight_through_the_rounding():
     net, hr = PixelShuffleNet(gain=1.5), random_image(1, 3, 4, 4)
     result = net(hr, 0.0)
     weight = random_image(1, 3, 4, 4, seed=1)
-    (result.hr * weight).sum().backward()
+    (result.restored * weight).sum().backward()
     # hr' = quantize(gain · first pixels), so the derivative is that pixel, clamped or not.
     expected = (hr * weight)[..., ::2, ::2].sum()
     assert (result.lr > 1).any(), 'the clamp is not tested'

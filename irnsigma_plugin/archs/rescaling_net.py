@@ -16,13 +16,13 @@ class RescaleResult(NamedTuple):
         lr: (N, 3, h, w) low-resolution image before rounding.
         lr_quantized: (N, 3, h, w) the same, rounded to 8 bit: what a file holds.
         latent: (N, ...) the detail z that the forward pass split off.
-        hr: (N, 3, H, W) image restored from `lr_quantized` and sampled detail.
+        restored: (N, 3, H, W) image made from `lr_quantized` and sampled detail.
     """
 
     lr: Tensor
     lr_quantized: Tensor
     latent: Tensor
-    hr: Tensor
+    restored: Tensor
 
 
 class RescalingNet(nn.Module):
