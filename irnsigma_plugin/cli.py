@@ -24,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f'irnsigma: error: {message} (see `{self.prog} --help`)\n')
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         (file or sys.stderr).write(message)  # argparse's own hides that it cannot be written
 
 
@@ -92,7 +92,7 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         args = _build_parser().parse_args(argv)
     except SystemExit as stop:  # argparse after --help, --version or a wrong command line
-        return stop.code
+        return int(stop.code or 0)
     return args.run(args) or 0
 
 

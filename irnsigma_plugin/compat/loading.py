@@ -3,7 +3,7 @@
 `python -m basicsr.train` imports only BasicSR's own folders, so a plugin has to be there before it. A `.pth`
 file installed beside this package imports `irnsigma_plugin` at every interpreter start, which puts the finder
 below in front of the import system. It waits for `import basicsr` and then wraps the execution of that
-package: fixes first, then BasicSR itself, then the registration of this plugin's objects.
+package: fixes first, then BasicSR itself, then the registration of this plugin's objects, then extensions.
 
 Every interpreter on the machine runs the top of this file, hence no imports here except `sys`.
 """
@@ -61,7 +61,7 @@ def change():
 
 
 def complete():
-    """Do what can only be done once BasicSR is imported: change its behaviour, register. Harmless when repeated."""
+    """Do what takes an imported BasicSR: change its behaviour, register, import extensions. Harmless when repeated."""
     try:
         change()
     except ForeignBasicSRError as error:
@@ -83,6 +83,9 @@ def complete():
             '(installing this plugin with pip brings all it needs), or set IRNSIGMA_AUTOLOAD=0 to run '
             'BasicSR without this plugin.'
         ) from error
+    from irnsigma_plugin.compat.extensions import import_installed
+
+    import_installed()
 
 
 class _BasicsrFinder:

@@ -5,6 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from irnsigma_plugin.options.check import block_types
+from irnsigma_plugin.options.rules import value_at
+
+# BasicSR's registries, and the keys of an option file whose types are in them.
+_KINDS = {
+    'model': ('model_type',),
+    'arch': ('network_g', 'network_d'),
+    'dataset': ('datasets',),
+    'loss': ('train',),
+    'metric': ('val',),
+}
 _PACKAGE = __name__.partition('.')[0]
 
 
@@ -21,38 +32,49 @@ def register_all() -> None:
     from irnsigma_plugin.training.hr_image_dataset import HRImageDataset
     from irnsigma_plugin.training.model import IRNSigmaModel
 
-    for known, objects in (
-        (registry.ARCH_REGISTRY, (InvRescaleNet, BicubicRescaleNet, IRNDiscriminator)),
-        (registry.LOSS_REGISTRY, (MixtureLoss, PerSamplePerceptualLoss)),
-        (registry.METRIC_REGISTRY, (calculate_lpips,)),
-        (registry.DATASET_REGISTRY, (HRImageDataset,)),
-        (registry.MODEL_REGISTRY, (IRNSigmaModel,)),
-    ):
+    objects_of = {
+        registry.ARCH_REGISTRY: (InvRescaleNet, BicubicRescaleNet, IRNDiscriminator),
+        registry.LOSS_REGISTRY: (MixtureLoss, PerSamplePerceptualLoss),
+        registry.METRIC_REGISTRY: (calculate_lpips,),
+        registry.DATASET_REGISTRY: (HRImageDataset,),
+        registry.MODEL_REGISTRY: (IRNSigmaModel,),
+    }
+    for known, objects in objects_of.items():
         for each in objects:
             if each.__name__ not in known:
                 known.register(each)
 
 
-def uses_plugin(opt: dict[str, Any]) -> bool:
-    """Whether an option file belongs to this plugin.
-
-    It does when any `type` or `model_type` in it names something registered by this plugin, or a class of
-    another package that is derived from a class of this plugin.
-    """
+def registered(kind: str) -> dict[str, Any]:
+    """All that is registered with BasicSR, by name: kind `arch`, `dataset`, `loss`, `metric` or `model`."""
     from basicsr.utils import registry
 
-    registries = (
-        registry.ARCH_REGISTRY,
-        registry.DATASET_REGISTRY,
-        registry.LOSS_REGISTRY,
-        registry.METRIC_REGISTRY,
-        registry.MODEL_REGISTRY,
-    )
-    for name in _type_names(opt):
-        for known in registries:
-            if name in known and is_of_plugin(known.get(name)):
-                return True
-    return False
+    return dict(iter(getattr(registry, f'{kind.upper()}_REGISTRY')))
+
+
+def find_class(kind: str, name: Any) -> Any:
+    """The class or function that is registered with BasicSR under a name; None where there is none."""
+    known = registered(kind)
+    return known.get(name, known.get(f'{name}_basicsr'))
+
+
+def unregistered(opt: Any) -> Iterator[tuple[str, str, list[str]]]:
+    """The types in an option file that nobody has registered: name of the block, type, and those that there are."""
+    types = {'model_type': value_at(opt, 'model_type'), **block_types(opt)}
+    for kind, keys in _KINDS.items():
+        for name, wanted in types.items():
+            if name.partition('.')[0] in keys and isinstance(wanted, str) and find_class(kind, wanted) is None:
+                yield name, wanted, list(registered(kind))
+
+
+def uses_plugin(opt: Any) -> bool:
+    """Whether an option file belongs to this plugin.
+
+    It does when it has `imports`, or when any `type` or `model_type` in it names something registered by this plugin,
+    or a class of another package that is derived from a class of this plugin.
+    """
+    found = (find_class(kind, name) for name in _type_names(opt) for kind in _KINDS)
+    return value_at(opt, 'imports') is not None or any(each is not None and is_of_plugin(each) for each in found)
 
 
 def _type_names(opt: Any) -> Iterator[str]:
@@ -73,7 +95,5 @@ def is_of_plugin(obj: type | Any) -> bool:
 
 def has_model_of_plugin(opt: dict[str, Any]) -> bool:
     """Whether the model of an option file is this plugin's, or derived from it."""
-    from basicsr.utils.registry import MODEL_REGISTRY
-
-    name = opt.get('model_type')
-    return name in MODEL_REGISTRY and is_of_plugin(MODEL_REGISTRY.get(name))
+    model = find_class('model', opt.get('model_type'))
+    return model is not None and is_of_plugin(model)

@@ -307,6 +307,7 @@ PATH = {
 TOP: dict[str, Rule] = {
     'name': text,
     'model_type': text,
+    'imports': list_of(text, '[my_net, ./my_loss.py]', 0),
     'scale': whole(),
     'num_gpu': either(one_of('auto'), whole(0)),
     'manual_seed': whole(0),
