@@ -14,13 +14,14 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.archs.irn_shapes import LEVELS, inv_rescale_net_shapes
+from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.checks import number
 from irnsigma_plugin.files import atomic_path
 
@@ -413,12 +414,19 @@ def discover_network(state_dict: StateDict, path: str | os.PathLike = 'the check
     return settings
 
 
-def build_network(checkpoint: Checkpoint, clamp: float | None = None) -> InvRescaleNet:
+FindClass = Callable[[str], Optional[type]]
+
+
+def build_network(
+    checkpoint: Checkpoint, clamp: float | None = None, find_class: FindClass | None = None
+) -> RescalingNet:
     """Build the network of a checkpoint, with its weights, in evaluation mode.
 
     Args:
         checkpoint: See :func:`~irnsigma_plugin.checkpoints.weights.read_checkpoint`.
         clamp: Bound of the log-scale; by default the one saved with the weights, else 1, that of the original IRN.
+        find_class: Finds the class of another network, by its type; no class where there is none. Nothing else that a
+            checkpoint says is looked up, and nothing is imported for it.
 
     Raises:
         CheckpointError: The weights are of another network, or not all there.
@@ -426,15 +434,29 @@ def build_network(checkpoint: Checkpoint, clamp: float | None = None) -> InvResc
     """
     network_type = checkpoint.network.get('type', InvRescaleNet.__name__)
     if network_type != InvRescaleNet.__name__:
-        raise CheckpointError(
-            f'{checkpoint.path} is of the network {network_type}, but only {InvRescaleNet.__name__} '
-            'can be built from a checkpoint alone. Name it in an option file and use '
-            'python -m basicsr.test.'
-        )
+        return _build_extension(checkpoint, find_class and find_class(str(network_type)))
     settings = discover_network(checkpoint.state_dict, checkpoint.path)
     if clamp is None:
         clamp = checkpoint.network.get('clamp', DEFAULT_CLAMP)
     net = InvRescaleNet(**settings, clamp=clamp)
+    net.load_state_dict(checkpoint.state_dict)
+    return net.eval()
+
+
+def _build_extension(checkpoint: Checkpoint, cls: type | None) -> RescalingNet:
+    """The network of an extension, from the option file's block that was saved with the weights."""
+    arguments = dict(checkpoint.network)
+    origin = f'{checkpoint.path} is of the network {arguments.pop("type")}'
+    if not (isinstance(cls, type) and issubclass(cls, RescalingNet)):
+        problem = 'is no RescalingNet' if cls else 'nobody has registered'
+        raise CheckpointError(
+            f'{origin}, which {problem}: install the package that has it, or name its file: --imports my_net.py'
+        )
+    try:
+        net = cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f'{origin}, which does not take the arguments saved with it: {error}') from error
+    check_fits(net, checkpoint.state_dict, checkpoint.path)
     net.load_state_dict(checkpoint.state_dict)
     return net.eval()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from irnsigma_plugin.commands.arguments import add_imports, network_finder
+
 DIRECTIONS = ('down', 'up')
 
 
@@ -24,6 +26,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('model', metavar='MODEL', help='checkpoint of this plugin or of the original IRN')
+    add_imports(parser)
     parser.add_argument('folder', metavar='FOLDER', help='where the files go; made where it is missing')
     parser.add_argument('--direction', nargs='+', choices=DIRECTIONS, default=DIRECTIONS, help='default: both')
     parser.add_argument('--opset', type=int, default=18, help='set of ONNX operators, 18 or more (default: 18)')
@@ -36,6 +39,7 @@ def _run(args: argparse.Namespace) -> None:
     from irnsigma_plugin.formats.onnx import export_onnx
 
     make_folder(args.folder)  # before the work, not after it
-    errors = export_onnx(build_network(read_checkpoint(args.model)), args.folder, args.direction, args.opset)
+    net = build_network(read_checkpoint(args.model), find_class=network_finder(args))
+    errors = export_onnx(net, args.folder, args.direction, args.opset)
     for path, error in errors.items():
         print(f'{path}: largest deviation from torch {error:.1e}')

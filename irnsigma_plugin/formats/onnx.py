@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from irnsigma_plugin.archs.irn_arch import IMAGE_CHANNELS, InvRescaleNet, LearnableDownsampling
-from irnsigma_plugin.archs.rescaling_net import quantize
+from irnsigma_plugin.archs.irn_arch import IMAGE_CHANNELS, LearnableDownsampling
+from irnsigma_plugin.archs.rescaling_net import RescalingNet, quantize
 from irnsigma_plugin.checkpoints.weights import model_hash
 from irnsigma_plugin.checks import whole_number
 from irnsigma_plugin.files import atomic_write, make_folder
@@ -29,14 +29,14 @@ class OnnxError(RuntimeError):
 
 
 def export_onnx(
-    net: InvRescaleNet,
+    net: RescalingNet,
     folder: str | os.PathLike,
     directions: Sequence[str] = ('down', 'up'),
     opset: int = DEFAULT_OPSET,
 ) -> dict[str, float]:
     """Write `downscale.onnx` (hr -> lr) and `upscale.onnx` (lr, latent -> hr), for images of any size.
 
-    They compute what :meth:`InvRescaleNet.downscale` and :meth:`InvRescaleNet.upscale` do: images are float RGB
+    They compute what :meth:`RescalingNet.downscale` and :meth:`RescalingNet.upscale` do: images are float RGB
     (N, 3, H, W), nominally in [0, 1], and the results are neither rounded nor clamped. The latent of shape
     (N, 3·scale² - 3, h, w) is sigma times noise of N(0, 1), or zero. Scale and model hash stand in the metadata of the
     files. Every model is run by onnxruntime and compared with torch before any file is written.
@@ -84,7 +84,7 @@ class Downscale(nn.Module):
     file_name = 'downscale.onnx'
     inputs, output = ('hr',), 'lr'
 
-    def __init__(self, net: InvRescaleNet) -> None:
+    def __init__(self, net: RescalingNet) -> None:
         super().__init__()
         self.net = net
 
@@ -109,7 +109,7 @@ class Upscale(nn.Module):
     file_name = 'upscale.onnx'
     inputs, output = ('lr', 'latent'), 'hr'
 
-    def __init__(self, net: InvRescaleNet) -> None:
+    def __init__(self, net: RescalingNet) -> None:
         super().__init__()
         self.net = net
 
@@ -197,7 +197,7 @@ class _FixedMatrix(LearnableDownsampling):
         return self.fixed_inverse
 
 
-def _with_fixed_matrices(net: InvRescaleNet) -> InvRescaleNet:
+def _with_fixed_matrices(net: RescalingNet) -> RescalingNet:
     net = copy.deepcopy(net).eval()
     for name, layer in list(net.named_modules()):
         if isinstance(layer, LearnableDownsampling):

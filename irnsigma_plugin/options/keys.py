@@ -307,7 +307,6 @@ PATH = {
 TOP: dict[str, Rule] = {
     'name': text,
     'model_type': text,
-    'imports': list_of(text, '[my_net, ./my_loss.py]', 0),
     'scale': whole(),
     'num_gpu': either(one_of('auto'), whole(0)),
     'manual_seed': whole(0),
@@ -318,6 +317,7 @@ TOP: dict[str, Rule] = {
     'logger': block(LOGGER),
     'dist_params': block({'backend': text, 'port': whole()}),
     # Judged by themselves:
+    'imports': anything,
     'datasets': anything,
     'train': anything,
     'val': anything,
