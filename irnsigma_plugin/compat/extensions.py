@@ -6,10 +6,10 @@ Both register their classes with BasicSR when they are imported; nothing else is
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Iterator
 from importlib import metadata
 from importlib.util import find_spec
@@ -20,6 +20,7 @@ from irnsigma_plugin.options.rules import OptionError, refuse
 #: Entry points of this group are imported with BasicSR: a module, or `module:function`, which is called.
 GROUP = 'basicsr.plugins'
 
+_logger = logging.getLogger(__name__.partition('.')[0])
 _loaded: set[tuple[str, str]] = set()
 _failed: dict[str, str] = {}  # name of an entry point -> what is wrong with it
 
@@ -45,10 +46,12 @@ def import_installed() -> None:
             if not _failed:
                 _mention_failures()
             _failed[point.name] = _explain(error, package)
-            warnings.warn(
-                f'the BasicSR extension {point.name} ({point.value}) could not be imported: {_failed[point.name]}. '
-                'Option files that need it will not run. Install what it lacks, update it, or uninstall it.',
-                stacklevel=2,
+            _logger.warning(
+                'The BasicSR extension %s (%s) could not be imported: %s. Option files that need it will not run. '
+                'Install what it lacks, update it, or uninstall it.',
+                point.name,
+                point.value,
+                _failed[point.name],
             )
 
 

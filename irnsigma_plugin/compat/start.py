@@ -164,13 +164,15 @@ def _unknown_types(opt: dict[str, Any]) -> Iterator[str]:
     """Types that neither BasicSR nor this plugin nor an extension has registered."""
     from irnsigma_plugin.options.check import MODEL
 
+    failed = failures()  # told once
     for name, kind, known in unregistered(opt):
         if name == 'model_type' or opt.get('model_type') == MODEL:  # other models may read their blocks in other ways
             nearest = difflib.get_close_matches(kind, known, n=1)
             hint = (
                 f'Did you mean {nearest[0]}?' if nearest else 'An extension has to be installed, or named in imports.'
             )
-            yield f'{name}: there is no {kind}. {hint}{failures()}'
+            yield f'{name}: there is no {kind}. {hint}{failed}'
+            failed = ''
 
 
 def _optimizer_faults(opt: dict[str, Any]) -> Iterator[str]:
