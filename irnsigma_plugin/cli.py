@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO, Any, Callable, NoReturn
 
+from irnsigma_plugin.checks import one_line
 from irnsigma_plugin.commands import check, compare, downscale, evaluate, export, fetch_weights, info, upscale
 from irnsigma_plugin.files import WriteError
 
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             return 141  # as of a program that SIGPIPE ends
         except (OSError, RuntimeError, ValueError, MemoryError) as error:
-            return _fail(' '.join(str(error).split()) or type(error).__name__, 1)
+            return _fail(one_line(error), 1)
 
 
 def _run(argv: Sequence[str] | None) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from irnsigma_plugin.checks import number
+from irnsigma_plugin.checks import list_of, number, one_of, raise_faults
 
 if TYPE_CHECKING:  # option files are checked without torch
     import torch
@@ -36,23 +36,25 @@ class SigmaSampler:
     """
 
     def __init__(self, strategy: str = 'points', values: Sequence[float] | None = None, per: str = 'sample') -> None:
-        if strategy not in STRATEGIES:
-            raise ValueError(f'sigma: strategy must be one of {list(STRATEGIES)}, but got {strategy!r}.')
-        if per not in GRANULARITIES:
-            raise ValueError(f'sigma: per must be one of {list(GRANULARITIES)}, but got {per!r}.')
-        if values is None:
-            values = THREE_POINTS if strategy == 'points' else ()
-        if isinstance(values, str) or not isinstance(values, Sequence):
-            raise ValueError(f'sigma: values must be a list such as {list(THREE_POINTS)}, but got {values!r}.')
-        expected = {'points': len(values) >= 1, 'uniform': not values, 'fixed': len(values) == 1}
-        if not expected[strategy]:
-            raise ValueError(
-                f"sigma: 'points' takes one or more values, 'fixed' exactly one, 'uniform' none, "
-                f'but got {list(values)} for {strategy!r}.'
-            )
+        raise_faults('sigma', SigmaSampler.check(strategy, values, per))
         self.strategy = strategy
-        self.values = tuple(check_sigma(value) for value in values)
+        self.values = tuple(map(float, _points(strategy) if values is None else values))
         self.per = per
+
+    @staticmethod
+    def check(strategy: Any, values: Any, per: Any) -> Iterator[str]:
+        """What is wrong with the arguments, see :mod:`irnsigma_plugin.checks`."""
+        yield from one_of(*STRATEGIES)('strategy', strategy)
+        yield from one_of(*GRANULARITIES)('per', per)
+        values = _points(strategy) if values is None else values
+        yield from list_of(sigma_value, '[0, 0.5, 1]', shortest=0)('values', values)
+        if isinstance(values, (list, tuple)):
+            fits = {'points': len(values) > 0, 'uniform': len(values) == 0, 'fixed': len(values) == 1}
+            if not fits.get(str(strategy), True):
+                yield (
+                    "values: 'points' takes one or more, 'fixed' exactly one, 'uniform' none, "
+                    f'but got {list(values)} for {strategy!r}.'
+                )
 
     def __call__(self, batch_size: int, device: torch.device | str = 'cpu') -> Tensor:
         """Draw from torch's global CPU generator.
@@ -68,6 +70,18 @@ class SigmaSampler:
         else:
             sigma = torch.tensor(self.values)[torch.randint(len(self.values), (count,))]
         return sigma.expand(batch_size).to(device, non_blocking=True)
+
+
+def _points(strategy: Any) -> tuple[float, ...]:
+    return THREE_POINTS if strategy == 'points' else ()
+
+
+def sigma_value(name: str, value: Any) -> Iterator[str]:
+    """Rule: a number in [0, 1]."""
+    try:
+        check_sigma(value)
+    except ValueError as error:
+        yield f'{name}: {error}'
 
 
 def check_sigma(sigma: float) -> float:

@@ -14,17 +14,28 @@ from irnsigma_plugin.cli import main
 OPTIONS = Path(__file__).resolve().parents[1] / 'options'
 
 
-def test_released_option_files_pass_without_data_and_without_torch(repo_root):
+def test_released_option_files_pass_without_data(capsys):
+    assert main(['check', '--no-data', *map(str, OPTIONS.glob('*.yml'))]) == 0
+    assert capsys.readouterr().out.splitlines().count('  OK') == len(list(OPTIONS.glob('*.yml')))
+
+
+def test_in_a_fresh_process_all_classes_are_known(repo_root):
+    """BasicSR and torch are loaded by the command itself."""
+    command = [sys.executable, '-c', 'from irnsigma_plugin.cli import main; main()', 'check', '--no-data']
+    done = subprocess.run([*command, 'options/train_IRNsigma_x4.yml'], cwd=repo_root, capture_output=True, text=True)
+    first, second = done.stdout.splitlines()
+    assert first.startswith('options/train_IRNsigma_x4.yml: training of IRNSigmaModel, ')
+    assert first.endswith(' keys, without images and checkpoints')
+    assert second == '  OK'
+
+
+def test_help_needs_neither_torch_nor_basicsr(repo_root):
     code = (
-        'import glob, sys\nfrom irnsigma_plugin.cli import main\n'
-        'assert main(["check", "--no-data", *glob.glob("options/*.yml")]) == 0\n'
+        'import sys\nfrom irnsigma_plugin.cli import main\nassert main(["check", "--help"]) == 0\n'
         'print(sorted({"torch", "basicsr"} & set(sys.modules)))'
     )
     done = subprocess.run([sys.executable, '-c', code], cwd=repo_root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert lines.count('  OK') == len(list(OPTIONS.glob('*.yml')))
-    assert lines[-1] == '[]'
+    assert done.stdout.splitlines()[-1] == '[]'
 
 
 def test_a_file_with_its_data(capsys, tmp_path):
@@ -34,8 +45,16 @@ def test_a_file_with_its_data(capsys, tmp_path):
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith(f'{file}: training of IRNSigmaModel, ')
     assert 'the images of datasets.train, datasets.val' in first
-    assert first.endswith('left to BasicSR or an extension: network_d (UNetDiscriminatorSN)')
+    assert first.endswith(', and checkpoints')
     assert second == '  OK'
+
+
+def test_what_is_left_to_others_is_named(capsys, tmp_path):
+    options = options_to_train(tmp_path)
+    options['network_d'] = {'type': 'TheirDiscriminator', 'anything': 1}
+    assert main(['check', '--no-data', str(write_yaml(options, tmp_path / 'options.yml'))]) == 0
+    first, _ = capsys.readouterr().out.splitlines()
+    assert first.endswith('; left to BasicSR or an extension: network_d (TheirDiscriminator)')
 
 
 def test_all_faults_of_all_files_and_exit_status_1(capsys, tmp_path):
@@ -64,3 +83,18 @@ def test_files_that_hold_no_options(capsys, tmp_path, text):
     file.write_text(text)
     assert main(['check', str(file)]) == 1
     assert '  1 fault(s)' in capsys.readouterr().out
+
+
+def test_one_of_the_two_is_asked_for(capsys):
+    assert main(['check']) == 1
+    assert 'name one or more option files, or give --list-keys' in capsys.readouterr().err
+
+
+def test_the_keys_are_listed_with_defaults_and_meanings(capsys):
+    assert main(['check', '--list-keys']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "| `clamp` | `1.0` | Bound of a coupling block's log-scale. |" in lines
+    assert '| `seed` | `0` | ' in ''.join(line[:15] for line in lines)
+    keys = [line for line in lines if line.startswith('| `')]
+    assert len(keys) > 80
+    assert not [line for line in keys if line.endswith('|  |')], 'every key has a meaning'

@@ -67,7 +67,7 @@ def test_a_failing_save_leaves_the_old_file_and_fails_in_the_end(path):
 
 def test_a_kill_in_the_middle_of_a_save_leaves_the_old_file(path):
     saved(path, WEIGHTS)
-    script = '''
+    script = """
 import os, signal, sys, torch
 from irnsigma_plugin.checkpoints.weights import atomic_saves
 
@@ -77,7 +77,7 @@ class Killer:
 
 with atomic_saves():
     torch.save([torch.zeros(10**5), Killer()], sys.argv[1], _use_new_zipfile_serialization=False)
-'''
+"""
     killed = subprocess.run([sys.executable, '-c', script, str(path)], check=False)
     assert killed.returncode == -signal.SIGKILL
     torch.testing.assert_close(read_checkpoint(path).state_dict, WEIGHTS)

@@ -19,7 +19,7 @@ from helpers.experiment import options_to_test, options_to_train, write_photogra
 from irnsigma_plugin.checkpoints.weights import CheckpointError, build_network, read_checkpoint
 from irnsigma_plugin.cli import main
 from irnsigma_plugin.compat import extensions
-from irnsigma_plugin.compat.registry import find_class, unregistered, uses_plugin
+from irnsigma_plugin.compat.registry import registered, unregistered, uses_plugin
 from irnsigma_plugin.options.rules import OptionError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -183,7 +183,7 @@ class TestEntryPoints:
     def test_a_module(self, install):
         install(METRIC.format('calculate_a'))
         extensions.import_installed()
-        assert find_class('metric', 'calculate_a').__module__ == 'an_extension'
+        assert registered()['metric']['calculate_a'].__module__ == 'an_extension'
         extensions.import_installed()  # once
 
     def test_a_function_is_called_once(self, install):
@@ -201,7 +201,7 @@ class TestEntryPoints:
         assert first.startswith('The BasicSR extension bad (bad:register) could not be imported: ')
         assert re.search(r'OSError: no licence \(.*/bad\.py, line 2\)\. Option files', first)
         assert 'SystemExit: 3' in second
-        assert find_class('metric', 'calculate_a')
+        assert registered()['metric']['calculate_a']
 
     def test_an_unknown_type_mentions_those_that_failed(self, install, tmp_path, monkeypatch):
         install('import no_such_library')
@@ -263,7 +263,7 @@ class TestImports:
         (tmp_path / 'home/nets/at_home.py').write_text(METRIC.format('calculate_b'))
         (tmp_path / 'plain.py').write_text(METRIC.format('calculate_c'))
         extensions.import_named(['in_work_dir', '~/nets/at_home.py', 'plain.py'])
-        modules = [find_class('metric', f'calculate_{letter}').__module__ for letter in 'abc']
+        modules = [registered()['metric'][f'calculate_{letter}'].__module__ for letter in 'abc']
         assert modules == ['in_work_dir', 'at_home', 'plain']
 
     def test_nothing_is_registered_twice(self, tmp_path):
@@ -486,4 +486,4 @@ class TestCheckpoints:
         extensions.import_named(['./toy.py'])
         found = read_checkpoint(checkpoint)._replace(network=block)
         with pytest.raises(CheckpointError, match=message):
-            build_network(found, find_class=lambda name: find_class('arch', name))
+            build_network(found, find_class=registered()['arch'].get)

@@ -143,6 +143,8 @@ def test_built_by_basicsr():
         ({'scale': 2, 'block_num': 8}, 'block_num'),
         ({'scale': 2, 'block_num': ['8']}, 'block_num'),
         ({'scale': 2, 'block_num': [1.5]}, 'block_num'),
+        ({'scale': 2, 'block_num': [True]}, 'block_num'),
+        ({'scale': True}, 'scale'),
         ({'growth_channels': 0}, 'growth_channels'),
         ({'growth_channels': 8.5}, 'growth_channels'),
         ({'growth_channels': '32'}, 'growth_channels'),

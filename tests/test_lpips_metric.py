@@ -114,8 +114,8 @@ def test_loading_is_silent_happens_once_and_draws_no_random_numbers(alex, capfd)
         ({'img2': np.zeros((32, 33, 3), np.uint8)}, r'one shape, got \(32, 32, 3\) and \(32, 33, 3\)'),
         ({'img': np.zeros((32, 32, 3)), 'img2': np.zeros((32, 32, 3))}, 'expected uint8 .* got float64'),
         ({'img': np.zeros((32, 32, 4), np.uint8), 'img2': np.zeros((32, 32, 4), np.uint8)}, r'\(32, 32, 4\)'),
-        ({'net': 'resnet'}, 'expected one of alex, vgg, squeeze'),
-        ({'better': 'higher'}, 'expected lower'),
+        ({'net': 'resnet'}, "net must be one of .*'alex', 'vgg', 'squeeze'.*'resnet'"),
+        ({'better': 'higher'}, "better must be one of .*'lower'.*'higher'"),
         ({'crop_border': 1}, 'H, W >= 31, got .*30, 30'),
     ],
 )

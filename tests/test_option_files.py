@@ -11,6 +11,8 @@ from basicsr.train import train_pipeline
 from basicsr.utils.options import ordered_yaml
 from helpers.experiment import has_alexnet, write_photographs, write_yaml
 
+from irnsigma_plugin.options.train_val import expand_metrics
+
 OPTION_FILES = sorted((Path(__file__).resolve().parents[1] / 'options').glob('*.yml'))
 SMALL = {
     'block_num': lambda value: [1] * len(value),
@@ -42,6 +44,7 @@ def shrink(options: dict, folder: Path) -> None:
     options['path']['pretrain_network_g'] = None
     options['val']['pbar'] = False
     if not has_alexnet():
+        expand_metrics(options)
         del options['val']['metrics']['lpips']
     if 'train' in options:
         options['train']['total_iter'] = 2

@@ -12,23 +12,45 @@ from basicsr.archs.vgg_arch import NAMES
 from basicsr.losses.gan_loss import GANLoss
 from helpers.experiment import write_photographs
 
-from irnsigma_plugin.archs.bicubic import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.evaluation.lpips import BACKBONES
-from irnsigma_plugin.losses.mixture_loss import MixtureLoss
-from irnsigma_plugin.losses.perceptual_loss import VGG_STAGES, PerSamplePerceptualLoss, vgg_layers
-from irnsigma_plugin.options import keys as blocks
-from irnsigma_plugin.options.check import is_training, option_faults, outside_faults, unjudged
+from irnsigma_plugin.compat.registry import registered
+from irnsigma_plugin.evaluation.measures import LR_METRICS, hr_metrics
+from irnsigma_plugin.losses.perceptual_loss import VGG_STAGES, vgg_layers
+from irnsigma_plugin.options import check, keys
+from irnsigma_plugin.options.check import is_training
 from irnsigma_plugin.options.file import read_option_file
+from irnsigma_plugin.options.train_val import expand_metrics
 from irnsigma_plugin.sigma import SigmaSampler
-from irnsigma_plugin.training.discriminator import IRNDiscriminator
 
+REGISTERED = registered()
 OPTION_FILES = sorted((Path(__file__).resolve().parents[1] / 'options').glob('*.yml'))
-IRN_SIGMA = read_option_file(next(file for file in OPTION_FILES if file.name == 'train_IRNsigma_x4.yml'))
-TEST = read_option_file(next(file for file in OPTION_FILES if file.name == 'test_IRNsigma_x4.yml'))
+
+
+def read_long(name):
+    """An option file of that name, with the long form of its metrics."""
+    opt = read_option_file(next(file for file in OPTION_FILES if file.name == name))
+    expand_metrics(opt)
+    return opt
+
+
+IRN_SIGMA = read_long('train_IRNsigma_x4.yml')
+TEST = read_long('test_IRNsigma_x4.yml')
 MISSING = object()
 PSNR = {'type': 'calculate_psnr', 'crop_border': 4}
 COSINE = {'type': 'CosineAnnealingRestartLR', 'periods': [400000], 'restart_weights': [1]}
+
+
+def option_faults(opt, is_train):
+    return check.option_faults(opt, is_train, REGISTERED)
+
+
+def outside_faults(opt, **arguments):
+    return check.outside_faults(opt, REGISTERED, **arguments)
+
+
+def unchecked_blocks(opt):
+    return check.unchecked_blocks(opt, REGISTERED)
+
 
 #: Dotted key, its wrong value, and words that the message must contain beside the key.
 WRONG_TRAINING_FILES = [
@@ -100,7 +122,8 @@ WRONG_TRAINING_FILES = [
     ('network_g.type', MISSING, 'is missing, for example InvRescaleNet'),
     ('network_g.scale', 5, 'one of [2, 3, 4, 8]'),
     ('network_g.block_num', 8, 'must be a list such as [8, 8]'),
-    ('network_g.block_num', [8, 0], 'must be a whole number, 1 or more'),
+    ('network_g.block_num', [8, 0], 'each a whole number from 1, but is [8, 0]'),
+    ('network_g.block_num', [8, True], 'each a whole number from 1, but is [8, True]'),
     ('network_g.growth_channels', 0, '1 or more'),
     ('network_g.clamp', None, 'must be a number'),
     ('network_d.input_size', 160, 'must be 128 to 159'),
@@ -184,7 +207,7 @@ def changed(opt, key, value):
 
 @pytest.mark.parametrize('file', OPTION_FILES, ids=lambda file: file.stem)
 def test_released_option_files_are_good(file):
-    opt = read_option_file(file)
+    opt = read_long(file.name)
     assert option_faults(opt, is_training(opt)) == []
     assert is_training(opt) == file.stem.startswith('train')
 
@@ -339,7 +362,7 @@ def test_blocks_of_an_extension_are_left_to_it(block):
         },
     )
     assert option_faults(opt, is_train=True) == []
-    assert unjudged(opt) == [f'{block} (TypeOfAnExtension)']
+    assert unchecked_blocks(opt) == [f'{block} (TypeOfAnExtension)']
 
 
 @pytest.mark.parametrize(
@@ -353,7 +376,7 @@ def test_blocks_of_an_extension_are_left_to_it(block):
 )
 def test_types_that_look_like_typing_errors_are_pointed_out(key, kind, meant):
     opt = changed(IRN_SIGMA, key if key == 'model_type' else f'{key}.type', kind)
-    assert f'{key} ({kind}: did you mean {meant}?)' in unjudged(opt)
+    assert f'{key} ({kind}: did you mean {meant}?)' in unchecked_blocks(opt)
 
 
 def test_of_another_model_only_the_plugins_blocks_are_judged():
@@ -380,25 +403,158 @@ def test_of_another_model_only_the_plugins_blocks_are_judged():
         assert key in fault
 
 
-@pytest.mark.parametrize(
-    ('what', 'table'),
-    [
-        (InvRescaleNet, blocks.INV_RESCALE_NET),
-        (BicubicRescaleNet, blocks.BICUBIC_RESCALE_NET),
-        (IRNDiscriminator, blocks.IRN_DISCRIMINATOR),
-        (MixtureLoss, blocks.MIXTURE_LOSS),
-        (PerSamplePerceptualLoss, blocks.PERCEPTUAL_LOSS),
-        (GANLoss, blocks.GAN_LOSS),
-        (SigmaSampler, blocks.SIGMA),
-    ],
-)
-def test_tables_hold_the_arguments_of_their_classes(what, table):
-    assert set(table) == set(inspect.signature(what).parameters)
+def test_a_check_takes_arguments_of_its_class():
+    checked = [
+        each for kind in ('arch', 'loss', 'metric') for each in REGISTERED[kind].values() if hasattr(each, 'check')
+    ]
+    assert {each.__name__ for each in checked} == {
+        'InvRescaleNet',
+        'BicubicRescaleNet',
+        'IRNDiscriminator',
+        'MixtureLoss',
+        'PerSamplePerceptualLoss',
+        'calculate_lpips',
+    }
+    for each in (*checked, SigmaSampler):
+        own = [name for name in inspect.signature(each).parameters if name not in ('img', 'img2')]
+        assert list(inspect.signature(each.check).parameters) == own, each
 
 
-def test_choices_are_those_of_the_code():
+def test_the_table_of_basicsrs_loss_holds_its_arguments():
+    assert set(keys.GAN_LOSS) == set(inspect.signature(GANLoss).parameters)
+
+
+def test_layers_are_those_of_basicsr():
     assert {vgg: vgg_layers(vgg) for vgg in VGG_STAGES} == {vgg: NAMES[vgg] for vgg in VGG_STAGES}
-    assert set(blocks.LPIPS_NETS) == set(BACKBONES)
+
+
+class WiderNet(InvRescaleNet):
+    """A network of an extension, with one more argument, which its parent does not know."""
+
+    def __init__(self, scale=4, block_num=None, growth_channels=32, clamp=1.0, heads=1):
+        super().__init__(scale, block_num, growth_channels, clamp)
+        self.more = torch.nn.Linear(heads, heads)
+
+
+class PickyNet(torch.nn.Module):
+    """A network of an extension that judges its arguments."""
+
+    def __init__(self, width, scale=4):
+        super().__init__()
+
+    @staticmethod
+    def check(width):
+        if width != 64:
+            yield f'width must be 64, but is {width!r}.'
+
+
+class OpenNet(torch.nn.Module):
+    """A network of an extension that takes whatever it is given."""
+
+    def __init__(self, width=64, **kwargs):
+        super().__init__()
+
+
+class TheirDataset(torch.utils.data.Dataset):
+    """A data set of an extension, which is given its block as a whole."""
+
+    def __init__(self, opt):
+        pass
+
+    @staticmethod
+    def check(opt):
+        if 'folder' not in opt:
+            yield f'folder is missing in {opt["phase"]}.'
+
+
+def their_metric(img, img2, better='lower', window=8):
+    """A metric of an extension."""
+
+
+@pytest.fixture
+def _extension(monkeypatch):
+    for kind, each in (('arch', WiderNet), ('arch', PickyNet), ('arch', OpenNet), ('dataset', TheirDataset)):
+        monkeypatch.setitem(REGISTERED[kind], each.__name__, each)
+    monkeypatch.setitem(REGISTERED['metric'], 'their_metric', their_metric)
+
+
+@pytest.mark.usefixtures('_extension')
+class TestBlocksOfExtensions:
+    @pytest.mark.parametrize(
+        ('block', 'value', 'faults'),
+        [
+            ('network_g', {'type': 'WiderNet', 'heads': 2}, []),
+            ('network_g', {'type': 'WiderNet', 'head': 2}, ['Unknown key network_g.head. Did you mean heads?']),
+            (
+                'network_g',
+                {'type': 'WiderNet', 'clamp': 0},
+                ['network_g.clamp must be a number, more than 0, but got 0.'],
+            ),
+            ('network_g', {'type': 'WiderNet', 'scale': 2}, ['network_g.scale is 2, but scale is 4: make them equal.']),
+            ('network_g', {'type': 'PickyNet'}, ['network_g.width is missing.']),
+            ('network_g', {'type': 'PickyNet', 'width': 64}, []),
+            ('network_g', {'type': 'PickyNet', 'width': 'a'}, ["network_g.width must be 64, but is 'a'."]),
+            ('network_g', {'type': 'OpenNet', 'anything': 1}, []),
+            ('datasets.val', {'type': 'TheirDataset', 'name': 'a'}, ['datasets.val.folder is missing in val.']),
+            ('datasets.val', {'type': 'TheirDataset', 'name': 'a', 'folder': 'b', 'more': 1}, []),
+            ('val.metrics.psnr', {'type': 'their_metric', 'better': 'lower'}, []),
+            (
+                'val.metrics.psnr',
+                {'type': 'their_metric', 'windw': 8},
+                [
+                    'Unknown key val.metrics.psnr.windw. Did you mean window?',
+                    'val.metrics.psnr.better is missing: BasicSR takes `higher` for it.',
+                ],
+            ),
+            ('network_d', {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 64}, []),
+            (
+                'network_d',
+                {'type': 'UNetDiscriminatorSN', 'num_feats': 64},
+                ['network_d.num_in_ch is missing.', 'Unknown key network_d.num_feats. Did you mean num_feat?'],
+            ),
+            (
+                'network_d',
+                {'type': 'VGGStyleDiscriminator', 'num_in_ch': 3, 'num_feat': 64},
+                ['datasets.train.gt_size is 144, but network_d.input_size is 128: make them equal.'],
+            ),
+        ],
+    )
+    def test_faults(self, block, value, faults):
+        opt = changed(IRN_SIGMA, block, value)
+        assert option_faults(opt, is_train=True) == faults
+        assert unchecked_blocks(opt) == ([f'{block} (OpenNet)'] if value['type'] == 'OpenNet' else [])
+
+    def test_a_checkpoint_is_compared_with_the_network(self, tmp_path):
+        path = tmp_path / 'net_g.pth'
+        small = {'type': 'WiderNet', 'block_num': [1, 1], 'growth_channels': 2}
+        opt = {**IRN_SIGMA, 'datasets': {}, 'path': {'pretrain_network_g': str(path)}, 'network_g': small}
+        torch.save(WiderNet(4, [1, 1], 2).state_dict(), path)
+        assert outside_faults(opt) == []
+        state = torch.get_rng_state()
+        opt['network_g'] = {**small, 'heads': 3}
+        (fault,) = outside_faults(opt)
+        assert f'{path} is not of this WiderNet: more.weight has shape (1, 1) instead of (3, 3)' in fault
+        assert torch.equal(torch.get_rng_state(), state), 'the training draws its own random numbers'
+
+    def test_networks_that_cannot_be_built_without_values_are_not_compared(self, tmp_path, monkeypatch):
+        path = tmp_path / 'net_g.pth'
+        torch.save(WiderNet(4, [1, 1], 2).state_dict(), path)
+        monkeypatch.setattr(WiderNet, '__init__', lambda self, scale=4: torch.zeros(1).item())
+        path = {'pretrain_network_g': str(path)}
+        opt = {**IRN_SIGMA, 'datasets': {}, 'path': path, 'network_g': {'type': 'WiderNet'}}
+        assert outside_faults(opt) == []
+
+
+def test_paper_stands_for_the_usual_metrics():
+    opt = {'scale': 2, 'val': {'metrics': 'paper', 'lr_metrics': 'paper', 'seed': 1}}
+    expand_metrics(opt)
+    assert opt['val'] == {'metrics': hr_metrics(2), 'lr_metrics': LR_METRICS, 'seed': 1}
+    opt['val']['lr_metrics']['psnr_y']['crop_border'] = 9
+    assert LR_METRICS['psnr_y']['crop_border'] == 0, 'the definition stays'
+    for untouched in (None, [], {}, {'val': None}, {'val': {'metrics': {'a': 1}}}, {'val': {'metrics': 'papers'}}):
+        before = copy.deepcopy(untouched)
+        expand_metrics(untouched)
+        assert untouched == before
 
 
 class TestFilesThatAnOptionFileNames:

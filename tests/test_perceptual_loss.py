@@ -110,12 +110,15 @@ def test_default_is_the_last_convolution_before_its_relu(vgg_type, layer):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'vgg_type': 'vgg11'}, 'expected one of vgg16, vgg19'),
-        ({'vgg_type': 'vgg16', 'layer_weights': {'conv5_4': 1.0}}, 'conv5_2, relu5_2, conv5_3'),
-        ({'layer_weights': {}}, 'expected some of conv1_1'),
+        ({'vgg_type': 'vgg11'}, "vgg_type must be one of .*'vgg16', 'vgg19'.*'vgg11'"),
+        (
+            {'vgg_type': 'vgg16', 'layer_weights': {'conv5_4': 1.0}},
+            'layer_weights.conv5_4 is no layer of vgg16; its last convolution is conv5_3',
+        ),
+        ({'layer_weights': {}}, 'layer_weights must be a block such as .*conv5_4: 1.*, but is {}'),
         ({'layer_weights': {'conv5_4': 0.0}}, 'layer_weights.conv5_4 must be a number, more than 0, but got 0.0'),
         ({'layer_weights': {'conv5_4': math.nan}}, 'layer_weights.conv5_4 must be a number, more than 0, but got nan'),
-        ({'weights': 'none'}, 'expected imagenet or random'),
+        ({'weights': 'none'}, "weights must be one of .*'imagenet', 'random'.*'none'"),
     ],
 )
 def test_wrong_values_are_refused(options, message):

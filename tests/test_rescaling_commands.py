@@ -84,13 +84,13 @@ def test_down_and_up_again(capsys):
 
 def test_as_a_process_of_its_own(run_cli):
     """Nothing has been imported yet, neither BasicSR nor a network; and what takes seconds to import never is."""
-    code = '''
+    code = """
 import sys
 from irnsigma_plugin.cli import main
 status = main([*sys.argv[1:], '--model', 'model.pth'])
 print({'basicsr', 'torchvision', 'scipy', 'matplotlib', 'torch._dynamo'} & set(sys.modules))
 sys.exit(status)
-'''
+"""
     for files in (('downscale', 'photos', 'small'), ('upscale', 'small', 'restored')):
         lines = run_cli('-c', code, *files).stdout.splitlines()
         assert lines[0].startswith('3 done, 0 skipped, 0 failed in ')
@@ -399,11 +399,13 @@ def test_comparison_shows_a_map_of_sigma_and_its_result(monkeypatch):
 
 
 def test_the_metrics_are_those_of_the_option_file():
-    import yaml
+    from irnsigma_plugin.options.file import read_option_file
+    from irnsigma_plugin.options.train_val import expand_metrics
 
-    val = yaml.safe_load((ROOT / 'options/test_IRNsigma_x4.yml').read_text())['val']
-    assert val['metrics'] == hr_metrics(4)
-    assert val['lr_metrics'] == LR_METRICS
+    opt = read_option_file(ROOT / 'options/test_IRNsigma_x4.yml')
+    expand_metrics(opt)
+    assert opt['val']['metrics'] == hr_metrics(4)
+    assert opt['val']['lr_metrics'] == LR_METRICS
 
 
 @pytest.mark.parametrize('command', ['downscale', 'upscale', 'evaluate', 'compare'])

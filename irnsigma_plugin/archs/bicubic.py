@@ -10,7 +10,8 @@ their result depends neither on the order of summation nor on whether the whole 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from irnsigma_plugin.archs.rescaling_net import RescalingNet, reflection_pad
-from irnsigma_plugin.checks import whole_number
+from irnsigma_plugin.checks import raise_faults, whole
 
 # 255 times the square of the sum of the weights has to stay below 2^53 to be exact in float64.
 MAX_EXACT_SCALE = 16
@@ -216,7 +217,13 @@ class BicubicRescaleNet(RescalingNet):
 
     def __init__(self, scale: int = 4) -> None:
         super().__init__()
-        self.scale = whole_number('BicubicRescaleNet: scale', scale)
+        raise_faults('BicubicRescaleNet', BicubicRescaleNet.check(scale))
+        self.scale = scale
+
+    @staticmethod
+    def check(scale: Any) -> Iterator[str]:
+        """What is wrong with the arguments, see :mod:`irnsigma_plugin.checks`."""
+        yield from whole()('scale', scale)
 
     def downscale(self, hr: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`RescalingNet.downscale`."""

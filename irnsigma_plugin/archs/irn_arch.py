@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Callable
+from typing import Any, Callable
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from irnsigma_plugin.archs.dense_block import DenseBlock
-from irnsigma_plugin.archs.irn_shapes import DEFAULT_BLOCK_NUM, LEVELS
 from irnsigma_plugin.archs.rescaling_net import RescalingNet, reflection_pad
-from irnsigma_plugin.checks import number, whole_number
+from irnsigma_plugin.checks import finite, is_whole, one_of, raise_faults, whole
 
 
 class InvertibleModule(nn.Module):
@@ -166,6 +165,9 @@ class CouplingBlock(InvertibleModule):
 
 
 IMAGE_CHANNELS = 3
+# By scale: factor of each downsampling layer, and the number of coupling blocks after it in the paper.
+LEVELS = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
+DEFAULT_BLOCK_NUM = {2: (8,), 3: (12,), 4: (8, 8), 8: (8, 8, 8)}
 
 
 class InvRescaleNet(RescalingNet):
@@ -204,34 +206,35 @@ class InvRescaleNet(RescalingNet):
         self, scale: int = 4, block_num: Sequence[int] | None = None, growth_channels: int = 32, clamp: float = 1.0
     ) -> None:
         super().__init__()
-        if not isinstance(scale, int) or scale not in LEVELS:
-            raise ValueError(f'InvRescaleNet: scale must be one of {list(LEVELS)}, but got {scale!r}.')
-        if block_num is None:
-            block_num = DEFAULT_BLOCK_NUM[scale]
-        levels = len(LEVELS[scale])
-        if (
-            isinstance(block_num, str)
-            or not isinstance(block_num, Sequence)
-            or len(block_num) != levels
-            or not all(isinstance(count, int) and count > 0 for count in block_num)
-        ):
-            raise ValueError(
-                f'InvRescaleNet: block_num at scale {scale} must be a list of {levels} positive whole '
-                f'number(s), such as {list(DEFAULT_BLOCK_NUM[scale])}, but got {block_num!r}.'
-            )
-        whole_number('InvRescaleNet: growth_channels', growth_channels)
-        number('InvRescaleNet: clamp', clamp, above=0)
+        raise_faults('InvRescaleNet', InvRescaleNet.check(scale, block_num, growth_channels, clamp))
         self.scale = scale
         self.checkpoint_blocks = False
 
         subnet = partial(DenseBlock, growth_channels=growth_channels)
         operations = []
         channels = IMAGE_CHANNELS
-        for factor, blocks in zip(LEVELS[scale], block_num):
+        for factor, blocks in zip(LEVELS[scale], block_num or DEFAULT_BLOCK_NUM[scale]):
             operations.append(HaarDownsampling(channels) if factor == 2 else LearnableDownsampling(factor))
             channels *= factor**2
             operations.extend(CouplingBlock(channels, subnet, IMAGE_CHANNELS, clamp) for _ in range(blocks))
         self.operations = nn.ModuleList(operations)
+
+    @staticmethod
+    def check(scale: Any, block_num: Any, growth_channels: Any, clamp: Any) -> Iterator[str]:
+        """What is wrong with the arguments, see :mod:`irnsigma_plugin.checks`."""
+        scale_faults = list(one_of(*LEVELS)('scale', scale))
+        yield from scale_faults
+        if block_num is not None:
+            example = list(DEFAULT_BLOCK_NUM[4 if scale_faults else scale])
+            if not isinstance(block_num, (list, tuple)) or not all(is_whole(count) for count in block_num):
+                yield f'block_num must be a list such as {example}, each a whole number from 1, but is {block_num!r}.'
+            elif not scale_faults and len(block_num) != len(example):
+                yield (
+                    f'block_num at scale {scale} must be a list of {len(example)} whole number(s), one for each level, '
+                    f'but is {list(block_num)}.'
+                )
+        yield from whole()('growth_channels', growth_channels)
+        yield from finite(above=0)('clamp', clamp)
 
     def downscale(self, hr: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`RescalingNet.downscale`; missing rows and columns are added by reflection."""

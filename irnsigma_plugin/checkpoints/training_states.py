@@ -12,6 +12,8 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from irnsigma_plugin.checks import one_line
+
 _ENTRIES = {'epoch', 'iter', 'optimizers', 'schedulers'}  # of every state that BasicSR resumes from
 _logger = logging.getLogger(__package__)
 
@@ -37,7 +39,7 @@ def newest_whole_state(opt: Mapping[str, Any], folder: str) -> tuple[str | None,
             return path, state
         except Exception as error:
             if opt['rank'] == 0:
-                _logger.warning('Skip training state %s: %s', path, first_line(error))
+                _logger.warning('Skip training state %s: %s', path, one_line(error))
     return None, None
 
 
@@ -50,11 +52,6 @@ def read_state(path: str) -> dict[str, Any]:
     except pickle.UnpicklingError:
         # The cause stays out of the message: torch advises to load the file in a way that runs code in it.
         raise RuntimeError('it is damaged, or holds more than plain values, which could run code') from None
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def prune(opt: Mapping[str, Any], keep_last: int, saved: int) -> None:

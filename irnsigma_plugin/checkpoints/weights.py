@@ -2,281 +2,47 @@
 
 from __future__ import annotations
 
-import codecs
-import collections
 import contextlib
 import hashlib
-import io
-import json
+import inspect
 import os
-import pickle
 import re
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, NamedTuple, Optional
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.archs.irn_shapes import LEVELS, inv_rescale_net_shapes
+from irnsigma_plugin.archs.irn_arch import LEVELS, InvRescaleNet
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
-from irnsigma_plugin.checks import number
+from irnsigma_plugin.checks import one_line
 from irnsigma_plugin.files import atomic_path
 
-Shape = tuple[int, ...]
-Shapes = Mapping[str, Shape]
+Shapes = Mapping[str, tuple[int, ...]]
+StateDict = Mapping[str, Tensor]
 
 #: Entry of a checkpoint that holds the option file's block of the network, beside its weights.
 NETWORK_ENTRY = 'network_g'
-#: Bound of the log-scale where nothing says otherwise: that of the paper and of the original IRN.
-DEFAULT_CLAMP = 1.0
-
-_LEGACY_HEADER = 3  # pickles before the content in files of torch before 1.6: magic number, version, machine
+#: Arguments of :class:`InvRescaleNet` that the weights do not show, such as the clamp, and their defaults.
+HIDDEN_ARGUMENTS: dict[str, Any] = {
+    name: parameter.default
+    for name, parameter in inspect.signature(InvRescaleNet).parameters.items()
+    if name not in ('scale', 'block_num', 'growth_channels')
+}
+DEFAULT_CLAMP: float = HIDDEN_ARGUMENTS['clamp']
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be read, or is of another network."""
 
 
-class _CodeError(Exception):
-    """A pickle asks for more than weights."""
-
-
-class Outline(NamedTuple):
-    """What a file holds of a network, without its weights.
-
-    Attributes:
-        shapes: Name and shape of each weight.
-        network: The option file's block of the network, as far as it was saved with the weights.
-    """
-
-    shapes: dict[str, Shape]
-    network: Mapping[str, Any]
-
-
-class _Opaque:
-    """Stands for whatever of torch has no shape: storages, data types."""
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-
-class _Tensor(_Opaque):
-    """Stands for a tensor."""
-
-    def __init__(self, storage: Any, offset: int, shape: Shape, *_: Any) -> None:
-        self.shape = tuple(shape)
-
-
-def _parameter(tensor: _Tensor, *_: Any) -> _Tensor:
-    return tensor
-
-
-_KNOWN = {
-    'collections.OrderedDict': collections.OrderedDict,
-    'collections.Counter': collections.Counter,
-    '__builtin__.set': set,
-    '_codecs.encode': codecs.encode,  # bytes
-    'torch._utils._rebuild_tensor_v2': _Tensor,
-    'torch._utils._rebuild_parameter': _parameter,
-}
-
-
-class _ShapeUnpickler(pickle.Unpickler):
-    """Knows containers, and tensors by their shapes; runs nothing else that a pickle asks for."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        known = _KNOWN.get(f'{module}.{name}')
-        if known is None and module.partition('.')[0] == 'torch':
-            known = _Opaque
-        if known is not None:
-            return known
-        raise _CodeError(f'it asks for {module}.{name}, which is no part of weights and could run code')
-
-    def persistent_load(self, pid: Any) -> None:
-        """The numbers of a tensor, which are not read."""
-
-
-def read_outline(path: str | os.PathLike, param_key: str | None = 'params') -> Outline:
-    """Read what :func:`irnsigma_plugin.checkpoints.weights.read_checkpoint` would load, without the weights' values.
-
-    Args:
-        path: File written by `torch.save`, or a `.safetensors` file.
-        param_key: Entry of a BasicSR checkpoint; see `read_checkpoint`.
-
-    Raises:
-        CheckpointError: The file is missing, damaged, holds no weights, or asks for code to be run.
-    """
-    if is_safetensors(path):
-        with explained_read_errors(path, 'safetensors file'), open(path, 'rb') as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), 'little')))
-            content = {key: _Tensor(None, 0, entry['shape']) for key, entry in header.items() if key != '__metadata__'}
-        network = safetensors_network(header.get('__metadata__'), path)
-    else:
-        with explained_read_errors(path, 'PyTorch checkpoint'), open(path, 'rb') as file:
-            content = _unpickle(file)
-        content = content if isinstance(content, Mapping) else {}
-        network = network_block(content)
-    weights = weights_entry(content, param_key, _Tensor, path)[1]
-    return Outline({key.removeprefix('module.'): value.shape for key, value in weights.items()}, network)
-
-
-def _unpickle(file: io.BufferedReader) -> Any:
-    """The content of a file of `torch.save`, tensors without their numbers."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            name = next(name for name in archive.namelist() if name.endswith('/data.pkl'))
-            return _ShapeUnpickler(io.BytesIO(archive.read(name))).load()
-    file.seek(0)
-    for _ in range(_LEGACY_HEADER):
-        _ShapeUnpickler(file).load()
-    return _ShapeUnpickler(file).load()
-
-
-@contextlib.contextmanager
-def explained_read_errors(path: str | os.PathLike, kind: str) -> Iterator[None]:
-    """Say why a checkpoint cannot be read.
-
-    Args:
-        path: The file.
-        kind: What it is expected to be.
-
-    Raises:
-        CheckpointError: It cannot.
-    """
-    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for its writer
-        raise CheckpointError(f'{path} is no file; name a checkpoint.')
-    damaged = f'{path} is no readable {kind}: damaged, incomplete, or of another kind. Fetch or save it again.'
-    try:
-        yield
-    except FileNotFoundError:
-        raise CheckpointError(f'There is no checkpoint at {path}.') from None
-    except _CodeError as error:
-        raise CheckpointError(
-            f'{path} is refused: {error}. Do not load it; get it from a source that you trust.'
-        ) from None
-    except OSError as error:
-        if error.strerror is None:
-            raise CheckpointError(damaged) from error
-        raise CheckpointError(f'{path} cannot be read ({error.strerror}); check the rights.') from error
-    except Exception as error:  # damaged files raise almost anything
-        # The cause stays out of the message: torch advises to load the file in a way that runs code in it.
-        raise CheckpointError(damaged) from error
-
-
-def is_safetensors(path: str | os.PathLike) -> bool:
-    """Whether a file is a safetensors file, by its name."""
-    return os.fspath(path).lower().endswith('.safetensors')
-
-
-def weights_entry(
-    content: Mapping, param_key: str | None, tensor: type, path: str | os.PathLike
-) -> tuple[str | None, Mapping[str, Any]]:
-    """The entry of a checkpoint that holds the weights, `param_key` or else `params`; none in a bare state dict.
-
-    Args:
-        content: The checkpoint.
-        param_key: Entry of a BasicSR checkpoint; see `read_checkpoint`.
-        tensor: Type of weights.
-        path: The file, for messages.
-
-    Returns:
-        Name of the entry, or none, and the weights.
-
-    Raises:
-        CheckpointError: There are no weights.
-    """
-    entry = next((key for key in (param_key, 'params') if isinstance(content.get(key), Mapping)), None)
-    weights = content if entry is None else content[entry]
-    if not weights or not all(isinstance(key, str) and isinstance(value, tensor) for key, value in weights.items()):
-        found = f'it has {", ".join(map(repr, content))}' if content else 'it has nothing of the kind'
-        raise CheckpointError(
-            f'{path} holds no network weights: expected a state dict, or one under '
-            f"'{param_key or 'params'}', but {found}."
-        )
-    return entry, weights
-
-
-def network_block(content: Mapping) -> Mapping[str, Any]:
-    """The option file's block of the network in a file of `torch.save`; empty where there is none."""
-    network = content.get(NETWORK_ENTRY)
-    return network if isinstance(network, Mapping) else {}
-
-
-def safetensors_network(metadata: Mapping[str, str] | None, path: str | os.PathLike) -> dict[str, float]:
-    """The same of a safetensors file: the clamp, if its metadata has one.
-
-    Raises:
-        CheckpointError: It is no positive number.
-    """
-    clamp = (metadata or {}).get('clamp')
-    if clamp is None:
-        return {}
-    try:
-        return {'clamp': number('clamp', float(clamp), above=0)}
-    except ValueError:
-        raise CheckpointError(
-            f'{path}: clamp in its metadata must be a number, more than 0, but is {clamp!r}.'
-        ) from None
-
-
-def differences(own: Shapes, found: Shapes) -> str:
-    """What keeps weights from fitting a network: the first key of each kind of fault; empty where they fit.
-
-    Args:
-        own: Names and shapes of the network.
-        found: Those of the checkpoint.
-    """
-    faults = []
-    missing = [key for key in own if key not in found]
-    unknown = [key for key in found if key not in own]
-    if missing:
-        faults.append(f'{len(missing)} keys are missing (first: {missing[0]})')
-    if unknown:
-        faults.append(f'{len(unknown)} keys are unknown (first: {unknown[0]})')
-    for key in own:
-        if key in found and tuple(own[key]) != tuple(found[key]):
-            faults.append(f'{key} has shape {tuple(found[key])} instead of {tuple(own[key])}')
-            break
-    return '; '.join(faults)
-
-
-def shape_mismatch(network: str, own: Shapes, found: Shapes, path: str | os.PathLike) -> str:
-    """Say how a checkpoint's weights do not fit a network of this type, and what to do; empty where they fit."""
-    faults = differences(own, found)
-    return faults and (
-        f'The checkpoint {path} is not of this {network}: {faults}. '
-        'Make the network block of the option file that of the checkpoint.'
-    )
-
-
-def clamp_mismatch(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: str | os.PathLike) -> str:
-    """Say that a checkpoint was saved with another clamp than an option file's; empty where it was not, or may not.
-
-    Args:
-        saved: Network block in the checkpoint; empty if it has none.
-        wanted: That of the option file.
-        path: The checkpoint.
-    """
-    clamps = [block.get('clamp', DEFAULT_CLAMP) for block in (saved, wanted)]
-    if not saved or clamps[0] == clamps[1]:
-        return ''
-    return (
-        f'The checkpoint {path} was trained with clamp: {clamps[0]}, but network_g has clamp: {clamps[1]}. '
-        f'Set network_g.clamp: {clamps[0]} in the option file.'
-    )
-
-
-StateDict = Mapping[str, Tensor]
-
-
 class Checkpoint(NamedTuple):
     """What a file holds of a network.
 
     Attributes:
-        state_dict: The weights, on the CPU, without the `module.` prefix of wrapped networks.
+        state_dict: The weights, without the `module.` prefix of wrapped networks.
         param_key: Entry that they come from, `params_ema` or `params`; None for a bare state dict.
         network: The option file's block of the network, as far as it was saved with the weights. The clamp, for one,
             cannot be told from them.
@@ -289,7 +55,7 @@ class Checkpoint(NamedTuple):
     path: str = 'the checkpoint'
 
 
-def read_checkpoint(path: str | os.PathLike, param_key: str | None = 'params_ema') -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike, param_key: str | None = 'params_ema', device: str = 'cpu') -> Checkpoint:
     """Read a network's weights from a BasicSR checkpoint, a bare state dict, or a safetensors file.
 
     Args:
@@ -298,36 +64,79 @@ def read_checkpoint(path: str | os.PathLike, param_key: str | None = 'params_ema
         param_key: Entry of a BasicSR checkpoint, `params` or `params_ema`. Where it is missing, `params`
             is read instead, also for none. A bare state dict, as the original IRN saves, has no entries; it is
             read as a whole, whatever the key.
+        device: `cpu`, or `meta` for names and shapes alone.
 
     Raises:
-        CheckpointError: The file is missing, damaged, or holds no weights; or it is a safetensors file and the package
-            safetensors is not installed.
+        CheckpointError: The file is missing, damaged, holds no weights, or asks for code to be run.
     """
-    content, network = (_read_safetensors if is_safetensors(path) else _read_torch)(path)
-    entry, state_dict = weights_entry(content, param_key, Tensor, path)
+    content, network = (_read_safetensors if is_safetensors(path) else _read_torch)(path, device)
+    entry = next((key for key in (param_key, 'params') if isinstance(content.get(key), Mapping)), None)
+    weights = content if entry is None else content[entry]
+    if not weights or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()):
+        found = f'it has {", ".join(map(repr, content))}' if content else 'it has nothing of the kind'
+        raise CheckpointError(
+            f'{path} holds no network weights: expected a state dict, or one under '
+            f"'{param_key or 'params'}', but {found}."
+        )
     # Networks are trained channels-last and saved so; other formats and libraries expect the usual layout.
-    state_dict = {key.removeprefix('module.'): value.contiguous() for key, value in state_dict.items()}
+    state_dict = {key.removeprefix('module.'): value.contiguous() for key, value in weights.items()}
     return Checkpoint(state_dict, entry, network, os.fspath(path))
 
 
-def _read_torch(path: str | os.PathLike) -> tuple[Mapping, Mapping]:
-    """Content of a file of `torch.save`, and the network block in it."""
-    with explained_read_errors(path, 'PyTorch checkpoint'):
-        content = torch.load(path, map_location='cpu', weights_only=True)
+def is_safetensors(path: str | os.PathLike) -> bool:
+    """Whether a file is a safetensors file, by its name."""
+    return os.fspath(path).lower().endswith('.safetensors')
+
+
+def _read_torch(path: str | os.PathLike, device: str) -> tuple[Mapping, Mapping]:
+    """Content of a file of `torch.save`, and the network block in it, empty where there is none."""
+    with _explained_read_errors(path, 'PyTorch checkpoint'):
+        content = torch.load(path, map_location=device, weights_only=True)
     content = content if isinstance(content, Mapping) else {}
-    return content, network_block(content)
+    network = content.get(NETWORK_ENTRY)
+    return content, network if isinstance(network, Mapping) else {}
 
 
-def _read_safetensors(path: str | os.PathLike) -> tuple[Mapping, Mapping]:
+def _read_safetensors(path: str | os.PathLike, device: str) -> tuple[Mapping, Mapping]:
     """Tensors of a safetensors file, and the clamp in its metadata as network block."""
+    with _explained_read_errors(path, 'safetensors file'), safe_open(os.fspath(path), framework='pt') as file:
+        metadata = file.metadata() or {}
+        if device == 'meta':
+            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118  it is no mapping
+            content = {key: torch.empty(shape, device=device) for key, shape in shapes.items()}
+        else:
+            content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if 'clamp' not in metadata:
+        return content, {}
+    with contextlib.suppress(ValueError):
+        clamp = float(metadata['clamp'])
+        if not any(InvRescaleNet.check(4, None, 1, clamp)):
+            return content, {'clamp': clamp}
+    raise CheckpointError(f'{path}: clamp in its metadata must be a number, more than 0, but is {metadata["clamp"]!r}.')
+
+
+@contextlib.contextmanager
+def _explained_read_errors(path: str | os.PathLike, kind: str) -> Iterator[None]:
+    """Raise a CheckpointError that says why a file, expected to be of this kind, cannot be read."""
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for its writer
+        raise CheckpointError(f'{path} is no file; name a checkpoint.')
     try:
-        from safetensors import safe_open
-    except ImportError:
-        raise CheckpointError(f'Reading {path} needs the package safetensors: pip install safetensors') from None
-    with explained_read_errors(path, 'safetensors file'), safe_open(os.fspath(path), framework='pt') as file:
-        content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  it is no mapping
-        metadata = file.metadata()
-    return content, safetensors_network(metadata, path)
+        yield
+    except FileNotFoundError:
+        raise CheckpointError(f'There is no checkpoint at {path}.') from None
+    except Exception as error:  # damaged files raise almost anything
+        if isinstance(error, OSError) and error.strerror is not None:
+            raise CheckpointError(f'{path} cannot be read ({error.strerror}); check the rights.') from error
+        # The cause stays out of the message: torch advises to load the file in a way that runs code in it.
+        asked = re.search(r'GLOBAL (?!torch|collections)(\w[\w.]*\.\w+)', str(error))
+        if asked is not None:
+            raise CheckpointError(
+                f'{path} is refused: it asks for {asked[1]}, which is no part of weights and could run code. Do not '
+                'load it; get it from a source that you trust.'
+            ) from None
+        raise CheckpointError(
+            f'{path} is no readable {kind}: damaged, incomplete, or of another kind. Fetch or save it again.'
+        ) from error
 
 
 def model_hash(state_dict: StateDict) -> str:
@@ -348,26 +157,53 @@ def shapes_of(state_dict: StateDict) -> Shapes:
     return {key: tuple(value.shape) for key, value in state_dict.items()}
 
 
+def differences(own: Shapes, found: Shapes) -> str:
+    """What keeps weights from fitting a network: the first key of each kind of fault; empty where they fit.
+
+    Args:
+        own: Names and shapes of the network.
+        found: Those of the checkpoint.
+    """
+    faults = []
+    missing = [key for key in own if key not in found]
+    unknown = [key for key in found if key not in own]
+    if missing:
+        faults.append(f'{len(missing)} keys are missing (first: {missing[0]})')
+    if unknown:
+        faults.append(f'{len(unknown)} keys are unknown (first: {unknown[0]})')
+    other = next((key for key in own if key in found and own[key] != found[key]), None)
+    if other is not None:
+        faults.append(f'{other} has shape {found[other]} instead of {own[other]}')
+    return '; '.join(faults)
+
+
 def check_fits(net: nn.Module, state_dict: StateDict, path: str | os.PathLike) -> None:
-    """Check that a state dict has just the keys and shapes of a network.
+    """Check that a state dict has just the keys and shapes of a network. Both may be on the `meta` device.
 
     Raises:
         CheckpointError: It has others; the message names the first of each kind.
     """
-    mismatch = shape_mismatch(type(net).__name__, shapes_of(net.state_dict()), shapes_of(state_dict), path)
-    if mismatch:
-        raise CheckpointError(mismatch)
+    faults = differences(shapes_of(net.state_dict()), shapes_of(state_dict))
+    if faults:
+        raise CheckpointError(
+            f'The checkpoint {path} is not of this {type(net).__name__}: {faults}. '
+            'Make the network block of the option file that of the checkpoint.'
+        )
 
 
-def check_clamp(checkpoint: Checkpoint, network: Mapping[str, Any]) -> None:
-    """Check that a checkpoint was saved with the clamp of an option file's block, which its weights do not show.
+def check_arguments(checkpoint: Checkpoint, network: Mapping[str, Any]) -> None:
+    """Check that a checkpoint was saved with the arguments of an option file's block that its weights do not show.
 
     Raises:
-        CheckpointError: It was saved with another one.
+        CheckpointError: It was saved with others.
     """
-    mismatch = clamp_mismatch(checkpoint.network, network, checkpoint.path)
-    if mismatch:
-        raise CheckpointError(mismatch)
+    for name, default in HIDDEN_ARGUMENTS.items():
+        saved, wanted = (block.get(name, default) for block in (checkpoint.network, network))
+        if checkpoint.network and saved != wanted:
+            raise CheckpointError(
+                f'The checkpoint {checkpoint.path} was trained with {name}: {saved}, but network_g has '
+                f'{name}: {wanted}. Set network_g.{name}: {saved} in the option file.'
+            )
 
 
 FACTORS = {'haar_weights': 2, 'conv_weights': 3}
@@ -399,13 +235,12 @@ def discover_network(state_dict: StateDict, path: str | os.PathLike = 'the check
             f'{", ".join(names[:4])}{", ..." * (len(names) > 4)}.'
         )
     first_conv = state_dict.get('operations.1.F.conv1.bias')
-    settings = {
-        'scale': scale,
-        'block_num': block_num,
-        'growth_channels': 0 if first_conv is None else first_conv.numel(),
-    }
+    growth = 0 if first_conv is None else first_conv.numel()
+    settings = {'scale': scale, 'block_num': block_num, 'growth_channels': growth}
     if all(block_num):
-        faults = differences(inv_rescale_net_shapes(**settings), shapes_of(state_dict))
+        with torch.device('meta'):
+            net = InvRescaleNet(scale, block_num, growth or 1)
+        faults = differences(shapes_of(net.state_dict()), shapes_of(state_dict))
     else:
         faults = 'every level needs a coupling block'
     if faults:
@@ -436,9 +271,8 @@ def build_network(
     if network_type != InvRescaleNet.__name__:
         return _build_extension(checkpoint, find_class and find_class(str(network_type)))
     settings = discover_network(checkpoint.state_dict, checkpoint.path)
-    if clamp is None:
-        clamp = checkpoint.network.get('clamp', DEFAULT_CLAMP)
-    net = InvRescaleNet(**settings, clamp=clamp)
+    hidden = {name: checkpoint.network[name] for name in HIDDEN_ARGUMENTS if name in checkpoint.network}
+    net = InvRescaleNet(**{**hidden, **settings, **({} if clamp is None else {'clamp': clamp})})
     net.load_state_dict(checkpoint.state_dict)
     return net.eval()
 
@@ -541,7 +375,7 @@ def _explain_failed_save(path: str, error: BaseException) -> str:
     cause = error
     while not isinstance(cause, OSError) and cause.__context__ is not None:
         cause = cause.__context__
-    reason = cause.strerror if isinstance(cause, OSError) else ' '.join(str(error).split())
+    reason = cause.strerror if isinstance(cause, OSError) else one_line(error)
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
         reason = f'{reason}; {free / 2**20:,.0f} MiB are free there'

@@ -72,9 +72,9 @@ def network_finder(args: argparse.Namespace) -> FindClass:
         import_named(args.imports, '--imports')
 
     def find_class(network_type: str) -> type | None:
-        from irnsigma_plugin.compat.registry import find_class
+        from irnsigma_plugin.compat.registry import registered
 
-        return find_class('arch', network_type)
+        return registered()['arch'].get(network_type)
 
     return find_class
 

@@ -70,7 +70,7 @@ def _require_launcher(launcher: str, variable: str, command: str) -> None:
 
 def _describe_slurm_to_torch(port: int | str | None) -> None:
     """Set the environment variables of torch's rendezvous from Slurm's; the first node leads."""
-    from irnsigma_plugin.checkpoints.training_states import first_line
+    from irnsigma_plugin.checks import one_line
 
     nodes = os.environ['SLURM_NODELIST']
     try:
@@ -85,7 +85,7 @@ def _describe_slurm_to_torch(port: int | str | None) -> None:
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         raise RuntimeError(
             f'--launcher slurm cannot learn the first of the nodes {nodes}: `scontrol show hostname` '
-            f'failed ({first_line(error)}). Put scontrol on PATH, or use --launcher pytorch with '
+            f'failed ({one_line(error)}). Put scontrol on PATH, or use --launcher pytorch with '
             'torchrun.'
         ) from error
     os.environ.update(MASTER_ADDR=address, WORLD_SIZE=os.environ['SLURM_NTASKS'], RANK=os.environ['SLURM_PROCID'])

@@ -8,13 +8,14 @@ from typing import Any
 from irnsigma_plugin.options.check import block_types
 from irnsigma_plugin.options.rules import value_at
 
-# BasicSR's registries, and the keys of an option file whose types are in them.
-_KINDS = {
-    'model': ('model_type',),
-    'arch': ('network_g', 'network_d'),
-    'dataset': ('datasets',),
-    'loss': ('train',),
-    'metric': ('val',),
+# The registry that has the types of a block, by the first part of its name.
+_KIND_OF = {
+    'model_type': 'model',
+    'network_g': 'arch',
+    'network_d': 'arch',
+    'datasets': 'dataset',
+    'train': 'loss',
+    'val': 'metric',
 }
 _PACKAGE = __name__.partition('.')[0]
 
@@ -45,26 +46,27 @@ def register_all() -> None:
                 known.register(each)
 
 
-def registered(kind: str) -> dict[str, Any]:
-    """All that is registered with BasicSR, by name: kind `arch`, `dataset`, `loss`, `metric` or `model`."""
+def registered() -> dict[str, dict[str, Any]]:
+    """What BasicSR's registries `arch`, `dataset`, `loss`, `metric` and `model` hold, by registry and name."""
+    import basicsr  # noqa: F401  which fills them
     from basicsr.utils import registry
 
-    return dict(iter(getattr(registry, f'{kind.upper()}_REGISTRY')))
-
-
-def find_class(kind: str, name: Any) -> Any:
-    """The class or function that is registered with BasicSR under a name; None where there is none."""
-    known = registered(kind)
-    return known.get(name, known.get(f'{name}_basicsr'))
+    found = {}
+    for kind in set(_KIND_OF.values()):
+        known = dict(iter(getattr(registry, f'{kind.upper()}_REGISTRY')))
+        # BasicSR finds a class by its name without this ending, too.
+        found[kind] = {**{name.removesuffix('_basicsr'): each for name, each in known.items()}, **known}
+    return found
 
 
 def unregistered(opt: Any) -> Iterator[tuple[str, str, list[str]]]:
     """The types in an option file that nobody has registered: name of the block, type, and those that there are."""
+    known = registered()
     types = {'model_type': value_at(opt, 'model_type'), **block_types(opt)}
-    for kind, keys in _KINDS.items():
-        for name, wanted in types.items():
-            if name.partition('.')[0] in keys and isinstance(wanted, str) and find_class(kind, wanted) is None:
-                yield name, wanted, list(registered(kind))
+    for name, wanted in types.items():
+        kind = _KIND_OF[name.partition('.')[0]]
+        if isinstance(wanted, str) and wanted not in known[kind]:
+            yield name, wanted, list(known[kind])
 
 
 def uses_plugin(opt: Any) -> bool:
@@ -73,8 +75,9 @@ def uses_plugin(opt: Any) -> bool:
     It does when it has `imports`, or when any `type` or `model_type` in it names something registered by this plugin,
     or a class of another package that is derived from a class of this plugin.
     """
-    found = (find_class(kind, name) for name in _type_names(opt) for kind in _KINDS)
-    return value_at(opt, 'imports') is not None or any(each is not None and is_of_plugin(each) for each in found)
+    known = registered().values()
+    found = (classes[name] for name in _type_names(opt) for classes in known if name in classes)
+    return value_at(opt, 'imports') is not None or any(map(is_of_plugin, found))
 
 
 def _type_names(opt: Any) -> Iterator[str]:
@@ -95,5 +98,5 @@ def is_of_plugin(obj: type | Any) -> bool:
 
 def has_model_of_plugin(opt: dict[str, Any]) -> bool:
     """Whether the model of an option file is this plugin's, or derived from it."""
-    model = find_class('model', opt.get('model_type'))
-    return model is not None and is_of_plugin(model)
+    models, name = registered()['model'], opt.get('model_type')
+    return name in models and is_of_plugin(models[name])

@@ -14,9 +14,10 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
+from irnsigma_plugin.checks import one_line
 from irnsigma_plugin.compat.extensions import failures, import_installed, import_named
 from irnsigma_plugin.compat.launch import has_cuda
-from irnsigma_plugin.compat.registry import has_model_of_plugin, unregistered, uses_plugin
+from irnsigma_plugin.compat.registry import has_model_of_plugin, registered, unregistered, uses_plugin
 from irnsigma_plugin.options.rules import OptionError, refuse, value_at
 
 _logger = logging.getLogger(__name__.partition('.')[0])
@@ -43,7 +44,7 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     """
     from basicsr.utils import check_resume
 
-    from irnsigma_plugin.checkpoints.training_states import first_line, newest_whole_state, read_state
+    from irnsigma_plugin.checkpoints.training_states import newest_whole_state, read_state
     from irnsigma_plugin.files import remove_leftovers
 
     if uses_plugin(opt):
@@ -63,7 +64,7 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
             state = read_state(path)
         except Exception as error:
             raise RuntimeError(
-                f'cannot read the training state {path} (path.resume_state): {first_line(error)}. Name '
+                f'cannot read the training state {path} (path.resume_state): {one_line(error)}. Name '
                 'a whole one, or use --auto_resume, which finds the newest whole one itself.'
             ) from error
     if state is not None:
@@ -92,6 +93,8 @@ def replace_parse_options() -> None:
     site_root = osp.dirname(osp.dirname(osp.abspath(str(sys.modules['basicsr'].__file__))))
 
     def parse_options(root_path, is_train=True):
+        from irnsigma_plugin.options.train_val import expand_metrics
+
         caller = sys._getframe(1).f_globals
         _accept_dashed_local_rank()
         import_installed()  # those that had to wait
@@ -101,6 +104,7 @@ def replace_parse_options() -> None:
             _explain(is_train)
             raise
         import_named(opt.get('imports'))
+        expand_metrics(opt)
         if uses_plugin(opt):
             if not opt['dist']:
                 _refuse_processes_unaware_of_each_other()
@@ -154,10 +158,9 @@ def _check(opt: dict[str, Any], is_train: bool, option_file: str) -> None:
     from irnsigma_plugin.options.check import option_faults, outside_faults
 
     resumes = opt['auto_resume'] and bool(iterations(opt['path'].get('training_states', '')))
-    refuse(
-        [*option_faults(opt, is_train), *_unknown_types(opt), *_optimizer_faults(opt), *outside_faults(opt, resumes)],
-        option_file,
-    )
+    known = registered()
+    faults = [*option_faults(opt, is_train, known), *_unknown_types(opt), *_optimizer_faults(opt)]
+    refuse([*faults, *outside_faults(opt, known, resumes)], option_file)
 
 
 def _unknown_types(opt: dict[str, Any]) -> Iterator[str]:
@@ -193,6 +196,7 @@ def _explain(is_train: bool) -> None:
     """List the faults of an option file that BasicSR could not even read to the end."""
     from irnsigma_plugin.options.check import option_faults
     from irnsigma_plugin.options.file import read_option_file
+    from irnsigma_plugin.options.train_val import expand_metrics
 
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument('-opt')
@@ -202,8 +206,9 @@ def _explain(is_train: bool) -> None:
     except OptionError:  # then BasicSR's own error says more
         return
     import_named(value_at(opt, 'imports'))
+    expand_metrics(opt)
     if uses_plugin(opt):
-        refuse(option_faults(opt, is_train), option_file)
+        refuse(option_faults(opt, is_train, registered()), option_file)
 
 
 class _RootedOptions(OrderedDict):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from irnsigma_plugin.checks import one_of, raise_faults, whole
 from irnsigma_plugin.imagenet.weights import imagenet_weights
 
 # LPIPS name -> torchvision name, and the shortest side (pixels) that survives the network's strides
@@ -45,8 +47,7 @@ def lpips_of_many(
 
     Arguments, errors and numbers are those of :func:`calculate_lpips` for each image alone.
     """
-    if better != 'lower':
-        raise ValueError(f'calculate_lpips: better is {better!r}: expected lower, as LPIPS is a distance')
+    raise_faults('calculate_lpips', _check(net, crop_border, better))
     for image in images:
         if image.shape != reference.shape:
             raise ValueError(f'calculate_lpips: expected images of one shape, got {image.shape} and {reference.shape}')
@@ -60,14 +61,20 @@ def lpips_of_many(
         ]
 
 
+def _check(net: Any, crop_border: Any, better: Any) -> Iterator[str]:
+    yield from one_of(*BACKBONES)('net', net)
+    yield from whole(0)('crop_border', crop_border)
+    yield from one_of('lower')('better', better)
+
+
+#: What is wrong with the arguments, see :mod:`irnsigma_plugin.checks`.
+calculate_lpips.check = _check
 #: The optional interface to the validator, for metrics that can save work on images of one reference.
 calculate_lpips.many = lpips_of_many
 
 
 def _features(image: Tensor, net: str) -> list[Tensor]:
     """Outputs of the backbone's layers, each pixel's channels scaled to length 1."""
-    if net not in BACKBONES:
-        raise ValueError(f'LPIPS net is {net!r}: expected one of {", ".join(BACKBONES)}')
     min_size = BACKBONES[net][1]
     if image.dim() != 4 or image.size(1) != 3 or min(image.shape[-2:]) < min_size:
         raise ValueError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from irnsigma_plugin.archs.rescaling_net import RescaleResult
-from irnsigma_plugin.checks import number
+from irnsigma_plugin.checks import finite, one_of, raise_faults
 
 CHARBONNIER_EPS = 1e-6
 WEIGHTINGS = ('sigma', 'equal')
@@ -103,20 +104,27 @@ class MixtureLoss(nn.Module):
         distribution: str = 'adversarial',
     ) -> None:
         super().__init__()
-        if weighting not in WEIGHTINGS:
-            raise ValueError(f'MixtureLoss: weighting must be one of {list(WEIGHTINGS)}, but got {weighting!r}.')
-        if distribution not in DISTRIBUTIONS:
-            raise ValueError(
-                f'MixtureLoss: distribution must be one of {list(DISTRIBUTIONS)}, but got {distribution!r}.'
-            )
-        self.lambdas = MixtureTerms(
-            number('MixtureLoss: lambda_reconstruction', lambda_reconstruction, smallest=0),
-            number('MixtureLoss: lambda_guidance', lambda_guidance, smallest=0),
-            number('MixtureLoss: lambda_distribution', lambda_distribution, smallest=0),
-            number('MixtureLoss: lambda_perceptual', lambda_perceptual, smallest=0),
-        )
+        lambdas = MixtureTerms(lambda_reconstruction, lambda_guidance, lambda_distribution, lambda_perceptual)
+        raise_faults('MixtureLoss', MixtureLoss.check(*lambdas, weighting, distribution))
+        self.lambdas = lambdas
         self.weighting = weighting
         self.distribution = distribution
+
+    @staticmethod
+    def check(
+        lambda_reconstruction: Any,
+        lambda_guidance: Any,
+        lambda_distribution: Any,
+        lambda_perceptual: Any,
+        weighting: Any,
+        distribution: Any,
+    ) -> Iterator[str]:
+        """What is wrong with the arguments, see :mod:`irnsigma_plugin.checks`."""
+        lambdas = lambda_reconstruction, lambda_guidance, lambda_distribution, lambda_perceptual
+        for term, value in zip(MixtureTerms._fields, lambdas):
+            yield from finite(smallest=0)(f'lambda_{term}', value)
+        yield from one_of(*WEIGHTINGS)('weighting', weighting)
+        yield from one_of(*DISTRIBUTIONS)('distribution', distribution)
 
     def forward(
         self,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from irnsigma_plugin.checks import number
+from irnsigma_plugin.checks import finite, one_of, raise_faults
 from irnsigma_plugin.imagenet.weights import imagenet_weights
 from irnsigma_plugin.losses.mixture_loss import charbonnier
 
@@ -43,14 +44,8 @@ class VGGFeatures(nn.Module):
 
     def __init__(self, layers: Sequence[str], vgg_type: str = 'vgg19', weights: str = 'imagenet') -> None:
         super().__init__()
-        if vgg_type not in CONFIGURATIONS:
-            raise ValueError(f'vgg_type is {vgg_type!r}: expected one of {", ".join(CONFIGURATIONS)}')
-        if weights not in ('imagenet', 'random'):
-            raise ValueError(f'weights is {weights!r}: expected imagenet or random')
+        raise_faults('VGGFeatures', PerSamplePerceptualLoss.check(dict.fromkeys(layers, 1), vgg_type, weights))
         names = vgg_layers(vgg_type)
-        if not layers or not set(layers) <= set(names):
-            raise ValueError(f'{vgg_type} layers are {list(layers)}: expected some of {", ".join(names)}')
-
         self.layers = tuple(layers)
         self.names = names[: 1 + max(names.index(layer) for layer in layers)]
         self.min_size = 2 ** sum(name.startswith('pool') for name in self.names)
@@ -115,12 +110,26 @@ class PerSamplePerceptualLoss(nn.Module):
         self, layer_weights: Mapping[str, float] | None = None, vgg_type: str = 'vgg19', weights: str = 'imagenet'
     ) -> None:
         super().__init__()
+        raise_faults('PerSamplePerceptualLoss', PerSamplePerceptualLoss.check(layer_weights, vgg_type, weights))
+        self.layer_weights = {DEFAULT_LAYER[vgg_type]: 1.0} if layer_weights is None else dict(layer_weights)
+        self.vgg = VGGFeatures(list(self.layer_weights), vgg_type, weights)
+
+    @staticmethod
+    def check(layer_weights: Any, vgg_type: Any, weights: Any) -> Iterator[str]:
+        """What is wrong with the arguments, see :mod:`irnsigma_plugin.checks`."""
+        type_faults = list(one_of(*VGG_STAGES)('vgg_type', vgg_type))
+        yield from type_faults
+        yield from one_of('imagenet', 'random')('weights', weights)
         if layer_weights is None:
-            layer_weights = {DEFAULT_LAYER[vgg_type]: 1.0} if vgg_type in DEFAULT_LAYER else {}
+            return
+        if not isinstance(layer_weights, Mapping) or not layer_weights:
+            yield f'layer_weights must be a block such as {{conv5_4: 1}}, but is {layer_weights!r}.'
+            return
+        known = () if type_faults else vgg_layers(vgg_type)
         for layer, weight in layer_weights.items():
-            number(f'layer_weights.{layer}', weight, above=0)
-        self.layer_weights = dict(layer_weights)
-        self.vgg = VGGFeatures(list(layer_weights), vgg_type, weights)
+            yield from finite(above=0)(f'layer_weights.{layer}', weight)
+            if known and layer not in known:
+                yield f'layer_weights.{layer} is no layer of {vgg_type}; its last convolution is {known[-3]}.'
 
     def features(self, image: Tensor) -> dict[str, Tensor]:
         """VGG features of (N, 3, H, W) images, for :meth:`distance`."""

@@ -1,19 +1,18 @@
-"""What a value in an option file may be: rules, and how they are put together.
+"""Rules of blocks in option files, beside those of single values in :mod:`irnsigma_plugin.checks`.
 
-A rule takes the dotted name of a key and its value, and yields one sentence for every fault, none for a good
-value. So a whole file is judged in one go, and a new key needs one line: its name and its rule.
+A whole file is judged in one go, so a rule yields every fault. A new key needs one line: its name and its rule.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Iterable, Iterator, Mapping
+import inspect
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, Callable
 
-from irnsigma_plugin import checks
+from irnsigma_plugin.checks import Rule, one_of, text
 
-Rule = Callable[[str, Any], Iterator[str]]
+NO_HINTS: Mapping[str, str] = {}
 
 
 class OptionError(ValueError):
@@ -38,107 +37,7 @@ def anything(name: str, value: Any) -> Iterator[str]:
     return iter(())
 
 
-def satisfying(check: Callable[[str, Any], Any]) -> Rule:
-    """What `check(name, value)` takes without a ValueError, whose text is the fault."""
-
-    def rule(name: str, value: Any) -> Iterator[str]:
-        try:
-            check(name, value)
-        except ValueError as error:
-            yield str(error)
-
-    return rule
-
-
-def number(above: float = -math.inf, smallest: float = -math.inf, largest: float = math.inf) -> Rule:
-    """A finite number within bounds, see :func:`irnsigma_plugin.checks.number`."""
-    return satisfying(lambda name, value: checks.number(name, value, above, smallest, largest))
-
-
-def whole(smallest: int = 1) -> Rule:
-    """A whole number."""
-    return satisfying(lambda name, value: checks.whole_number(name, value, smallest))
-
-
-def integer(name: str, value: Any) -> Iterator[str]:
-    """A whole number of either sign."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        yield f'{name} must be an integer, but is {value!r}.'
-
-
-def iterations(smallest: int = 1) -> Rule:
-    """A whole number, which may be written `!!float 5e3` as in BasicSR's option files."""
-
-    def check(name: str, value: Any) -> None:
-        if not checks.number(name, value, smallest=smallest).is_integer():
-            raise ValueError(f'{name} must be a whole number, but got {value!r}.')
-
-    return satisfying(check)
-
-
-def text(name: str, value: Any) -> Iterator[str]:
-    """Text; a name such as 2024 needs quotes, since YAML reads it as a number."""
-    if not isinstance(value, str) or not value:
-        yield f'{name} must be text, in quotes where it looks like a number, but is {value!r}.'
-
-
-def flag(name: str, value: Any) -> Iterator[str]:
-    """`true` or `false`."""
-    if not isinstance(value, bool):
-        yield f'{name} must be true or false, but is {value!r}.'
-
-
-def one_of(*choices: Any) -> Rule:
-    """One of a few values, of the same type."""
-
-    def rule(name: str, value: Any) -> Iterator[str]:
-        if not any(type(value) is type(choice) and value == choice for choice in choices):
-            yield f'{name} must be one of {list(choices)}, but is {value!r}.'
-
-    return rule
-
-
-def either(first: Rule, second: Rule) -> Rule:
-    """What one of two rules takes; otherwise the faults that the second finds."""
-
-    def rule(name: str, value: Any) -> Iterator[str]:
-        return iter(()) if not any(first(name, value)) else second(name, value)
-
-    return rule
-
-
-def empty_or(other: Rule) -> Rule:
-    """`~`, or what another rule takes."""
-    return lambda name, value: iter(()) if value is None else other(name, value)
-
-
-def list_of(item: Rule, example: str, shortest: int = 1, longest: float = math.inf) -> Rule:
-    """A list of good values."""
-
-    def rule(name: str, value: Any) -> Iterator[str]:
-        if not isinstance(value, (list, tuple)) or not shortest <= len(value) <= longest:
-            yield f'{name} must be a list such as {example}, but is {value!r}.'
-        else:
-            for index, element in enumerate(value):
-                yield from item(f'{name}[{index}]', element)
-
-    return rule
-
-
-def each(item: Rule) -> Rule:
-    """A block with keys of any name, all values good."""
-
-    def rule(name: str, value: Any) -> Iterator[str]:
-        if not isinstance(value, Mapping):
-            yield _no_block(name, value)
-        else:
-            for key, element in value.items():
-                yield from item(f'{name}.{key}', element)
-
-    return rule
-
-
-def block(keys: Mapping[str, Rule], hints: Mapping[str, str] | None = None) -> Rule:
+def block(keys: Mapping[str, Rule], hints: Mapping[str, str] = NO_HINTS) -> Rule:
     """A block with no other keys than these. One that is left empty (`~`) counts as absent.
 
     Args:
@@ -148,13 +47,13 @@ def block(keys: Mapping[str, Rule], hints: Mapping[str, str] | None = None) -> R
 
     def rule(name: str, value: Any) -> Iterator[str]:
         if not isinstance(value, Mapping):
-            yield _no_block(name, value)
-        else:
-            for key, element in value.items():
-                if key not in keys:
-                    yield unknown_key(name, key, keys, hints or {})
-                elif element is not None:
-                    yield from keys[key](_join(name, key), element)
+            yield f'{name} must be a block of keys, but is {value!r}.'
+            return
+        for key, element in value.items():
+            if key not in keys:
+                yield unknown_key(name, key, keys, hints)
+            elif element is not None:
+                yield from keys[key](_join(name, key), element)
 
     return rule
 
@@ -169,47 +68,89 @@ def arguments(keys: Mapping[str, Rule], needed: Iterable[str] = ()) -> Rule:
 
     def rule(name: str, value: Any) -> Iterator[str]:
         if not isinstance(value, Mapping):
-            yield _no_block(name, value)
+            yield f'{name} must be a block of keys, but is {value!r}.'
             return
-        for key in needed:
-            if key not in value:
-                yield f'{_join(name, key)} is missing.'
+        yield from (f'{_join(name, key)} is missing.' for key in needed if key not in value)
         for key, element in value.items():
-            if key in keys:
-                yield from keys[key](_join(name, key), element)
-            else:
-                yield unknown_key(name, key, keys, {})
+            yield from keys[key](_join(name, key), element) if key in keys else [unknown_key(name, key, keys)]
 
     return rule
 
 
-def typed(types: Mapping[str, Rule], refused: Mapping[str, str] | None = None, closed: bool = False) -> Rule:
-    """A block whose `type` says which rule judges the rest of it.
+def constructed(cls: Callable[..., Any], given: Container[str] = ()) -> Rule:
+    """A block that becomes the arguments of a class or function, which owns them (:mod:`irnsigma_plugin.checks`).
+
+    Names, and which of them are needed, are those of its signature, where `**kwargs` takes all; values are judged by
+    its `check`, if it has one.
 
     Args:
-        types: Rule of the block, without its `type`, for each type.
-        refused: Types that exist but cannot be used here: why.
-        closed: Whether there are no other types. Otherwise another one belongs to BasicSR or to an extension, and its
-            block is not judged.
+        cls: The class or function.
+        given: Arguments that do not come from the option file.
     """
+    parameters = inspect.signature(cls).parameters
+    defaults = {name: each.default for name, each in parameters.items() if name not in given and not _is_variable(each)}
+    needed = [name for name, default in defaults.items() if default is inspect.Parameter.empty]
 
     def rule(name: str, value: Any) -> Iterator[str]:
-        if not isinstance(value, Mapping):
-            yield _no_block(name, value)
-            return
-        kind = value.get('type')
-        if kind is None:
-            yield f'{name}.type is missing{f", for example {next(iter(types))}" if types else ""}.'
-        elif not isinstance(kind, str):
-            yield from text(f'{name}.type', kind)
-        elif refused and kind in refused:
-            yield f'{name}.type: {refused[kind]}'
-        elif kind in types:
-            yield from types[kind](name, {key: element for key, element in value.items() if key != 'type'})
-        elif closed:
-            yield from one_of(*types)(f'{name}.type', kind)
+        known = {**defaults, **value} if takes_all(cls) and isinstance(value, Mapping) else defaults
+        yield from arguments(dict.fromkeys(known, anything), needed)(name, value)
+        check = getattr(cls, 'check', None)
+        if check is not None and isinstance(value, Mapping):
+            values = {**defaults, **value}
+            judged = {key: values.get(key, inspect.Parameter.empty) for key in inspect.signature(check).parameters}
+            if inspect.Parameter.empty not in judged.values():
+                yield from prefixed(name, check(**judged))
 
     return rule
+
+
+def prefixed(name: str, faults: Iterable[str]) -> Iterator[str]:
+    """Sentences that begin with the name of an argument, or with `Unknown key` and the name, within a block."""
+    for fault in faults:
+        start = UNKNOWN * fault.startswith(UNKNOWN)
+        yield f'{start}{name}.{fault[len(start) :]}'
+
+
+def default_of(cls: Callable[..., Any], argument: str) -> Any:
+    """The default of a class's or function's argument; None where it has none."""
+    parameter = inspect.signature(cls).parameters.get(argument)
+    return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
+
+
+def takes_all(cls: Callable[..., Any]) -> bool:
+    """Whether a class or function takes arguments that its signature does not name."""
+    return any(map(_is_variable, inspect.signature(cls).parameters.values()))
+
+
+def _is_variable(parameter: inspect.Parameter) -> bool:
+    return parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+
+
+def typed(types: Mapping[str, Rule]) -> Rule:
+    """A block whose `type` says which rule judges the rest of it."""
+
+    def rule(name: str, value: Any) -> Iterator[str]:
+        yield from type_faults(name, value, next(iter(types)))
+        kind = value_at(value, 'type')
+        if isinstance(kind, str):
+            yield from types[kind](name, without_type(value)) if kind in types else one_of(*types)(f'{name}.type', kind)
+
+    return rule
+
+
+def type_faults(name: str, value: Any, example: str) -> Iterator[str]:
+    """What keeps a block from being one with a `type`."""
+    if not isinstance(value, Mapping):
+        yield f'{name} must be a block of keys, but is {value!r}.'
+    elif value.get('type') is None:
+        yield f'{name}.type is missing, for example {example}.'
+    else:
+        yield from text(f'{name}.type', value['type'])
+
+
+def without_type(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A block without its `type`."""
+    return {key: element for key, element in value.items() if key != 'type'}
 
 
 def value_at(opt: Any, key: str) -> Any:
@@ -219,17 +160,16 @@ def value_at(opt: Any, key: str) -> Any:
     return opt
 
 
-def unknown_key(name: str, key: Any, known: Iterable[str], hints: Mapping[str, str]) -> str:
+UNKNOWN = 'Unknown key '
+
+
+def unknown_key(name: str, key: Any, known: Iterable[str], hints: Mapping[str, str] = NO_HINTS) -> str:
     """Say that nothing reads a key, and name the nearest one that something does."""
     if key in hints:
-        return f'Unknown key {_join(name, key)}: {hints[key]}.'
+        return f'{UNKNOWN}{_join(name, key)}: {hints[key]}.'
     nearest = difflib.get_close_matches(str(key), known, n=1)
     hint = f'Did you mean {nearest[0]}?' if nearest else f'Known keys: {", ".join(sorted(known))}.'
-    return f'Unknown key {_join(name, key)}. {hint}'
-
-
-def _no_block(name: str, value: Any) -> str:
-    return f'{name} must be a block of keys, but is {value!r}.'
+    return f'{UNKNOWN}{_join(name, key)}. {hint}'
 
 
 def _join(name: str, key: Any) -> str:

@@ -14,6 +14,8 @@ from PIL import Image
 
 from irnsigma_plugin.images.names import is_image_name
 
+DATA_SETS = ('HRImageDataset', 'PairedImageDataset', 'SingleImageDataset')  # whose keys say where the images are
+
 Size = tuple[int, int]  # height, width
 
 HEADERS = 200  # files of a folder whose headers are read, evenly spread; an LMDB lists all sizes in one file
@@ -97,19 +99,32 @@ def _open_lmdb(root: str) -> Store:
             raise StoreError(
                 f'{root} has no {file}; give an LMDB made by scripts/prepare_data.py, or use io_backend type disk.'
             )
+    sizes = read_meta_info(root)
+    return Store(list(sizes), list(sizes), sizes.__getitem__)
+
+
+def read_meta_info(path: str | os.PathLike) -> dict[str, Size]:
+    """Keys of an LMDB and sizes of its images.
+
+    Args:
+        path: The folder of the LMDB.
+
+    Raises:
+        StoreError: A line of its meta_info.txt is not like 'name.png (480,480,3) 1', or it has none.
+    """
     sizes = {}
-    with open(os.path.join(root, 'meta_info.txt'), encoding='utf-8', errors='replace') as file:
+    with open(os.path.join(path, 'meta_info.txt'), encoding='utf-8', errors='replace') as file:
         for number, line in enumerate(file, 1):
             match = _META_LINE.match(line)
             if match is None:
                 raise StoreError(
-                    f'line {number} of {root}/meta_info.txt is {line.strip()!r}, but must be like '
+                    f'line {number} of {path}/meta_info.txt is {line.strip()!r}, but must be like '
                     "'name.png (480,480,3) 1'; prepare the LMDB again."
                 )
             sizes[match[1]] = int(match[2]), int(match[3])
     if not sizes:
-        raise StoreError(f'the LMDB {root} lists no images; prepare it again.')
-    return Store(list(sizes), list(sizes), sizes.__getitem__)
+        raise StoreError(f'the LMDB {path} lists no images; prepare it again.')
+    return sizes
 
 
 def _open_folder(root: str, listing: str | None, images_only: bool) -> Store:

@@ -1,49 +1,32 @@
 """Typed view of the plugin's keys in `train` and `val` of an option file.
 
 These blocks mix keys of BasicSR with keys of the plugin. Whatever belongs to neither is a typing error and is
-refused, for BasicSR would pass over it in silence.
+refused, for BasicSR would pass over it in silence. Networks, losses and metrics are judged by
+:mod:`irnsigma_plugin.options.check`.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from irnsigma_plugin.options.keys import (
-    DEFAULT_PATCH,
-    GAN_OPT,
-    METRICS,
-    MIXTURE_OPT,
-    OPTIMIZER,
-    PERCEPTUAL_OPT,
-    SCHEDULER,
-    SIGMA,
-    patch_size,
-    sigma_value,
-)
-from irnsigma_plugin.options.rules import (
-    Rule,
-    arguments,
-    block,
-    either,
-    flag,
-    integer,
-    iterations,
-    list_of,
-    number,
-    one_of,
-    refuse,
-    text,
-    value_at,
-    whole,
-)
-from irnsigma_plugin.sigma import SigmaSampler
+from irnsigma_plugin.checks import Rule, each, finite, flag, integer, is_whole, iterations, list_of, one_of, whole
+from irnsigma_plugin.evaluation.measures import LR_METRICS, hr_metrics
+from irnsigma_plugin.losses.mixture_loss import MixtureLoss
+from irnsigma_plugin.options.keys import SCHEDULER, TRAIN, VAL, patch_faults
+from irnsigma_plugin.options.rules import anything, block, constructed, default_of, prefixed, refuse, value_at
+from irnsigma_plugin.sigma import SigmaSampler, sigma_value
 
 FAKE_WEIGHTINGS = ('sigma', 'all')
 AMP_MODES = ('off', 'bf16', 'fp16')
 
 Options = TypeVar('Options')
+
+
+def _amp(name: str, value: Any) -> Iterator[str]:
+    return iter(()) if value is False else one_of(*AMP_MODES)(name, value)  # False: how YAML reads a plain `off`
 
 
 def _key(rule: Rule, default: Any = dataclasses.MISSING) -> Any:
@@ -72,19 +55,19 @@ class TrainOptions:
         checkpoint_blocks: Whether the generator recomputes its blocks in the backward pass instead of keeping them.
     """
 
-    mixture_opt: Mapping[str, Any] = _key(MIXTURE_OPT)
-    sigma: Mapping[str, Any] = _key(arguments(SIGMA), {})
+    mixture_opt: Mapping[str, Any] = _key(anything)
+    sigma: Mapping[str, Any] = _key(constructed(SigmaSampler), {})
     fake_weighting: str = _key(one_of(*FAKE_WEIGHTINGS), 'sigma')
-    grad_clip: float | None = _key(number(above=0), None)
+    grad_clip: float | None = _key(finite(above=0), None)
     max_skipped_steps: int = _key(whole(), 10)
-    amp: str = _key(either(one_of(False), one_of(*AMP_MODES)), 'off')
+    amp: str = _key(_amp, 'off')
     accumulate: int = _key(whole(), 1)
     channels_last: bool = _key(flag, False)
     compile: bool = _key(flag, False)
     checkpoint_blocks: bool = _key(flag, False)
 
     def __post_init__(self) -> None:
-        if self.amp is False:  # how YAML reads a plain `off`
+        if self.amp is False:
             object.__setattr__(self, 'amp', 'off')
 
     def sigma_sampler(self) -> SigmaSampler:
@@ -104,7 +87,7 @@ class ValOptions:
 
     sigmas: tuple[float, ...] = _key(list_of(sigma_value, '[0, 0.5, 1]'), (0.0, 0.5, 1.0))
     seed: int = _key(integer, 0)
-    lr_metrics: Mapping[str, Any] = _key(METRICS, {})
+    lr_metrics: Mapping[str, Any] = _key(each(anything), {})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'sigmas', tuple(float(sigma) for sigma in self.sigmas))
@@ -114,21 +97,17 @@ def _rules(cls: type) -> dict[str, Rule]:
     return {field.name: field.metadata['rule'] for field in dataclasses.fields(cls)}
 
 
-BASICSR_TRAIN_KEYS = {
-    'total_iter': iterations(),
-    'warmup_iter': iterations(-1),
-    'ema_decay': number(smallest=0, largest=1),
-    'optim_g': OPTIMIZER,
-    'optim_d': OPTIMIZER,
-    'scheduler': SCHEDULER,
-    'net_d_iters': whole(),
-    'net_d_init_iters': iterations(0),
-    'perceptual_opt': PERCEPTUAL_OPT,
-    'gan_opt': GAN_OPT,
-}
-BASICSR_VAL_KEYS = {'val_freq': iterations(), 'save_img': flag, 'suffix': text, 'metrics': METRICS, 'pbar': flag}
-_TRAIN = block({**_rules(TrainOptions), **BASICSR_TRAIN_KEYS}, {'pixel_opt': 'its place is taken by mixture_opt'})
-_VAL = block({**_rules(ValOptions), **BASICSR_VAL_KEYS})
+_TRAIN = block({**_rules(TrainOptions), **TRAIN}, {'pixel_opt': 'its place is taken by mixture_opt'})
+_VAL = block({**_rules(ValOptions), **VAL})
+
+
+def expand_metrics(opt: Any) -> None:
+    """Put what they stand for in the place of `metrics: paper` and `lr_metrics: paper` in `val` of an option file."""
+    val, scale = value_at(opt, 'val'), value_at(opt, 'scale')
+    if isinstance(val, dict):
+        for key, metrics in (('metrics', hr_metrics(scale if is_whole(scale) else 1)), ('lr_metrics', LR_METRICS)):
+            if val.get(key) == 'paper':
+                val[key] = copy.deepcopy(metrics)
 
 
 def read_train_options(opt: Mapping[str, Any]) -> TrainOptions:
@@ -170,10 +149,17 @@ def train_faults(opt: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(train, Mapping):
         if not train.get('mixture_opt'):
             yield 'train.mixture_opt is missing: it names the loss, for example {type: MixtureLoss}.'
-        yield from _sigma_faults(train.get('sigma') or {})
         yield from _adversarial_faults(opt, train)
         yield from _schedule_faults(train)
-    yield from _patch_faults(opt)
+    size, input_size = value_at(opt, 'datasets.train.gt_size'), value_at(opt, 'network_d.input_size')
+    yield from prefixed('datasets.train', patch_faults(size, opt.get('scale')))
+    yield from input_size_faults(size, input_size)
+
+
+def input_size_faults(gt_size: Any, input_size: Any) -> Iterator[str]:
+    """A discriminator of fixed size takes patches of that size."""
+    if gt_size is not None and input_size is not None and gt_size != input_size:
+        yield f'datasets.train.gt_size is {gt_size}, but network_d.input_size is {input_size}: make them equal.'
 
 
 def val_faults(opt: Mapping[str, Any]) -> Iterator[str]:
@@ -187,25 +173,18 @@ def val_faults(opt: Mapping[str, Any]) -> Iterator[str]:
         yield f'val.sigmas must differ from each other, but are {list(sigmas)}.'
 
 
-def _sigma_faults(values: Any) -> Iterator[str]:
-    if not any(arguments(SIGMA)('train.sigma', values)):
-        try:
-            SigmaSampler(**values)
-        except ValueError as error:
-            yield f'train.{error}'
-
-
 def _adversarial_faults(opt: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[str]:
     mixture = train.get('mixture_opt')
     needs = {
-        'network_d': bool(opt.get('network_d')),
-        'train.gan_opt': bool(train.get('gan_opt')),
-        'train.optim_d': bool(train.get('optim_d')),
+        'network_d': opt.get('network_d'),
+        'train.gan_opt': train.get('gan_opt'),
+        'train.optim_d': train.get('optim_d'),
     }
-    if value_at(mixture, 'type') == 'MixtureLoss':
-        needs['distribution: adversarial'] = mixture.get('distribution', 'adversarial') == 'adversarial'
-    if len(set(needs.values())) > 1:
-        absent = [name for name, present in needs.items() if not present]
+    if value_at(mixture, 'type') == MixtureLoss.__name__:
+        distribution = mixture.get('distribution', default_of(MixtureLoss, 'distribution'))
+        needs['distribution: adversarial'] = distribution == 'adversarial'
+    absent = [name for name, present in needs.items() if not present]
+    if 0 < len(absent) < len(needs):
         yield (
             f'An adversarial loss needs {", ".join(needs)}; missing: {", ".join(absent)}. Without a '
             'discriminator leave out all of them and set train.mixture_opt.distribution: latent.'
@@ -225,12 +204,3 @@ def _schedule_faults(train: Mapping[str, Any]) -> Iterator[str]:
             f'train.scheduler.periods add up to {sum(scheduler["periods"])} iterations, but train.total_iter is '
             f'{total}: make them last to the end.'
         )
-
-
-def _patch_faults(opt: Mapping[str, Any]) -> Iterator[str]:
-    size = value_at(opt, 'datasets.train.gt_size')
-    yield from patch_size('datasets.train', size, opt.get('scale'))
-    default = DEFAULT_PATCH if value_at(opt, 'network_d.type') == 'IRNDiscriminator' else None
-    expected = value_at(opt, 'network_d.input_size') or default
-    if size is not None and expected is not None and size != expected:
-        yield f'datasets.train.gt_size is {size}, but network_d.input_size is {expected}: make them equal.'

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from basicsr.archs.discriminator_arch import VGGStyleDiscriminator
 
-from irnsigma_plugin.options.keys import LARGEST_PATCH, SMALLEST_PATCH
+from irnsigma_plugin.checks import is_whole, raise_faults, whole
+
+# Sides of the patches: five halvings, each rounding down, end at 4 x 4 pixels.
+SMALLEST_PATCH, LARGEST_PATCH = 128, 159
 
 
 class IRNDiscriminator(VGGStyleDiscriminator):
@@ -26,10 +32,17 @@ class IRNDiscriminator(VGGStyleDiscriminator):
     """
 
     def __init__(self, num_in_ch: int = 3, num_feat: int = 64, input_size: int = 144) -> None:
-        if not isinstance(input_size, int) or not SMALLEST_PATCH <= input_size <= LARGEST_PATCH:
-            raise ValueError(
-                f'IRNDiscriminator: input_size must be {SMALLEST_PATCH} to {LARGEST_PATCH} (gt_size of the training '
-                f'set), but got {input_size!r}. For 256 use VGGStyleDiscriminator, for others UNetDiscriminatorSN.'
-            )
+        raise_faults('IRNDiscriminator', IRNDiscriminator.check(num_in_ch, num_feat, input_size))
         super().__init__(num_in_ch, num_feat, input_size=SMALLEST_PATCH)
         self.input_size = input_size
+
+    @staticmethod
+    def check(num_in_ch: Any, num_feat: Any, input_size: Any) -> Iterator[str]:
+        """What is wrong with the arguments, see :mod:`irnsigma_plugin.checks`."""
+        yield from whole()('num_in_ch', num_in_ch)
+        yield from whole()('num_feat', num_feat)
+        if not is_whole(input_size, SMALLEST_PATCH) or input_size > LARGEST_PATCH:
+            yield (
+                f'input_size must be {SMALLEST_PATCH} to {LARGEST_PATCH} (gt_size of the training set), but got '
+                f'{input_size!r}. For 256 use VGGStyleDiscriminator, for others UNetDiscriminatorSN.'
+            )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from basicsr.data.transforms import augment
@@ -14,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from irnsigma_plugin.archs.bicubic import bicubic_downscale, bicubic_downscale_crop
+from irnsigma_plugin.checks import raise_faults
 from irnsigma_plugin.images.picture import ImageReadError, decode_rgb_image
-from irnsigma_plugin.options.keys import data_set
-from irnsigma_plugin.options.rules import refuse
+from irnsigma_plugin.options.keys import HR_ROOT, PATCHES, data_set_faults
 from irnsigma_plugin.options.stored_images import StoreError, open_store, size_faults
 
 # A process may open an LMDB only once, so datasets that read the same one share it.
@@ -51,14 +52,14 @@ class HRImageDataset(Dataset):
         in [0, 1]; 'lq_path' and 'gt_path', both the path of the hr image (or its key in the LMDB).
 
     Raises:
-        OptionError: An option is unknown or missing, or has a wrong value.
+        ValueError: An option is unknown or missing, or has a wrong value.
         StoreError: The folder, the LMDB or the list does not exist, there are no images, or one is too small.
         ImageReadError: (when reading) An image is damaged or of an unsupported kind.
     """
 
     def __init__(self, opt: Mapping):
         opt = {**opt, 'type': 'HRImageDataset'}
-        refuse(data_set('HRImageDataset', opt))
+        raise_faults('HRImageDataset', HRImageDataset.check(opt))
         self.opt = opt
         self.scale = opt['scale']
         self.is_training = opt['phase'] == 'train'
@@ -73,6 +74,21 @@ class HRImageDataset(Dataset):
         if faults:
             raise StoreError(f'{self.root}: {" ".join(faults)}')
         self.paths = sorted(store.names) if self.is_lmdb else [os.path.join(self.root, name) for name in store.names]
+
+    @staticmethod
+    def check(opt: Mapping[str, Any]) -> Iterator[str]:
+        """What is wrong with the options, see :mod:`irnsigma_plugin.checks`."""
+        yield from data_set_faults(
+            opt,
+            {'dataroot_gt': HR_ROOT, **PATCHES},
+            needed=('dataroot_gt', 'io_backend', 'scale', 'phase'),
+            needed_to_train=('gt_size',),
+            hints={
+                'filename_tmpl': 'there are no lr files; remove it',
+                'dataroot_lq': 'the lr is made from the hr image; remove it, or use type: PairedImageDataset for a '
+                'stored lr',
+            },
+        )
 
     def __len__(self) -> int:
         return len(self.paths)

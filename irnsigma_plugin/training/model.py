@@ -20,7 +20,7 @@ from irnsigma_plugin.checkpoints.weights import (
     NETWORK_ENTRY,
     SaveError,
     atomic_saves,
-    check_clamp,
+    check_arguments,
     check_fits,
     read_checkpoint,
     saves_with,
@@ -151,7 +151,7 @@ class IRNSigmaModel(SRGANModel):
         self._print_different_keys_loading(net, state_dict, strict)
         if strict:
             check_fits(net, state_dict, load_path)
-            check_clamp(checkpoint, self.opt['network_g'])
+            check_arguments(checkpoint, self.opt['network_g'])
         net.load_state_dict(state_dict, strict=strict)
 
     # ----------------------------------------------------------------------------------------- training

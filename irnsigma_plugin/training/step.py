@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from irnsigma_plugin.checks import one_line
+
 AMP_DTYPES = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 # GradScaler starts at 2**16 and halves after each overflow, so this many in a row are no sign of divergence.
 SCALER_HALVINGS = 16
@@ -69,7 +71,7 @@ def explained_compile_errors() -> Iterator[None]:
         # By name, since importing these modules takes seconds.
         if not type(error).__module__.startswith(('torch._dynamo.', 'torch._inductor.')):
             raise
-        cause = ' '.join(str(error).partition('\n\n')[0].split())  # without torch's advice on debugging itself
+        cause = one_line(error)  # without torch's advice on debugging itself
         raise RuntimeError(
             'torch cannot compile the generator on this machine (train.compile needs a C++ compiler, and Triton for a '
             f'GPU). Install what is missing, or set train.compile: false. The cause: {cause}'

@@ -19,7 +19,7 @@ from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.utils import get_root_logger
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from irnsigma_plugin.checks import whole_number
+from irnsigma_plugin.checks import one_line, whole_number
 from irnsigma_plugin.images.picture import ImageReadError
 from irnsigma_plugin.options.keys import MAX_CORRUPT
 from irnsigma_plugin.options.rules import OptionError
@@ -96,7 +96,7 @@ class NamingDataset(Dataset):
             ) from None
         except Exception as error:  # a decoder of damaged files raises whatever it stumbles over
             raise ImageReadError(
-                f'{self._name(index)}: cannot be read ({_brief(error)}); replace or remove it.'
+                f'{self._name(index)}: cannot be read ({one_line(error)}); replace or remove it.'
             ) from error
 
     def _name(self, index: int) -> str:
@@ -250,7 +250,3 @@ def _outlive_interrupts() -> None:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
-
-
-def _brief(error: Exception) -> str:
-    return ' '.join(str(error).split()) or type(error).__name__
