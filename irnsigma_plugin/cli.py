@@ -118,18 +118,9 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--version', action='version', version=f'irnsigma_plugin {__version__}')
     subparsers = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
-    for add_command in COMMANDS:
-        add_command(subparsers)
+    for command in COMMANDS:
+        command.add_command(subparsers)
     return parser
 
 
-COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
-    downscale.add_command,
-    upscale.add_command,
-    evaluate.add_command,
-    compare.add_command,
-    info.add_command,
-    export.add_command,
-    check.add_command,
-    fetch_weights.add_command,
-)
+COMMANDS: tuple[Any, ...] = (downscale, upscale, evaluate, compare, info, export, check, fetch_weights)

@@ -412,6 +412,12 @@ class TestCheck:
         assert 'could not be checked' not in capsys.readouterr().out
         assert (tmp_path / 'victim').exists()
         assert list(unregistered(options)) == []
+        options['network_g']['kernel'] = options['network_g'].pop('kernel_size')
+        options['train']['mixture_opt']['powr'] = 2
+        assert main(['check', '--run-imports', str(write_yaml(options, tmp_path / 'options.yml'))]) == 1
+        output = capsys.readouterr().out
+        assert '  Unknown key network_g.kernel. Did you mean kernel_size?' in output
+        assert '  Unknown key train.mixture_opt.powr. Did you mean power?' in output
 
     def test_faults_of_imports_are_faults_of_the_file(self, options, tmp_path, capsys):
         options['imports'] = ['./gone.py', './toy.py']

@@ -46,21 +46,13 @@ def import_installed() -> None:
             if not _failed:
                 _mention_failures()
             _failed[point.name] = _explain(error, package)
-            _logger.warning(
-                'The BasicSR extension %s (%s) could not be imported: %s. Option files that need it will not run. '
-                'Install what it lacks, update it, or uninstall it.',
-                point.name,
-                point.value,
-                _failed[point.name],
-            )
+            problem = f'The BasicSR extension {point.name} ({point.value}) could not be imported: {_failed[point.name]}'
+            remedy = 'Option files that need it will not run. Install what it lacks, update it, or uninstall it'
+            _logger.warning('%s. %s.', problem, remedy)
 
 
 def import_named(names: Any, key: str = 'imports') -> None:
-    """Import modules, which may lie in the current directory, and files. Each is imported once.
-
-    Args:
-        names: `[my_net, ./my_loss.py, ~/nets/my_metric.py]`, the value of `imports` in an option file; or none.
-        key: What messages call it.
+    """Import what `imports` (`key`) of an option file names, each once: `[my_net, ./my_loss.py, ~/nets/my_metric.py]`.
 
     Raises:
         OptionError: It is no such list, a module or file is not there, or has an error of its own.
@@ -70,7 +62,7 @@ def import_named(names: Any, key: str = 'imports') -> None:
         return
     import basicsr  # noqa: F401  what they derive from is registered first
 
-    _extend_path(os.getcwd())
+    _search(os.getcwd())
     for name in names:
         module = _module_of(name, key) if _is_file(name) else name
         try:
@@ -118,6 +110,11 @@ def _is_being_imported(package: str) -> bool:
     return any(getattr(getattr(module, '__spec__', None), '_initializing', False) for module in modules)
 
 
+def _search(folder: str) -> None:
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
 def _is_file(name: str) -> bool:
     return name.endswith('.py') or os.sep in name
 
@@ -132,17 +129,12 @@ def _module_of(file: str, key: str) -> str:
         if getattr(module, '__dict__', {}).get('__file__') == path:
             return name
     folder, name = os.path.split(os.path.splitext(path)[0])
-    _extend_path(folder)
+    _search(folder)
     spec = None if '.' in name else find_spec(name)
     if spec is None or os.path.realpath(spec.origin or '') != path:
         found = f'finds {spec.origin or "another module"} under the name {name}' if spec else f'has no module {name}'
         raise OptionError(f'{key}: {file}: Python {found}; rename the file.')
     return name
-
-
-def _extend_path(folder: str) -> None:
-    if folder not in sys.path:
-        sys.path.append(folder)
 
 
 def _explain(error: BaseException, package: str) -> str:

@@ -8,15 +8,8 @@ from typing import Any
 from irnsigma_plugin.options.check import block_types
 from irnsigma_plugin.options.rules import value_at
 
-# The registry that has the types of a block, by the first part of its name.
-_KIND_OF = {
-    'model_type': 'model',
-    'network_g': 'arch',
-    'network_d': 'arch',
-    'datasets': 'dataset',
-    'train': 'loss',
-    'val': 'metric',
-}
+# The registry that has the types of a block, by the beginning of its name.
+_KIND_OF = {'model': 'model', 'network': 'arch', 'datasets': 'dataset', 'train': 'loss', 'val': 'metric'}
 _PACKAGE = __name__.partition('.')[0]
 
 
@@ -64,7 +57,7 @@ def unregistered(opt: Any) -> Iterator[tuple[str, str, list[str]]]:
     known = registered()
     types = {'model_type': value_at(opt, 'model_type'), **block_types(opt)}
     for name, wanted in types.items():
-        kind = _KIND_OF[name.partition('.')[0]]
+        kind = _KIND_OF[name.partition('.')[0].partition('_')[0]]
         if isinstance(wanted, str) and wanted not in known[kind]:
             yield name, wanted, list(known[kind])
 

@@ -26,18 +26,12 @@ _replaced: dict[str, dict[str, tuple[Any, Any]]] = {}
 
 
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """Find and read the training state to resume from; works without a GPU.
+    """Find and read the training state to resume from, to the CPU; None to start from the beginning.
 
     Takes the place of the function in `basicsr.train`, which asks for the current CUDA device, looks for
     `--auto_resume` in a folder that is not the one written to, and takes the newest file even if a kill left
-    it incomplete. The state is read to the CPU: optimizers move their tensors to the parameters' device.
-
-    Args:
-        opt: Parsed options. `path.resume_state` is set to the file that `--auto_resume` chooses, `resume_at` to the
-            place in the data.
-
-    Returns:
-        The training state, or None to start from the beginning.
+    it incomplete. Sets `path.resume_state` to the file that `--auto_resume` chooses, and `resume_at` to the place in
+    the data.
 
     Raises:
         RuntimeError: The file of `path.resume_state` cannot be read.
@@ -81,9 +75,8 @@ def replace_parse_options() -> None:
     package, which is site-packages, for the project: experiments, results and logs land there, while `--auto_resume`
     looks in ./experiments. Faults of the file come to light one by one, some after hours. So option files of this
     plugin are checked as a whole, and write below the current directory; resuming and data come from this plugin, too.
-
-    The copy of `basicsr.train` that runs as `__main__` is executed after this and imports the replaced
-    `parse_options`; what else it has can only be reached once it calls us.
+    The copy of `basicsr.train` that runs as `__main__` imports the replaced `parse_options` later; what else it has can
+    only be reached once it calls us.
     """
     from basicsr.utils import options
 
@@ -143,12 +136,8 @@ def _take_one_gpu(opt: dict[str, Any]) -> None:
     convolutions would be in float16, with an unscaled loss), and cannot be compiled.
     """
     if opt['num_gpu'] > 1 and has_model_of_plugin(opt):
-        _logger.warning(
-            'One process uses one of the %d GPUs. For all of them: torchrun --nproc_per_node=%d -m '
-            'basicsr.train -opt ... --launcher pytorch',
-            opt['num_gpu'],
-            opt['num_gpu'],
-        )
+        command = f'torchrun --nproc_per_node={opt["num_gpu"]} -m basicsr.train -opt ... --launcher pytorch'
+        _logger.warning('One process uses one of the %d GPUs. For all of them: %s', opt['num_gpu'], command)
         opt['num_gpu'] = 1
 
 
@@ -171,10 +160,8 @@ def _unknown_types(opt: dict[str, Any]) -> Iterator[str]:
     for name, kind, known in unregistered(opt):
         if name == 'model_type' or opt.get('model_type') == MODEL:  # other models may read their blocks in other ways
             nearest = difflib.get_close_matches(kind, known, n=1)
-            hint = (
-                f'Did you mean {nearest[0]}?' if nearest else 'An extension has to be installed, or named in imports.'
-            )
-            yield f'{name}: there is no {kind}. {hint}{failed}'
+            extension = 'An extension has to be installed, or named in imports.'
+            yield f'{name}: there is no {kind}. {f"Did you mean {nearest[0]}?" if nearest else extension}{failed}'
             failed = ''
 
 
