@@ -58,7 +58,7 @@ def number(
 
 def is_whole(value: Any, smallest: int = 1) -> bool:
     """Whether a value is a whole number from `smallest`; `true` and `false` are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= smallest
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= smallest
 
 
 def whole(smallest: int = 1) -> Rule:

@@ -10,6 +10,7 @@ import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.checkpoints import weights
 from irnsigma_plugin.checkpoints.weights import (
     Checkpoint,
     CheckpointError,
@@ -31,7 +32,7 @@ def test_checkpoints_of_the_original_implementation(scale):
     """What it computed from its checkpoint is computed by what is built from the checkpoint alone."""
     checkpoint = read_checkpoint(PARITY / f'irn_x{scale}_gc8.pth')
     expected = np.load(PARITY / f'irn_x{scale}_gc8.npz')
-    assert discover_network(checkpoint.state_dict) == {
+    assert discover_network(checkpoint) == {
         'scale': scale,
         'block_num': expected['block_num'].tolist(),
         'growth_channels': 8,
@@ -55,7 +56,7 @@ def test_checkpoints_of_the_original_implementation(scale):
     ids=str,
 )
 def test_any_depth_and_growth(settings):
-    assert discover_network(InvRescaleNet(**settings).state_dict()) == settings
+    assert discover_network(Checkpoint(InvRescaleNet(**settings).state_dict())) == settings
 
 
 @pytest.mark.parametrize(
@@ -136,3 +137,22 @@ def test_networks_of_others_are_refused_by_name():
     checkpoint = Checkpoint({'mix.conv_weights': torch.eye(16)}, 'params', {'type': 'LinearRescaleNet'}, 'linear.pth')
     with pytest.raises(CheckpointError, match=r'linear\.pth is of the network LinearRescaleNet, which nobody has registered: install'):
         build_network(checkpoint)
+
+
+def test_an_argument_that_weights_do_not_show_is_taken_from_the_saved_block(monkeypatch):
+    """Whatever arguments the network gets, its signature alone says so."""
+
+    class InvRescaleNetOfTomorrow(InvRescaleNet):
+        def __init__(self, scale=4, block_num=None, growth_channels=32, clamp=1.0, heads=1):
+            super().__init__(scale, block_num, growth_channels, clamp)
+            self.more = torch.nn.Linear(heads, heads)
+
+    monkeypatch.setattr(weights, 'InvRescaleNet', InvRescaleNetOfTomorrow)
+    monkeypatch.setattr(weights, 'HIDDEN_ARGUMENTS', weights.hidden_arguments(InvRescaleNetOfTomorrow))
+    assert weights.HIDDEN_ARGUMENTS == {'clamp': 1.0, 'heads': 1}
+    saved = {'type': 'InvRescaleNetOfTomorrow', 'heads': 2}
+    checkpoint = Checkpoint(InvRescaleNetOfTomorrow(2, [1], 3, heads=2).state_dict(), network=saved)
+    assert build_network(checkpoint).more.in_features == 2
+    weights.check_arguments(checkpoint, {'heads': 2})
+    with pytest.raises(CheckpointError, match=r'trained with heads: 2, .*Set network_g\.heads: 2 in the option file'):
+        weights.check_arguments(checkpoint, {})

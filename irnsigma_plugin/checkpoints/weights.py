@@ -25,12 +25,15 @@ StateDict = Mapping[str, Tensor]
 
 #: Entry of a checkpoint that holds the option file's block of the network, beside its weights.
 NETWORK_ENTRY = 'network_g'
-#: Arguments of :class:`InvRescaleNet` that the weights do not show, such as the clamp, and their defaults.
-HIDDEN_ARGUMENTS: dict[str, Any] = {
-    name: parameter.default
-    for name, parameter in inspect.signature(InvRescaleNet).parameters.items()
-    if name not in ('scale', 'block_num', 'growth_channels')
-}
+
+
+def hidden_arguments(cls: type[InvRescaleNet]) -> dict[str, Any]:
+    """Arguments that the weights do not show, such as the clamp, and their defaults."""
+    arguments = inspect.signature(cls).parameters.items()
+    return {name: each.default for name, each in arguments if name not in ('scale', 'block_num', 'growth_channels')}
+
+
+HIDDEN_ARGUMENTS = hidden_arguments(InvRescaleNet)
 DEFAULT_CLAMP: float = HIDDEN_ARGUMENTS['clamp']
 
 
@@ -148,7 +151,7 @@ def model_hash(state_dict: StateDict) -> str:
     for key in sorted(state_dict):
         value = state_dict[key].detach().cpu().contiguous()
         digest.update(f'{key} {tuple(value.shape)} {value.dtype}\n'.encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -213,12 +216,8 @@ EXPECTED = (
 )
 
 
-def discover_network(state_dict: StateDict, path: str | os.PathLike = 'the checkpoint') -> dict[str, Any]:
+def discover_network(checkpoint: Checkpoint) -> dict[str, Any]:
     """Read the arguments of :class:`InvRescaleNet` from the names and shapes of its weights.
-
-    Args:
-        state_dict: Weights of this plugin or of the original IRN.
-        path: What messages call the file.
 
     Returns:
         scale, block_num and growth_channels. The clamp leaves no trace in the weights.
@@ -226,6 +225,7 @@ def discover_network(state_dict: StateDict, path: str | os.PathLike = 'the check
     Raises:
         CheckpointError: The weights are of another network, or not all there.
     """
+    state_dict, path = checkpoint.state_dict, checkpoint.path
     factors, block_num = _levels(state_dict)
     scale = next((scale for scale, expected in LEVELS.items() if list(expected) == factors), None)
     if scale is None:
@@ -239,7 +239,7 @@ def discover_network(state_dict: StateDict, path: str | os.PathLike = 'the check
     settings = {'scale': scale, 'block_num': block_num, 'growth_channels': growth}
     if all(block_num):
         with torch.device('meta'):
-            net = InvRescaleNet(scale, block_num, growth or 1)
+            net = InvRescaleNet(scale, block_num, growth or 1, **_hidden_arguments(checkpoint))
         faults = differences(shapes_of(net.state_dict()), shapes_of(state_dict))
     else:
         faults = 'every level needs a coupling block'
@@ -270,9 +270,8 @@ def build_network(
     network_type = checkpoint.network.get('type', InvRescaleNet.__name__)
     if network_type != InvRescaleNet.__name__:
         return _build_extension(checkpoint, find_class and find_class(str(network_type)))
-    settings = discover_network(checkpoint.state_dict, checkpoint.path)
-    hidden = {name: checkpoint.network[name] for name in HIDDEN_ARGUMENTS if name in checkpoint.network}
-    net = InvRescaleNet(**{**hidden, **settings, **({} if clamp is None else {'clamp': clamp})})
+    given = {} if clamp is None else {'clamp': clamp}
+    net = InvRescaleNet(**{**discover_network(checkpoint), **_hidden_arguments(checkpoint), **given})
     net.load_state_dict(checkpoint.state_dict)
     return net.eval()
 
@@ -293,6 +292,10 @@ def _build_extension(checkpoint: Checkpoint, cls: type | None) -> RescalingNet:
     check_fits(net, checkpoint.state_dict, checkpoint.path)
     net.load_state_dict(checkpoint.state_dict)
     return net.eval()
+
+
+def _hidden_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {name: checkpoint.network[name] for name in HIDDEN_ARGUMENTS if name in checkpoint.network}
 
 
 def _levels(state_dict: StateDict) -> tuple[list[int], list[int]]:

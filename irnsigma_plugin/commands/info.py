@@ -54,7 +54,7 @@ def describe(path: str, find_class: FindClass | None = None) -> dict[str, str]:
     checkpoint = read_checkpoint(path)
     net = build_network(checkpoint, find_class=find_class)
     if isinstance(net, InvRescaleNet):
-        settings = discover_network(checkpoint.state_dict, path)
+        settings = discover_network(checkpoint)
         clamp = checkpoint.network.get('clamp')
         settings['clamp'] = f'{DEFAULT_CLAMP} (the default: the file does not name it)' if clamp is None else clamp
     else:

@@ -29,10 +29,7 @@ class OnnxError(RuntimeError):
 
 
 def export_onnx(
-    net: RescalingNet,
-    folder: str | os.PathLike,
-    directions: Sequence[str] = ('down', 'up'),
-    opset: int = DEFAULT_OPSET,
+    net: RescalingNet, folder: str | os.PathLike, directions: Sequence[str] = ('down', 'up'), opset: int = DEFAULT_OPSET
 ) -> dict[str, float]:
     """Write `downscale.onnx` (hr -> lr) and `upscale.onnx` (lr, latent -> hr), for images of any size.
 

@@ -10,16 +10,17 @@ What classes there are is handed in as `registered`: those of BasicSR's registri
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import nn
 
 from irnsigma_plugin.checkpoints.weights import CheckpointError, check_arguments, check_fits, read_checkpoint
 from irnsigma_plugin.checks import Rule, each, is_whole
-from irnsigma_plugin.options.keys import BASICSR, PATH, REFUSED_TYPES, TOP
+from irnsigma_plugin.options.keys import BASICSR, PATH, REFUSED_TYPES, TABLES, TOP, Key
 from irnsigma_plugin.options.rules import (
     anything,
     block,
@@ -38,38 +39,53 @@ Registered = Mapping[str, Mapping[str, Callable[..., Any]]]
 
 MODEL = 'IRNSigmaModel'
 
-# Blocks with a `type`: BasicSR's registry, and a type to name as an example.
-_NETWORKS = {'network_g': ('arch', 'InvRescaleNet'), 'network_d': ('arch', 'IRNDiscriminator')}
-_LOSSES = {
+# Blocks with a `type`, or blocks of such blocks: BasicSR's registry, and a type to name as an example.
+_BLOCKS = {
+    'network_g': ('arch', 'InvRescaleNet'),
+    'network_d': ('arch', 'IRNDiscriminator'),
     'train.mixture_opt': ('loss', 'MixtureLoss'),
     'train.perceptual_opt': ('loss', 'PerSamplePerceptualLoss'),
     'train.gan_opt': ('loss', 'GANLoss'),
 }
-_METRICS = {'val.metrics': ('metric', 'calculate_psnr'), 'val.lr_metrics': ('metric', 'calculate_psnr')}
 
-_NEEDED = {
-    'name': 'the name of the folder for what comes out',
-    'scale': 'the factor between hr and lr',
-    'num_gpu': 'auto, or 0 for the CPU',
-    'datasets': 'the images',
-    'network_g': 'for example {type: InvRescaleNet, scale: 4}',
-    'path': 'a block; {} where nothing is to be loaded',
-}
-_NEEDED_TO_TRAIN = {
-    'datasets.train': 'the images to train on',
-    'datasets.train.batch_size_per_gpu': 'how many images a step takes',
-    'datasets.train.num_worker_per_gpu': 'how many processes read images; 0 for none',
-    'train': 'how to train',
-    'train.total_iter': 'how many iterations',
-    'train.optim_g': 'for example {type: Adam, lr: !!float 1e-4}',
-    'train.scheduler': 'for example {type: MultiStepLR, milestones: [50000], gamma: 0.5}',
-    'logger': 'how often to log and to save',
-    'logger.print_freq': 'iterations between messages',
-    'logger.save_checkpoint_freq': 'iterations between checkpoints',
-    'logger.use_tb_logger': 'true or false',
-}
-_NEEDED_TO_VALIDATE = {'val.val_freq': 'iterations between validations', 'val.save_img': 'true or false'}
-_NEEDED_TO_TEST = {'val': 'what to measure', 'val.save_img': 'true or false'}
+
+class _Component(NamedTuple):
+    """A block with a `type`.
+
+    Attributes:
+        name: With dots.
+        registry: BasicSR's, that its class is found in.
+        example: A type to name as an example.
+        value: The block.
+        type: Empty where it has none.
+        cls: Its class or function; none where nobody has registered it.
+    """
+
+    name: str
+    registry: str
+    example: str
+    value: Any
+    type: str
+    cls: Any
+
+    def rule(self) -> Rule | None:
+        """What judges the block; none where nobody says what the class takes."""
+        if self.type in BASICSR[self.registry]:
+            return BASICSR[self.registry][self.type]
+        if self.registry == 'dataset':
+            return (lambda name, value: prefixed(name, self.cls.check(value))) if hasattr(self.cls, 'check') else None
+        given = ('img', 'img2') if self.registry == 'metric' else ()
+        return None if self.cls is None else constructed(self.cls, given)
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong with the block."""
+        rule, refused = self.rule(), REFUSED_TYPES.get(self.name, {})
+        if self.type in refused:
+            yield f'{self.name}.type: {refused[self.type]}'
+        elif rule is not None:
+            yield from rule(self.name, self.value if self.registry == 'dataset' else without_type(self.value))
+            if default_of(self.cls, 'better') == 'lower' and 'better' not in self.value:
+                yield f'{self.name}.better is missing: BasicSR takes `higher` for it.'
 
 
 def is_training(opt: Mapping[str, Any]) -> bool:
@@ -92,13 +108,12 @@ def option_faults(opt: Any, is_train: bool, registered: Registered) -> list[str]
         return ['An option file is a block of keys; this one is not.']
     if not isinstance(opt.get('model_type'), str):
         return [f'model_type is missing or no text: {MODEL}, or a model of BasicSR or of an extension.']
-    faults = list(_file_faults(opt, is_train)) if opt['model_type'] == MODEL else []
-    for name, registry, example, value in _components(opt):
-        if opt['model_type'] == MODEL:
-            faults += type_faults(name, value, example)
-        faults += _component_faults(opt, name, registry, value, registered)
+    faults: list[str] = []
+    for component in _judged(opt, registered):
+        faults += type_faults(component.name, component.value, component.example)
+        faults += component.faults()
     if opt['model_type'] == MODEL:
-        faults += _agreement_faults(opt, registered)
+        faults += [*_agreement_faults(opt, registered), *_file_faults(opt, is_train)]
     return list(dict.fromkeys(faults))
 
 
@@ -112,43 +127,43 @@ def outside_faults(opt: Mapping[str, Any], registered: Registered, resumes: bool
         registered: The classes that there are.
         resumes: Whether the networks come from a training that goes on, and not from `path.pretrain_network_...`.
     """
-    faults = []
-    for name, value in data_sets(opt):
-        rule = _rule(opt, 'dataset', value_at(value, 'type'), registered)
-        if rule is not None and value['type'] in DATA_SETS and not any(rule(name, value)):
-            validated = value['phase'] != 'train'
-            faults += stored_faults(name, value, validated and value_at(opt, 'val.save_img') is True)
+    faults: list[str] = []
+    judged = list(_judged(opt, registered))
+    for data_set in judged:
+        if data_set.type in DATA_SETS and not any(data_set.faults()):
+            saves_pictures = data_set.value['phase'] != 'train' and value_at(opt, 'val.save_img') is True
+            faults += stored_faults(data_set.name, data_set.value, saves_pictures)
     if opt.get('model_type') == MODEL and not any(block(PATH)('path', opt.get('path'))):
         state = None if opt.get('auto_resume') else opt['path'].get('resume_state')  # which that does not look at
         if state is not None and not os.path.isfile(os.path.expanduser(state)):
             faults.append(f'path.resume_state: there is no training state at {state}.')
         if state is None and not resumes:
-            for network in _NETWORKS:
-                faults += _checkpoint_faults(opt, network, registered)
+            for network in judged:
+                faults += _checkpoint_faults(opt['path'], network) if network.registry == 'arch' else ()
     return faults
 
 
 def unchecked_blocks(opt: Mapping[str, Any], registered: Registered) -> list[str]:
     """Names and types of the blocks of which nobody says what they take, typing errors perhaps among them."""
-    known = {MODEL, *(name for names in (*registered.values(), *BASICSR.values()) for name in names)}
-    types = {} if opt.get('model_type') == MODEL else {'model_type': opt.get('model_type')}
-    for name, registry, _, value in _components(opt):
-        kind = value_at(value, 'type')
-        if isinstance(kind, str) and _rule(opt, registry, kind, registered) is None:
-            types[name] = kind
+    types = {} if opt.get('model_type') == MODEL else {'model_type': str(opt.get('model_type'))}
+    judged = list(_judged(opt, registered))
+    for component in _components(opt, registered):
+        takes_anything = component.type not in BASICSR[component.registry] and takes_all(component.cls)
+        if component.type and (component not in judged or component.rule() is None or takes_anything):
+            types[component.name] = component.type
+    known = {MODEL, *itertools.chain(*registered.values(), *BASICSR.values())}
     return [f'{name} ({kind}{_similar(kind, known)})' for name, kind in types.items()]
 
 
-def _similar(kind: Any, known: set[str]) -> str:
+def _similar(kind: str, known: set[str]) -> str:
     """Ask whether a very similar type was meant; empty where there is none."""
-    nearest = [] if kind in known else difflib.get_close_matches(str(kind), known, n=1, cutoff=0.88)
+    nearest = [] if kind in known else difflib.get_close_matches(kind, known, n=1, cutoff=0.88)
     return f': did you mean {nearest[0]}?' if nearest else ''
 
 
 def block_types(opt: Mapping[str, Any]) -> dict[str, str]:
     """The type of every network, data set, loss and metric, by the name of its block."""
-    types = {name: value_at(value, 'type') for name, _, _, value in _components(opt)}
-    return {name: kind for name, kind in types.items() if isinstance(kind, str)}
+    return {component.name: component.type for component in _components(opt, {}) if component.type}
 
 
 def data_sets(opt: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -161,115 +176,69 @@ def data_sets(opt: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield f'datasets.{key}', value
 
 
-def _components(opt: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
-    """Name, registry, example of a type, and value of every block that has a `type`."""
-    for name, (registry, example) in {**_NETWORKS, **_LOSSES}.items():
-        if value_at(opt, name) is not None:
-            yield name, registry, example, value_at(opt, name)
-    for name, value in data_sets(opt):
-        yield name, 'dataset', 'HRImageDataset', value
-    for parent, (registry, example) in _METRICS.items():
-        blocks = value_at(opt, parent)
-        for key, value in blocks.items() if isinstance(blocks, Mapping) else ():
-            yield f'{parent}.{key}', registry, example, value
+def _components(opt: Mapping[str, Any], registered: Registered) -> Iterator[_Component]:
+    blocks = [(name, *of_class, value_at(opt, name)) for name, of_class in _BLOCKS.items()]
+    blocks += [(name, 'dataset', 'HRImageDataset', value) for name, value in data_sets(opt)]
+    for parent in ('val.metrics', 'val.lr_metrics'):
+        metrics = value_at(opt, parent)
+        for key, value in metrics.items() if isinstance(metrics, Mapping) else ():
+            blocks.append((f'{parent}.{key}', 'metric', 'calculate_psnr', value))
+    for name, registry, example, value in blocks:
+        kind = value_at(value, 'type')
+        kind = kind if isinstance(kind, str) else ''
+        if value is not None or name not in _BLOCKS:
+            yield _Component(name, registry, example, value, kind, registered.get(registry, {}).get(kind))
 
 
-def _rule(opt: Mapping[str, Any], registry: str, kind: Any, registered: Registered) -> Rule | None:
-    """What judges a block with its `type`; none where nobody says what the class takes."""
-    if not isinstance(kind, str):
-        return None
-    cls = registered.get(registry, {}).get(kind)
-    if opt.get('model_type') != MODEL and (cls is None or not _is_ours(cls)):
-        return None
-    if kind in BASICSR[registry]:
-        return BASICSR[registry][kind]
-    check = getattr(cls, 'check', None)
-    if cls is None or (check is None and (registry == 'dataset' or takes_all(cls))):
-        return None
-    if registry == 'dataset':
-        return lambda name, value: prefixed(name, check(value))
-    return _metric(cls) if registry == 'metric' else constructed(cls)
+def _judged(opt: Mapping[str, Any], registered: Registered) -> Iterator[_Component]:
+    """All components, but in files of other models only those that are the plugin's own."""
+    for component in _components(opt, registered):
+        module = getattr(component.cls, '__module__', '')
+        if opt.get('model_type') == MODEL or module.partition('.')[0] == __name__.partition('.')[0]:
+            yield component
 
 
-def _is_ours(cls: Callable[..., Any]) -> bool:
-    return cls.__module__.partition('.')[0] == __name__.partition('.')[0]
-
-
-def _metric(function: Callable[..., Any]) -> Rule:
-    def rule(name: str, value: Any) -> Iterator[str]:
-        yield from constructed(function, given=('img', 'img2'))(name, value)
-        if default_of(function, 'better') == 'lower' and 'better' not in value:
-            yield f'{name}.better is missing: BasicSR takes `higher` for it.'
-
-    return rule
-
-
-def _component_faults(
-    opt: Mapping[str, Any], name: str, registry: str, value: Any, registered: Registered
-) -> Iterator[str]:
-    kind = value_at(value, 'type')
-    rule = _rule(opt, registry, kind, registered)
-    refused = REFUSED_TYPES.get(name, {})
-    if kind in tuple(refused) and opt['model_type'] == MODEL:
-        yield f'{name}.type: {refused[kind]}'
-    elif rule is not None:
-        yield from rule(name, value if registry == 'dataset' else without_type(value))
-
-
-def _checkpoint_faults(opt: Mapping[str, Any], network: str, registered: Registered) -> Iterator[str]:
-    key, suffix = f'pretrain_{network}', network[-2:]
-    path, param_key = opt['path'].get(key), opt['path'].get(f'param_key{suffix}', 'params')
-    if path is None or opt.get(network) is None:
+def _checkpoint_faults(paths: Mapping[str, Any], network: _Component) -> Iterator[str]:
+    key, suffix = f'pretrain_{network.name}', network.name[-2:]
+    path, param_key = paths.get(key), paths.get(f'param_key{suffix}', 'params')
+    if path is None:
         return
     try:
         found = read_checkpoint(os.path.expanduser(path), param_key, device='meta')
+        net = None if paths.get(f'strict_load{suffix}') is False else _outline(network)
+        if net is not None:
+            check_fits(net, found.state_dict, path)
+            check_arguments(found, network.value)
     except CheckpointError as error:
         yield f'path.{key}: {error}'
-        return
-    options = opt[network]
-    net = None if opt['path'].get(f'strict_load{suffix}') is False else _outline(options, registered)
-    if net is not None:
-        for check in (lambda: check_fits(net, found.state_dict, path), lambda: check_arguments(found, options)):
-            try:
-                check()
-            except CheckpointError as error:
-                yield f'path.{key}: {error}'
 
 
-def _outline(options: Any, registered: Registered) -> nn.Module | None:
+def _outline(network: _Component) -> nn.Module | None:
     """A network without values; none where it cannot be built, whose faults are named elsewhere."""
-    cls = registered.get('arch', {}).get(value_at(options, 'type'))
-    if cls is None:
-        return None
     try:
         # Random numbers of the training must not depend on it.
         with torch.random.fork_rng(devices=[]), torch.device('meta'):
-            return cls(**without_type(options))
+            return network.cls(**without_type(network.value))
     except Exception:  # its arguments are wrong, or it has to have values
         return None
 
 
 def _file_faults(opt: Mapping[str, Any], is_train: bool) -> Iterator[str]:
     yield from block(TOP)('', opt)
-    yield from _missing(opt, _NEEDED)
     yield from _data_faults(opt, is_train)
-    if is_train:
-        yield from _missing(opt, _NEEDED_TO_TRAIN)
-        if opt.get('train') is not None:
-            yield from train_faults(opt)
+    if is_train and opt.get('train') is not None:
+        yield from train_faults(opt)
     if opt.get('val') is not None:
         yield from val_faults(opt)
-    yield from _missing(opt, _NEEDED_TO_VALIDATE if is_train else _NEEDED_TO_TEST)
+    if is_train and isinstance(opt.get('datasets'), Mapping) and opt['datasets'].get('train') is None:
+        yield 'datasets.train is missing: the images to train on.'
+    for parent, keys in TABLES.items():  # those without which BasicSR would end with a KeyError
+        present = value_at(opt, parent) if parent else opt
+        for key, rule in keys.items() if isinstance(present, Mapping) else ():
+            if isinstance(rule, Key) and ('train' if is_train else 'test') in rule.needed and present.get(key) is None:
+                yield f'{parent}{"." * bool(parent)}{key} is missing: {rule.meaning}.'
     if value_at(opt, 'logger.wandb.project') is not None and value_at(opt, 'logger.use_tb_logger') is not True:
         yield 'logger.wandb.project needs logger.use_tb_logger: true.'
-
-
-def _missing(opt: Mapping[str, Any], needed: Mapping[str, str]) -> Iterator[str]:
-    """Keys that are absent from blocks that are there; BasicSR would end with a KeyError."""
-    for key, meaning in needed.items():
-        parent = key.rpartition('.')[0]
-        if value_at(opt, key) is None and isinstance(value_at(opt, parent) if parent else opt, Mapping):
-            yield f'{key} is missing: {meaning}.'
 
 
 def _data_faults(opt: Mapping[str, Any], is_train: bool) -> Iterator[str]:
@@ -296,14 +265,13 @@ def _data_faults(opt: Mapping[str, Any], is_train: bool) -> Iterator[str]:
 
 def _agreement_faults(opt: Mapping[str, Any], registered: Registered) -> Iterator[str]:
     """Arguments of networks, the defaults too, that do not agree with the rest of the file."""
-    own_scale, scale = _argument(opt, 'network_g', 'scale', registered), opt.get('scale')
+    networks = {component.name: component for component in _components(opt, registered)}
+
+    def argument(network: str, name: str) -> Any:
+        value = value_at(opt, f'{network}.{name}')
+        return default_of(networks[network].cls, name) if value is None and network in networks else value
+
+    own_scale, scale = argument('network_g', 'scale'), opt.get('scale')
     if is_whole(scale) and is_whole(own_scale) and scale != own_scale:
         yield f'network_g.scale is {own_scale}, but scale is {scale}: make them equal.'
-    input_size = _argument(opt, 'network_d', 'input_size', registered)
-    yield from input_size_faults(value_at(opt, 'datasets.train.gt_size'), input_size)
-
-
-def _argument(opt: Mapping[str, Any], network: str, argument: str, registered: Registered) -> Any:
-    cls = registered.get('arch', {}).get(str(value_at(opt, f'{network}.type')))
-    value = value_at(opt, f'{network}.{argument}')
-    return default_of(cls, argument) if cls is not None and value is None else value
+    yield from input_size_faults(value_at(opt, 'datasets.train.gt_size'), argument('network_d', 'input_size'))

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from irnsigma_plugin.checks import one_line
 from irnsigma_plugin.options.rules import OptionError
 
 # Of `*name` in a file. Nested ones multiply: a few hundred bytes could stand for more than memory holds.
@@ -19,30 +20,26 @@ class _Loader(yaml.SafeLoader):
 
     aliases = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: yaml.Node | int | None) -> yaml.Node:
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """As yaml does, but not without end."""
         if self.check_event(yaml.AliasEvent):
             self.aliases += 1
             if self.aliases > MAX_ALIASES:
-                raise yaml.composer.ComposerError(
-                    None, None, f'more than {MAX_ALIASES} aliases', self.peek_event().start_mark
-                )
+                mark = self.peek_event().start_mark
+                raise yaml.composer.ComposerError(None, None, f'more than {MAX_ALIASES} aliases', mark)
         return super().compose_node(parent, index)
 
     def construct_block(self, node: yaml.MappingNode) -> dict[Any, Any]:
         """As BasicSR does, that is without `<<`."""
         values: dict[Any, Any] = {}
         for (key, value), (key_node, _) in zip(self.construct_pairs(node), node.value):
-            if not isinstance(key, Hashable):
-                raise _fault('a list or block cannot be a key', key_node)
-            if key in values:
-                raise _fault(f'the key {key!r} stands there twice', key_node)
-            values[key] = value
+            if isinstance(key, Hashable) and key not in values:
+                values[key] = value
+            else:
+                twice = f'the key {key!r} stands there twice'
+                fault = twice if isinstance(key, Hashable) else 'a list or block cannot be a key'
+                raise yaml.constructor.ConstructorError(None, None, fault, key_node.start_mark)
         return values
-
-
-def _fault(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
-    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _Loader.construct_block)
@@ -60,18 +57,11 @@ def read_option_file(path: str | os.PathLike) -> Any:
             return yaml.load(file, Loader=_Loader)
     except OSError as error:
         raise OptionError(f'{path} cannot be read ({error.strerror}).') from None
-    except yaml.constructor.ConstructorError as error:
-        if 'python/' in str(error.problem):
-            raise OptionError(
-                f'{path}{_place(error)}: {error.problem}. Such a tag can run code when BasicSR reads the '
-                'file: do not use it.'
-            ) from None
-        raise OptionError(f'{path}{_place(error)}: {error.problem}.') from None
     except (yaml.YAMLError, ValueError) as error:
-        problem = getattr(error, 'problem', None) or ' '.join(str(error).split())
-        raise OptionError(f'{path}{_place(error)} is no YAML: {problem}.') from None
-
-
-def _place(error: Exception) -> str:
-    mark = getattr(error, 'problem_mark', None)
-    return f', line {mark.line + 1}' if mark else ''
+        mark = getattr(error, 'problem_mark', None)
+        place = f'{path}, line {mark.line + 1}' if mark else path
+        problem = getattr(error, 'problem', None) or one_line(error)
+        if not isinstance(error, yaml.constructor.ConstructorError):
+            raise OptionError(f'{place} is no YAML: {problem}.') from None
+        warning = ' Such a tag can run code when BasicSR reads the file: do not use it.' * ('python/' in problem)
+        raise OptionError(f'{place}: {problem}.{warning}') from None

@@ -6,8 +6,9 @@ data sets own theirs, see :mod:`irnsigma_plugin.checks`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from irnsigma_plugin.checks import (
     Rule,
@@ -25,21 +26,27 @@ from irnsigma_plugin.checks import (
 from irnsigma_plugin.options.rules import NO_HINTS, anything, arguments, block, prefixed, typed, value_at
 
 
-class Key(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Key:
     """A rule, with what people should know of the key.
 
     Attributes:
         rule: What the value may be.
         meaning: One line.
         default: BasicSR's; none where the key is needed or its absence says it.
+        needed: For what BasicSR stumbles without it: `train`, `test`, or both.
     """
 
     rule: Rule
     meaning: str
     default: Any = None
+    needed: tuple[str, ...] = ()
 
     def __call__(self, name: str, value: Any) -> Iterator[str]:
         return self.rule(name, value)
+
+
+ALWAYS = ('train', 'test')
 
 
 def _set_by_basicsr(*names: str) -> dict[str, Rule]:
@@ -84,12 +91,12 @@ SCHEDULER = typed(
     }
 )
 TRAIN: dict[str, Rule] = {
-    'total_iter': Key(iterations(), 'how many iterations'),
+    'total_iter': Key(iterations(), 'how many iterations', needed=('train',)),
     'warmup_iter': Key(iterations(-1), 'iterations in which the learning rate rises; -1 for none', -1),
     'ema_decay': Key(finite(smallest=0, largest=1), 'decay of averaged weights, which validation then uses', 0),
-    'optim_g': Key(OPTIMIZER, 'optimizer of the generator, for example {type: Adam, lr: !!float 1e-4}'),
-    'optim_d': Key(OPTIMIZER, 'optimizer of the discriminator'),
-    'scheduler': Key(SCHEDULER, 'for example {type: MultiStepLR, milestones: [50000], gamma: 0.5}'),
+    'optim_g': Key(OPTIMIZER, 'for example {type: Adam, lr: !!float 1e-4}', needed=('train',)),
+    'optim_d': Key(OPTIMIZER, 'the same of the discriminator'),
+    'scheduler': Key(SCHEDULER, 'for example {type: MultiStepLR, milestones: [50000], gamma: 0.5}', needed=('train',)),
     'net_d_iters': Key(whole(), "steps of the discriminator to one of the generator's", 1),
     'net_d_init_iters': Key(iterations(0), 'iterations in which the discriminator learns alone', 0),
     'perceptual_opt': Key(anything, 'type and arguments of the perceptual loss'),
@@ -106,8 +113,8 @@ _METRIC = {
 }
 METRICS = dict.fromkeys(('calculate_psnr', 'calculate_ssim'), arguments(_METRIC, needed=['crop_border']))
 VAL: dict[str, Rule] = {
-    'val_freq': Key(iterations(), 'iterations between validations'),
-    'save_img': Key(flag, 'whether to save the images'),
+    'val_freq': Key(iterations(), 'iterations between validations', needed=('train',)),
+    'save_img': Key(flag, 'true or false: whether to save the images', needed=ALWAYS),
     'suffix': Key(text, 'end of the names of saved images', "the option file's name"),
     'metrics': Key(each(anything), 'metrics of the restored images, at every sigma; `paper` for the usual ones'),
     'pbar': Key(flag, 'whether to show progress', True),
@@ -131,8 +138,8 @@ LOADING: dict[str, Rule] = {  # read around a data set: building, sampling, load
     'io_backend': Key(arguments({'type': one_of('disk', 'lmdb')}, needed=['type']), '{type: disk} or {type: lmdb}'),
     'meta_info_file': Key(text, 'list of file names, one to a line'),
     'use_shuffle': Key(flag, 'whether to draw images in random order', True),
-    'num_worker_per_gpu': Key(whole(0), 'processes that read images; 0 for none'),
-    'batch_size_per_gpu': Key(whole(), 'images of a step'),
+    'num_worker_per_gpu': Key(whole(0), 'how many processes read images; 0 for none', needed=('train',)),
+    'batch_size_per_gpu': Key(whole(), 'how many images a step takes', needed=('train',)),
     'dataset_enlarge_ratio': Key(finite(above=0), 'repetitions of the images in an epoch', 1),
     'prefetch_mode': Key(one_of('cpu', 'cuda'), '`cuda` sends batches to the GPU ahead of time'),
     'num_prefetch_queue': Key(whole(), 'batches that `prefetch_mode: cpu` keeps', 1),
@@ -166,7 +173,7 @@ def data_set_faults(
     yield from block({**own, **LOADING}, {**_REFUSED, **hints})('', opt)
     for key in needed + needed_to_train * training:
         if opt.get(key) is None:
-            yield f'{key} is missing: a {opt["type"]} needs it.'
+            yield f'{key} is missing: a {opt.get("type")} needs it.'
     if training:
         yield from patch_faults(opt.get('gt_size'), opt.get('scale'))
     if opt.get('meta_info_file') is not None and value_at(opt, 'io_backend.type') == 'lmdb':
@@ -189,7 +196,7 @@ def patch_faults(size: Any, scale: Any) -> Iterator[str]:
 
 
 def _paired_images(name: str, value: Mapping[str, Any]) -> Iterator[str]:
-    own = {'dataroot_gt': HR_ROOT, 'dataroot_lq': LR_ROOT, 'filename_tmpl': FILENAME_TMPL, **PATCHES}
+    own: dict[str, Rule] = {'dataroot_gt': HR_ROOT, 'dataroot_lq': LR_ROOT, 'filename_tmpl': FILENAME_TMPL, **PATCHES}
     needed = 'dataroot_gt', 'dataroot_lq', 'io_backend', 'scale', 'phase'
     yield from prefixed(name, data_set_faults(value, own, needed, ('gt_size', 'use_hflip', 'use_rot')))
 
@@ -218,10 +225,10 @@ REFUSED_TYPES: dict[str, Mapping[str, str]] = {
     },
 }
 LOGGER: dict[str, Rule] = {
-    'print_freq': Key(iterations(), 'iterations between messages'),
-    'save_checkpoint_freq': Key(iterations(), 'iterations between checkpoints'),
+    'print_freq': Key(iterations(), 'iterations between messages', needed=('train',)),
+    'save_checkpoint_freq': Key(iterations(), 'iterations between checkpoints', needed=('train',)),
     'keep_last': Key(whole(), 'how many training states are kept; all of them without it'),
-    'use_tb_logger': Key(flag, 'whether to write events for TensorBoard'),
+    'use_tb_logger': Key(flag, 'true or false: whether to write events for TensorBoard', needed=('train',)),
     'wandb': Key(block({'project': text, 'resume_id': text}), '{project: ..., resume_id: ...} of Weights & Biases'),
 }
 PATH: dict[str, Rule] = {
@@ -242,16 +249,32 @@ def _gpus(name: str, value: Any) -> Iterator[str]:
 
 
 TOP: dict[str, Rule] = {
-    'name': Key(text, 'the folder for what comes out'),
+    'name': Key(text, 'the name of the folder for what comes out', needed=ALWAYS),
     'model_type': Key(text, 'IRNSigmaModel'),
-    'scale': Key(whole(), 'the factor between hr and lr'),
-    'num_gpu': Key(_gpus, '`auto`, or 0 for the CPU'),
+    'scale': Key(whole(), 'the factor between hr and lr', needed=ALWAYS),
+    'num_gpu': Key(_gpus, 'auto, or 0 for the CPU', needed=ALWAYS),
     'manual_seed': Key(whole(0), 'of all random numbers', 'random'),
     'find_unused_parameters': Key(flag, 'for networks of which not every part is used in every step', False),
-    'path': block(PATH),
-    'logger': block(LOGGER),
-    'dist_params': block({'backend': text, 'port': whole()}),
+    'path': Key(block(PATH), 'a block; {} where nothing is to be loaded', needed=ALWAYS),
+    'logger': Key(block(LOGGER), 'how often to log and to save', needed=('train',)),
+    'dist_params': Key(
+        block({'backend': text, 'port': whole()}), '{backend: nccl, port: 29500}, for several processes'
+    ),
     # Judged by themselves:
-    **dict.fromkeys(('imports', 'network_g', 'network_d', 'datasets', 'train', 'val'), anything),
+    'imports': Key(anything, 'modules and files to import first: [my_net, ./my_loss.py]'),
+    'datasets': Key(anything, 'the images', needed=ALWAYS),
+    'network_g': Key(anything, 'for example {type: InvRescaleNet, scale: 4}', needed=ALWAYS),
+    'network_d': Key(anything, 'for example {type: IRNDiscriminator}; none without adversarial loss'),
+    'train': Key(anything, 'how to train', needed=('train',)),
+    'val': Key(anything, 'what to measure', needed=('test',)),
     **_set_by_basicsr('dist', 'rank', 'world_size', 'auto_resume', 'is_train', 'root_path'),
+}
+#: The tables of BasicSR's keys, by the dotted name of the block.
+TABLES: dict[str, Mapping[str, Rule]] = {
+    '': TOP,
+    'datasets.train': LOADING,
+    'train': TRAIN,
+    'val': VAL,
+    'path': PATH,
+    'logger': LOGGER,
 }

@@ -10,9 +10,10 @@ import inspect
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, Callable
 
-from irnsigma_plugin.checks import Rule, one_of, text
+from irnsigma_plugin.checks import Rule, empty_or, one_of, text
 
 NO_HINTS: Mapping[str, str] = {}
+UNKNOWN = 'Unknown key '
 
 
 class OptionError(ValueError):
@@ -44,18 +45,7 @@ def block(keys: Mapping[str, Rule], hints: Mapping[str, str] = NO_HINTS) -> Rule
         keys: Rule of each key.
         hints: For keys that people expect but that do not exist: why, or what to take instead.
     """
-
-    def rule(name: str, value: Any) -> Iterator[str]:
-        if not isinstance(value, Mapping):
-            yield f'{name} must be a block of keys, but is {value!r}.'
-            return
-        for key, element in value.items():
-            if key not in keys:
-                yield unknown_key(name, key, keys, hints)
-            elif element is not None:
-                yield from keys[key](_join(name, key), element)
-
-    return rule
+    return _of_keys({key: empty_or(rule) for key, rule in keys.items()}, (), hints)
 
 
 def arguments(keys: Mapping[str, Rule], needed: Iterable[str] = ()) -> Rule:
@@ -65,14 +55,17 @@ def arguments(keys: Mapping[str, Rule], needed: Iterable[str] = ()) -> Rule:
         keys: Rule of each argument.
         needed: Those without a default.
     """
+    return _of_keys(keys, needed, NO_HINTS)
 
+
+def _of_keys(keys: Mapping[str, Rule], needed: Iterable[str], hints: Mapping[str, str]) -> Rule:
     def rule(name: str, value: Any) -> Iterator[str]:
         if not isinstance(value, Mapping):
             yield f'{name} must be a block of keys, but is {value!r}.'
             return
         yield from (f'{_join(name, key)} is missing.' for key in needed if key not in value)
         for key, element in value.items():
-            yield from keys[key](_join(name, key), element) if key in keys else [unknown_key(name, key, keys)]
+            yield from keys[key](_join(name, key), element) if key in keys else [_unknown_key(name, key, keys, hints)]
 
     return rule
 
@@ -111,15 +104,19 @@ def prefixed(name: str, faults: Iterable[str]) -> Iterator[str]:
         yield f'{start}{name}.{fault[len(start) :]}'
 
 
-def default_of(cls: Callable[..., Any], argument: str) -> Any:
-    """The default of a class's or function's argument; None where it has none."""
-    parameter = inspect.signature(cls).parameters.get(argument)
-    return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
+def default_of(cls: Callable[..., Any] | None, argument: str) -> Any:
+    """The default of a class's or function's argument; None where it has none, or there is no class."""
+    default = _parameters(cls)[argument].default if argument in _parameters(cls) else inspect.Parameter.empty
+    return None if default is inspect.Parameter.empty else default
 
 
-def takes_all(cls: Callable[..., Any]) -> bool:
+def takes_all(cls: Callable[..., Any] | None) -> bool:
     """Whether a class or function takes arguments that its signature does not name."""
-    return any(map(_is_variable, inspect.signature(cls).parameters.values()))
+    return any(map(_is_variable, _parameters(cls).values()))
+
+
+def _parameters(cls: Callable[..., Any] | None) -> Mapping[str, inspect.Parameter]:
+    return {} if cls is None else inspect.signature(cls).parameters
 
 
 def _is_variable(parameter: inspect.Parameter) -> bool:
@@ -130,8 +127,8 @@ def typed(types: Mapping[str, Rule]) -> Rule:
     """A block whose `type` says which rule judges the rest of it."""
 
     def rule(name: str, value: Any) -> Iterator[str]:
-        yield from type_faults(name, value, next(iter(types)))
         kind = value_at(value, 'type')
+        yield from type_faults(name, value, next(iter(types)))
         if isinstance(kind, str):
             yield from types[kind](name, without_type(value)) if kind in types else one_of(*types)(f'{name}.type', kind)
 
@@ -141,7 +138,7 @@ def typed(types: Mapping[str, Rule]) -> Rule:
 def type_faults(name: str, value: Any, example: str) -> Iterator[str]:
     """What keeps a block from being one with a `type`."""
     if not isinstance(value, Mapping):
-        yield f'{name} must be a block of keys, but is {value!r}.'
+        yield from block({})(name, value)
     elif value.get('type') is None:
         yield f'{name}.type is missing, for example {example}.'
     else:
@@ -155,21 +152,17 @@ def without_type(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def value_at(opt: Any, key: str) -> Any:
     """The value of a dotted key; None where it is absent, or where something on the way is no block."""
+    found: Any = opt
     for part in key.split('.'):
-        opt = opt.get(part) if isinstance(opt, Mapping) else None
-    return opt
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
 
 
-UNKNOWN = 'Unknown key '
-
-
-def unknown_key(name: str, key: Any, known: Iterable[str], hints: Mapping[str, str] = NO_HINTS) -> str:
+def _unknown_key(name: str, key: Any, known: Iterable[str], hints: Mapping[str, str]) -> str:
     """Say that nothing reads a key, and name the nearest one that something does."""
-    if key in hints:
-        return f'{UNKNOWN}{_join(name, key)}: {hints[key]}.'
     nearest = difflib.get_close_matches(str(key), known, n=1)
     hint = f'Did you mean {nearest[0]}?' if nearest else f'Known keys: {", ".join(sorted(known))}.'
-    return f'{UNKNOWN}{_join(name, key)}. {hint}'
+    return f'{UNKNOWN}{_join(name, key)}' + (f': {hints[key]}.' if key in hints else f'. {hint}')
 
 
 def _join(name: str, key: Any) -> str:

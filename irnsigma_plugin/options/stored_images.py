@@ -21,6 +21,7 @@ Size = tuple[int, int]  # height, width
 HEADERS = 200  # files of a folder whose headers are read, evenly spread; an LMDB lists all sizes in one file
 NAMED = 3  # images that a message names
 SETTINGS = 'prepared_with.json'  # what scripts/prepare_data.py says in an LMDB about its making
+_NO_LMDB = 'give an LMDB made by scripts/prepare_data.py, or use io_backend type disk.'
 _META_LINE = re.compile(r'([^.]*)\..* \((\d+),(\d+),\d+\)')
 
 
@@ -43,10 +44,10 @@ class Store(NamedTuple):
 
 
 def stored_faults(name: str, options: Mapping[str, Any], saves_pictures: bool = False) -> Iterator[str]:
-    """Everything that is wrong with the images of a data set.
+    """Everything that is wrong with the images of a data set, which is called `name`.
 
     Args:
-        name: What to call the data set.
+        name: Of the data set.
         options: Its block, with valid values, and with `scale` and `phase`.
         saves_pictures: Whether what is made of an image will be saved under the image's name.
     """
@@ -61,30 +62,27 @@ def stored_faults(name: str, options: Mapping[str, Any], saves_pictures: bool = 
     hr, lr = stores.get('dataroot_gt'), stores.get('dataroot_lq')
     if hr is not None:
         yield from (f'{name}.dataroot_gt: {fault}' for fault in size_faults(hr, hr.sample, options))
-    if hr is not None and lr is not None:
-        yield from _pair_faults(name, hr, lr, options)
-        yield from _mixed_preparations(name, options['dataroot_gt'], options['dataroot_lq'])
-    if saves_pictures and stores:
-        yield from (f'{name}: {fault}' for fault in _namesakes((lr or hr).names))
+        if lr is not None:
+            yield from _pair_faults(name, hr, lr, options)
+            yield from _mixed_preparations(name, options['dataroot_gt'], options['dataroot_lq'])
+    last = lr or hr
+    if saves_pictures and last is not None:
+        yield from (f'{name}: {fault}' for fault in _namesakes(last.names))
 
 
 def open_store(root: str, options: Mapping[str, Any], listed: bool = True) -> Store:
-    """Find the images of a folder or LMDB.
+    """Find the images of a folder or LMDB; raises StoreError where there are none.
 
     Args:
         root: Of the images.
         options: The data set's block, with valid values.
         listed: Whether `meta_info_file`, if there is one, is the list of these images.
-
-    Raises:
-        StoreError: There are none.
     """
     root = os.path.expanduser(root)
     if options['io_backend']['type'] == 'lmdb':
         return _open_lmdb(root)
-    return _open_folder(
-        root, options.get('meta_info_file') if listed else None, images_only=options['type'] == 'HRImageDataset'
-    )
+    listing = options.get('meta_info_file') if listed else None
+    return _open_folder(root, listing, images_only=options['type'] == 'HRImageDataset')
 
 
 def _open_lmdb(root: str) -> Store:
@@ -94,34 +92,31 @@ def _open_lmdb(root: str) -> Store:
         )
     if not os.path.isdir(root):
         raise StoreError(f'the LMDB {root} does not exist (relative paths start at {os.getcwd()}).')
-    for file in ('meta_info.txt', 'data.mdb'):
-        if not os.path.isfile(os.path.join(root, file)):
-            raise StoreError(
-                f'{root} has no {file}; give an LMDB made by scripts/prepare_data.py, or use io_backend type disk.'
-            )
+    if not os.path.isfile(os.path.join(root, 'data.mdb')):
+        raise StoreError(f'{root} has no data.mdb; {_NO_LMDB}')
     sizes = read_meta_info(root)
     return Store(list(sizes), list(sizes), sizes.__getitem__)
 
 
 def read_meta_info(path: str | os.PathLike) -> dict[str, Size]:
-    """Keys of an LMDB and sizes of its images.
-
-    Args:
-        path: The folder of the LMDB.
+    """Keys of an LMDB, given its folder, and sizes of its images.
 
     Raises:
-        StoreError: A line of its meta_info.txt is not like 'name.png (480,480,3) 1', or it has none.
+        StoreError: It has no meta_info.txt, or there is none in it, or a line not like 'name.png (480,480,3) 1'.
     """
+    try:
+        lines = Path(path, 'meta_info.txt').read_text(encoding='utf-8', errors='replace').splitlines()
+    except OSError:
+        raise StoreError(f'{path} has no meta_info.txt; {_NO_LMDB}') from None
     sizes = {}
-    with open(os.path.join(path, 'meta_info.txt'), encoding='utf-8', errors='replace') as file:
-        for number, line in enumerate(file, 1):
-            match = _META_LINE.match(line)
-            if match is None:
-                raise StoreError(
-                    f'line {number} of {path}/meta_info.txt is {line.strip()!r}, but must be like '
-                    "'name.png (480,480,3) 1'; prepare the LMDB again."
-                )
-            sizes[match[1]] = int(match[2]), int(match[3])
+    for number, line in enumerate(lines, 1):
+        match = _META_LINE.match(line)
+        if match is None:
+            raise StoreError(
+                f'line {number} of {path}/meta_info.txt is {line.strip()!r}, but must be like '
+                "'name.png (480,480,3) 1'; prepare the LMDB again."
+            )
+        sizes[match[1]] = int(match[2]), int(match[3])
     if not sizes:
         raise StoreError(f'the LMDB {path} lists no images; prepare it again.')
     return sizes
@@ -132,24 +127,23 @@ def _open_folder(root: str, listing: str | None, images_only: bool) -> Store:
         raise StoreError(f'the folder {root} does not exist (relative paths start at {os.getcwd()}).')
     if listing is None:
         entries = [entry for entry in os.scandir(root) if not entry.name.startswith('.')]
-        names = sorted(
-            entry.name for entry in entries if entry.is_file() and (is_image_name(entry.name) or not images_only)
-        )
+        files = sorted(entry.name for entry in entries if entry.is_file())
+        names = list(filter(is_image_name, files)) if images_only else files
         if not names:
             folders = sorted(entry.name for entry in entries if entry.is_dir())
             hint = f' Its subfolders are not searched: {", ".join(folders[:5])}.' if folders else ''
             raise StoreError(f'no images in the folder {root}.{hint}')
     else:
-        listing = os.path.expanduser(listing)
-        if not os.path.isfile(listing):
+        file = Path(listing).expanduser()
+        if not file.is_file():
             raise StoreError(
-                f'meta_info_file {listing} does not exist; correct the path, or leave the key out to use '
+                f'meta_info_file {file} does not exist; correct the path, or leave the key out to use '
                 'all images of the folder.'
             )
-        with open(listing, encoding='utf-8', errors='replace') as file:
-            names = [re.sub(r' \(.*', '', line).strip() for line in file if line.strip()]
+        lines = file.read_text(encoding='utf-8', errors='replace').splitlines()
+        names = [re.sub(r' \(.*', '', line).strip() for line in lines if line.strip()]
         if not names:
-            raise StoreError(f'meta_info_file {listing} lists no images.')
+            raise StoreError(f'meta_info_file {file} lists no images.')
     return Store(names, names[:: math.ceil(len(names) / HEADERS)], lambda name: _read_size(os.path.join(root, name)))
 
 
@@ -162,12 +156,9 @@ def _read_size(path: str) -> Size:
 
 
 def size_faults(hr: Store, images: Sequence[str], options: Mapping[str, Any]) -> Iterator[str]:
-    """Find images smaller than a patch (or than one pixel of the lr), and those that cannot be read.
+    """Find, of some images of a store, those smaller than a patch (or than one pixel of the lr), or unreadable.
 
-    Args:
-        hr: Store of the original images.
-        images: Those to look at.
-        options: The data set's block, with valid values, and with `scale` and `phase`.
+    The options are the data set's block, with valid values, and with `scale` and `phase`.
     """
     training = options['phase'] == 'train'
     smallest, what = (options['gt_size'], 'gt_size') if training else (options['scale'], 'the scale')
@@ -209,12 +200,8 @@ def _pair_faults(name: str, hr: Store, lr: Store, options: Mapping[str, Any]) ->
         except (StoreError, KeyError):  # reported above, or found when it is read
             continue
         # In training to the pixel; otherwise BasicSR cuts off what the original has too much.
-        surplus = [high - scale * low for high, low in sizes]
-        if (
-            options['phase'] == 'train'
-            and any(surplus)
-            or any(not 0 <= more < high / 2 for more, (high, _) in zip(surplus, sizes))
-        ):
+        training = options['phase'] == 'train'
+        if any(high != scale * low if training else not high / 2 < scale * low <= high for high, low in sizes):
             wrong.append('{} ({}x{}, lr {}x{})'.format(image, *(side for pair in zip(*sizes) for side in pair)))
     if wrong:
         yield f'{name}: dataroot_gt must be {scale} times the size of dataroot_lq, but is not for {_name_some(wrong)}.'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 from collections.abc import Iterator, Mapping
@@ -15,73 +14,58 @@ from irnsigma_plugin.sigma import SigmaSampler
 Row = tuple[str, Any, str]  # key, default or `...` where there is none, meaning
 
 
-def tables(registered: Mapping[str, Mapping[str, Callable[..., Any]]]) -> Iterator[tuple[str, list[Row]]]:
-    """Title and rows of each block.
-
-    Args:
-        registered: See :mod:`irnsigma_plugin.options.check`.
-    """
-    arch, loss = registered['arch'], registered['loss']
-    yield 'the file', _of_keys(TOP)
-    for name in ('InvRescaleNet', 'BicubicRescaleNet'):
-        yield f'network_g, type: {name}', _of_class(arch[name])
-    yield 'network_d, type: IRNDiscriminator', _of_class(arch['IRNDiscriminator'])
-    yield 'datasets, type: HRImageDataset', _of_keys({'dataroot_gt': HR_ROOT, **PATCHES, **LOADING})
-    yield 'path', _of_keys(PATH)
-    yield 'train', [*_of_class(TrainOptions), *_of_keys(TRAIN)]
-    yield 'train.sigma', _of_class(SigmaSampler)
-    yield 'train.mixture_opt, type: MixtureLoss', _of_class(loss['MixtureLoss'])
-    yield 'train.perceptual_opt, type: PerSamplePerceptualLoss', _of_class(loss['PerSamplePerceptualLoss'])
-    yield 'train.gan_opt, type: GANLoss', _of_keys(GAN_LOSS)
-    yield 'val', [*_of_class(ValOptions), *_of_keys(VAL)]
-    yield 'val.metrics, type: calculate_lpips', _of_class(registered['metric']['calculate_lpips'])[2:]
-    yield 'logger', _of_keys(LOGGER)
+def tables(registered: Mapping[str, Mapping[str, Callable[..., Any]]]) -> dict[str, list[Row]]:
+    """The rows of each block, by its name and type. For `registered` see :mod:`irnsigma_plugin.options.check`."""
+    classes = {
+        'network_g': ('arch', 'InvRescaleNet', 'BicubicRescaleNet'),
+        'network_d': ('arch', 'IRNDiscriminator'),
+        'train.mixture_opt': ('loss', 'MixtureLoss'),
+        'train.perceptual_opt': ('loss', 'PerSamplePerceptualLoss'),
+        'val.metrics': ('metric', 'calculate_lpips'),
+    }
+    found = {
+        'the file': [*_of_keys(TOP)],
+        'datasets, type: HRImageDataset': [*_of_keys({'dataroot_gt': HR_ROOT, **PATCHES, **LOADING})],
+        'path': [*_of_keys(PATH)],
+        'logger': [*_of_keys(LOGGER)],
+        'train': [*_of_class(TrainOptions), *_of_keys(TRAIN)],
+        'train.sigma': [*_of_class(SigmaSampler)],
+        'train.gan_opt, type: GANLoss': [*_of_keys(GAN_LOSS)],
+        'val': [*_of_class(ValOptions), *_of_keys(VAL)],
+    }
+    for block, (kind, *names) in classes.items():
+        found.update({f'{block}, type: {name}': [*_of_class(registered[kind][name])] for name in names})
+    return found
 
 
 def markdown(registered: Mapping[str, Mapping[str, Callable[..., Any]]]) -> str:
     """All tables in Markdown."""
     text = []
-    for title, rows in tables(registered):
-        text += [f'**`{title}`**', '', '| key | default | meaning |', '|---|---|---|']
-        text += [f'| `{key}` | {_shown(default)} | {_sentence(meaning)} |' for key, default, meaning in rows] + ['']
-    return '\n'.join(text).rstrip()
+    for title, rows in tables(registered).items():
+        text += ['', f'**`{title}`**', '', '| key | default | meaning |', '|---|---|---|']
+        text += [f'| `{key}` | {_shown(default)} | {meaning} |' for key, default, meaning in rows]
+    return '\n'.join(text[1:])
 
 
-def _of_keys(keys: Mapping[str, Any]) -> list[Row]:
-    return [
-        (name, ... if key.default is None else key.default, key.meaning)
-        for name, key in keys.items()
-        if isinstance(key, Key)
-    ]
+def _of_keys(keys: Mapping[str, Any]) -> Iterator[Row]:
+    for name, key in keys.items():
+        if isinstance(key, Key):
+            yield name, ... if key.default is None else key.default, f'{key.meaning[0].upper()}{key.meaning[1:]}.'
 
 
-def _of_class(cls: Callable[..., Any]) -> list[Row]:
+def _of_class(cls: Callable[..., Any]) -> Iterator[Row]:
     """Arguments of a class or function, each with what its docstring says of it."""
-    described = re.findall(r'^ {4}(\w+): (.*(?:\n {8}.*)*)', inspect.getdoc(cls) or '', flags=re.MULTILINE)
-    meanings = {name: ' '.join(meaning.split()) for name, meaning in described}
-    factories = {
-        field.name: field.default_factory
-        for field in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ())
-    }
-    rows = []
+    plain = re.sub(r':\w+:`~?(?:\w+\.)*(\w+)`', r'`\1`', inspect.getdoc(cls) or '')
+    meanings = dict(re.findall(r'^ {4}(\w+): (.*(?:\n {8}.*)*)', plain, flags=re.MULTILINE))
     for name, parameter in inspect.signature(cls).parameters.items():
-        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-        if factories.get(name, dataclasses.MISSING) is not dataclasses.MISSING:
-            default = ...
-        rows.append((name, default, meanings.get(name, '')))
-    return rows
-
-
-def _sentence(meaning: str) -> str:
-    plain = re.sub(r':\w+:`~?(?:\w+\.)*(\w+)`', r'`\1`', meaning)
-    return plain and f'{plain[0].upper()}{plain[1:].rstrip(".")}.'
+        if name in meanings:
+            no_default = parameter.default is parameter.empty or repr(parameter.default) == '<factory>'
+            yield name, ... if no_default else parameter.default, ' '.join(meanings[name].split())
 
 
 def _shown(default: Any) -> str:
-    if default is ...:
-        return ''
-    if default is None:
-        return 'none'
-    if isinstance(default, bool):
-        return f'`{str(default).lower()}`'
-    return f'`{list(default) if isinstance(default, tuple) else default}`'
+    if default is ... or default is None:
+        return '' if default is ... else 'none'
+    return f'`{list(default) if isinstance(default, tuple) else default}`'.replace('True', 'true').replace(
+        'False', 'false'
+    )

@@ -174,7 +174,7 @@ def val_faults(opt: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _adversarial_faults(opt: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[str]:
-    mixture = train.get('mixture_opt')
+    mixture: Any = train.get('mixture_opt')
     needs = {
         'network_d': opt.get('network_d'),
         'train.gan_opt': train.get('gan_opt'),
@@ -192,7 +192,8 @@ def _adversarial_faults(opt: Mapping[str, Any], train: Mapping[str, Any]) -> Ite
 
 
 def _schedule_faults(train: Mapping[str, Any]) -> Iterator[str]:
-    scheduler, total = train.get('scheduler'), train.get('total_iter')
+    scheduler: Any = train.get('scheduler')
+    total: Any = train.get('total_iter')
     if any(SCHEDULER('', scheduler)) or any(iterations()('', total)):
         return
     cosine = scheduler['type'] == 'CosineAnnealingRestartLR'
