@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from basicsr.utils import options as basicsr_options
 from basicsr.utils import registry
 from helpers.environment import Environment, copy_source
 from helpers.experiment import options_to_test, options_to_train, write_photographs, write_yaml
+from safetensors.torch import save_file
 
 from irnsigma_plugin.checkpoints.weights import CheckpointError, build_network, read_checkpoint
 from irnsigma_plugin.cli import main
@@ -318,8 +320,6 @@ class TestImports:
         ],
     )
     def test_faults_name_the_key(self, tmp_path, names, message):
-        import json
-
         for name in ('json.py', 'v1.0.py'):
             (tmp_path / name).write_text('raise RuntimeError')
         with pytest.raises(OptionError) as info:
@@ -462,6 +462,17 @@ class TestCheckpoints:
         pytest.importorskip('onnx')
         assert main(['export', str(checkpoint), 'onnx', '--imports', './toy.py']) == 0
         assert sorted(os.listdir(tmp_path / 'onnx')) == ['downscale.onnx', 'upscale.onnx']
+
+    def test_safetensors(self, checkpoint, capsys):
+        content = torch.load(checkpoint)
+        file = checkpoint.with_name('net_g.safetensors')
+        save_file(content['params'], file, {'network_g': json.dumps(content['network_g'])})
+        assert main(['info', str(file), '--imports', './toy.py']) == 0
+        assert re.search(r'^kernel_size +5$', capsys.readouterr().out, re.MULTILINE)
+        for block, message in (('{', 'no readable safetensors file'), ('[1]', 'not of InvRescaleNet, or incomplete')):
+            save_file(content['params'], file, {'network_g': block})
+            assert main(['info', str(file), '--imports', './toy.py']) == 1
+            assert message in capsys.readouterr().err
 
     def test_a_checkpoint_imports_nothing(self, checkpoint, tmp_path, capsys):
         (tmp_path / 'evil.py').write_text(f'import os\nos.mkdir({str(tmp_path / "victim")!r})\n')

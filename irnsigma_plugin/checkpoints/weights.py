@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import json
 import os
 import re
 import shutil
@@ -101,20 +102,22 @@ def _read_torch(path: str | os.PathLike, device: str) -> tuple[Mapping, Mapping]
 
 
 def _read_safetensors(path: str | os.PathLike, device: str) -> tuple[Mapping, Mapping]:
-    """Tensors of a safetensors file, and the clamp in its metadata as network block."""
+    """Tensors of a safetensors file, and the network block in its metadata, in JSON, or the clamp alone."""
     with _explained_read_errors(path, 'safetensors file'), safe_open(os.fspath(path), framework='pt') as file:
         metadata = file.metadata() or {}
+        network = json.loads(metadata.get(NETWORK_ENTRY, '{}'))
         if device == 'meta':
             shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118  it is no mapping
             content = {key: torch.empty(shape, device=device) for key, shape in shapes.items()}
         else:
             content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    network = network if isinstance(network, Mapping) else {}
     if 'clamp' not in metadata:
-        return content, {}
+        return content, network
     with contextlib.suppress(ValueError):
         clamp = float(metadata['clamp'])
         if not any(InvRescaleNet.check(4, None, 1, clamp)):
-            return content, {'clamp': clamp}
+            return content, {**network, 'clamp': clamp}
     raise CheckpointError(f'{path}: clamp in its metadata must be a number, more than 0, but is {metadata["clamp"]!r}.')
 
 

@@ -40,7 +40,7 @@ def import_installed() -> None:
         _loaded.add((point.name, point.value))
         try:
             extension = point.load()
-            if point.attr:
+            if ':' in point.value:
                 extension()
         except (Exception, SystemExit) as error:
             if not _failed:
