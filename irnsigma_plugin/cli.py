@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import IO, Any, Callable, NoReturn
 
 from irnsigma_plugin.checks import one_line
-from irnsigma_plugin.commands import check, compare, downscale, evaluate, export, fetch_weights, info, upscale
+from irnsigma_plugin.commands import check, compare, downscale, evaluate, export, fetch_weights, info, prepare, upscale
 from irnsigma_plugin.files import WriteError
 
 
@@ -123,4 +123,4 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-COMMANDS: tuple[Any, ...] = (downscale, upscale, evaluate, compare, info, export, check, fetch_weights)
+COMMANDS: tuple[Any, ...] = (downscale, upscale, evaluate, compare, info, export, check, fetch_weights, prepare)

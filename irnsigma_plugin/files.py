@@ -30,16 +30,15 @@ class WriteError(OSError):
 def atomic_path(final: str | os.PathLike) -> Iterator[str]:
     """Yield a temporary path that becomes `final` when the block ends without an error.
 
-    The data is flushed to the disk before the rename, so that after a kill or a power loss `final` holds
-    either its old content or the whole new one. On an error the temporary file is removed and `final` is
-    left as it was.
+    The data is flushed to the disk before the rename, so that after a kill or a power loss `final` holds either its old
+    content or the whole new one. On an error the temporary file is removed and `final` is left as it was.
 
     Args:
         final: Path of the finished file. Its directory must exist.
 
     Yields:
-        Path to write to: a hidden sibling (same file system, so the rename is atomic) with the same
-        extension (so that writers which choose a format by extension still work).
+        Path to write to: a hidden sibling (same file system, so the rename is atomic) with the same extension (by
+        which some writers choose the format).
 
     Raises:
         WriteError: The file could not be written, flushed or renamed: in place of any error of the system.
@@ -73,12 +72,11 @@ def make_folder(path: str | os.PathLike) -> None:
     """
     try:
         os.makedirs(path, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
+        with tempfile.TemporaryFile(dir=os.fspath(path)):
             pass
-    except FileExistsError as error:
-        raise WriteError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(path)) from error
     except OSError as error:
-        raise WriteError(error.errno, error.strerror, os.fspath(path)) from error
+        code = errno.ENOTDIR if isinstance(error, FileExistsError) else error.errno
+        raise WriteError(code, os.strerror(code or errno.EIO), os.fspath(path)) from error
 
 
 def remove_leftovers(folders: Iterable[str]) -> None:
@@ -88,27 +86,26 @@ def remove_leftovers(folders: Iterable[str]) -> None:
     """
     for folder in folders:
         for entry in os.scandir(folder) if os.path.isdir(folder) else ():
-            process = _writer(entry.name)
-            if process is not None and entry.is_file() and not _is_running(process):
+            writer = _writer(entry.name)
+            if writer is not None and entry.is_file() and not _is_running(writer):
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
-
-
-def _is_running(process: int) -> bool:
-    if process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True  # somebody else's
-    return True
 
 
 def is_temporary(name: str) -> bool:
     """Whether a file's name is of those that :func:`atomic_path` gives."""
     return _writer(name) is not None
+
+
+def _is_running(process: int) -> bool:
+    """Whether another process has this number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # somebody else's
+        pass
+    return process != os.getpid()
 
 
 def _writer(name: str) -> int | None:

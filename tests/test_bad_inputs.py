@@ -18,7 +18,6 @@ from PIL import Image
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.cli import main
-from irnsigma_plugin.evaluation import restore as measuring
 from irnsigma_plugin.imagenet.weights import WeightsError
 from irnsigma_plugin.images import png
 from irnsigma_plugin.images.picture import Picture, write_picture
@@ -448,7 +447,7 @@ def test_evaluation_goes_on_without_an_image(name, fault, words, workplace, monk
     def missing(name):
         raise WeightsError('no weights')
 
-    monkeypatch.setattr(measuring, 'imagenet_weights', missing)
+    monkeypatch.setattr('irnsigma_plugin.imagenet.weights.imagenet_weights', missing)
     fault()
     assert main(['evaluate', 'src', '--model', 'x4.pth', '--sigmas', '0', '--output', 'report']) == 1
     output, errors = capsys.readouterr()

@@ -71,7 +71,7 @@ def test_interrupt_is_one_line(capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(imagenet_weights, 'fetch_weights', interrupt)
+    monkeypatch.setattr('irnsigma_plugin.imagenet.fetch.fetch_weights', interrupt)
     assert main(['fetch-weights']) == 130
     assert one_error_line(capsys.readouterr().err) == 'irnsigma: error: interrupted\n'
 
@@ -80,14 +80,14 @@ def test_a_lack_of_memory_is_one_line(capsys, monkeypatch):
     def lack(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr(imagenet_weights, 'fetch_weights', lack)
+    monkeypatch.setattr('irnsigma_plugin.imagenet.fetch.fetch_weights', lack)
     assert main(['fetch-weights']) == 1
     assert one_error_line(capsys.readouterr().err) == 'irnsigma: error: MemoryError\n'
 
 
 def test_fetch_weights_says_what_it_kept(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    path = imagenet_weights.hub_path('alexnet')
+    path = imagenet_weights.torchvision_path('alexnet')
     path.parent.mkdir(parents=True)
     torch.save({f'features.{position}.weight': torch.zeros(1) for position in (0, 3, 6, 8, 10)}, path)
     assert main(['fetch-weights', '--net', 'alexnet']) == 0

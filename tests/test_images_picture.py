@@ -17,8 +17,15 @@ from PIL import Image, ImageCms
 
 from irnsigma_plugin.images import picture as module
 from irnsigma_plugin.images import png
-from irnsigma_plugin.images.names import is_image_name
-from irnsigma_plugin.images.picture import ImageReadError, Picture, decode_picture, read_picture, write_picture
+from irnsigma_plugin.images.picture import (
+    ImageReadError,
+    Picture,
+    decode_picture,
+    decode_rgb_image,
+    read_picture,
+    read_rgb_image,
+    write_picture,
+)
 
 
 def random_image(*shape, dtype=np.uint8):
@@ -29,6 +36,10 @@ def encode(image: Image.Image, kind: str = 'png', **settings) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **settings)
     return file.getvalue()
+
+
+def encode_by_opencv(pixels: np.ndarray, extension: str = '.png') -> bytes:
+    return cv2.imencode(extension, pixels)[1].tobytes()
 
 
 def exif_with(orientation: int, order: str = '<') -> bytes:
@@ -347,9 +358,78 @@ class TestPaths:
             with pytest.raises(ImageReadError, match=f'{path}: .*{message}'):
                 read_picture(path)
 
-    def test_names_of_images(self):
-        assert all(map(is_image_name, ('a.png', 'B.JPG', 'c.d.tif', 'e.pgm')))
-        assert not any(map(is_image_name, ('a.txt', '.a.png', 'png', 'a.png.part')))
+
+class TestRgb:
+    def test_grey_palette_and_opaque_alpha_become_rgb(self):
+        image = random_image(5, 7, 3)
+        grey = image[..., 0]
+        np.testing.assert_array_equal(decode_rgb_image(encode_by_opencv(grey), 'grey'), np.stack([grey] * 3, -1))
+        opaque = np.dstack([image, np.full((5, 7), 255, np.uint8)])
+        for pixels in (image, opaque):
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, 'png')
+            np.testing.assert_array_equal(decode_rgb_image(file.getvalue(), 'rgb'), image)
+        file = io.BytesIO()
+        palette = Image.fromarray(image // 128 * 128).quantize(8)
+        palette.save(file, 'png')
+        np.testing.assert_array_equal(decode_rgb_image(file.getvalue(), 'palette'), image // 128 * 128)
+
+    @pytest.mark.parametrize('extension', ['.png', '.tiff'])
+    def test_16_bit_is_rounded_to_8(self, extension):
+        values = np.array([[0, 128, 129, 257, 65406, 65407, 65535]], np.uint16)
+        expected = np.array([[0, 0, 1, 1, 254, 255, 255]], np.uint8)
+        np.testing.assert_array_equal(
+            decode_rgb_image(encode_by_opencv(values, extension), 'grey'), np.stack([expected] * 3, -1)
+        )
+        bgr = np.dstack([values, values * 0, values * 0 + 65535])
+        np.testing.assert_array_equal(
+            decode_rgb_image(encode_by_opencv(bgr, extension), 'colour'),
+            np.dstack([expected * 0 + 255, expected * 0, expected]),
+        )
+
+    def test_the_orientation_of_cameras_is_applied(self):
+        image = Image.fromarray(random_image(5, 7, 3))
+        exif = image.getexif()
+        exif[0x0112] = 6  # to be turned clockwise
+        file = io.BytesIO()
+        image.save(file, 'png', exif=exif)
+        np.testing.assert_array_equal(decode_rgb_image(file.getvalue(), 'turned'), np.rot90(image, -1))
+
+    @pytest.mark.parametrize('extension', ['.png', '.jpg', '.bmp', '.tiff', '.webp'])
+    def test_truncated_files_are_refused_by_name(self, extension):
+        content = encode_by_opencv(random_image(64, 64, 3), extension)
+        assert decode_rgb_image(content, 'whole').shape == (64, 64, 3)
+        for length in (len(content) // 2, 10):
+            with pytest.raises(ImageReadError, match=r'photo: .*damaged.*(copy it again|save it as PNG)'):
+                decode_rgb_image(content[:length], 'photo')
+
+    @pytest.mark.parametrize(
+        ('mode', 'message'),
+        [('RGBA', 'transparent'), ('LA', 'transparent'), ('CMYK', 'type CMYK'), ('F', 'type F with 32 bits')],
+    )
+    def test_kinds_that_need_a_choice_are_refused_by_name(self, mode, message, tmp_path):
+        path = tmp_path / 'photo.tiff'
+        Image.new(mode, (6, 4)).save(path)
+        with pytest.raises(ImageReadError, match=f'photo.tiff: .*{message}'):
+            read_rgb_image(path)
+
+    def test_16_bit_transparency_is_refused(self):
+        pixels = np.full((4, 4, 4), 65535, np.uint16)
+        assert (decode_rgb_image(encode_by_opencv(pixels), 'opaque') == 255).all()
+        pixels[0, 0, 3] = 65534
+        with pytest.raises(ImageReadError, match='photo: has transparent'):
+            decode_rgb_image(encode_by_opencv(pixels), 'photo')
+
+    def test_what_is_no_image_is_refused_by_name(self, tmp_path):
+        (tmp_path / 'empty.png').touch()
+        (tmp_path / 'text.png').write_text('not an image')
+        for name, message in (
+            ('empty.png', 'is empty'),
+            ('text.png', 'no image of a supported kind'),
+            ('none.png', 'cannot be read'),
+        ):
+            with pytest.raises(ImageReadError, match=f'{name}: .*{message}'):
+                read_rgb_image(tmp_path / name)
 
 
 def test_reading_loads_no_network():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from irnsigma_plugin.commands.sources import find_images, plan_jobs
+from irnsigma_plugin.commands.sources import plan_jobs
 
 
 @pytest.fixture(autouse=True)
@@ -110,12 +110,3 @@ def test_hidden_folders_are_left_out(source):
         Path(folder, 'g.png').touch()
     assert not [path for path in plan(source, to='out') if '/.' in path]
     assert plan('photos/.git', to='out') == {'photos/.git/g.png': 'out/g.png'}  # for it is named
-
-
-def test_a_folder_that_cannot_be_listed_is_named(monkeypatch):
-    def refuse(path):
-        raise PermissionError(13, 'Permission denied', str(path))
-
-    monkeypatch.setattr(os, 'listdir', refuse)
-    with pytest.raises(OSError, match=r'photos: the folder cannot be read \(Permission denied\)'):
-        find_images(['photos'])

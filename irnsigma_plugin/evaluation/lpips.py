@@ -68,7 +68,7 @@ def _check(net: Any, crop_border: Any, better: Any) -> Iterator[str]:
 
 
 #: What is wrong with the arguments, see :mod:`irnsigma_plugin.checks`.
-calculate_lpips.check = _check
+calculate_lpips.check = _check  # type: ignore[attr-defined]
 #: The optional interface to the validator, for metrics that can save work on images of one reference.
 calculate_lpips.many = lpips_of_many
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 IMAGE_EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.pbm', '.pnm', '.gif')
 
@@ -13,15 +16,49 @@ def is_image_name(name: str) -> bool:
     return not name.startswith('.') and name.lower().endswith(IMAGE_EXTENSIONS)
 
 
-def image_files(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Find the images in a folder and in all folders in it, linked ones too, but none hidden; in order of their names.
+def find_images(sources: Iterable[str], leave_out: Path | None = None) -> list[tuple[Path, Path]]:
+    """Find image files.
 
     Args:
-        folder: Where to look.
-        above: Real paths of the folders that it was found in; a link to one of them leads nowhere new.
+        sources: Files (of any name), folders (all image names in it and below, none hidden, links followed) and globs
+            (likewise).
+        leave_out: Folder in which nothing is looked for.
+
+    Returns:
+        Each file, and its path below its source: the folder, or the part of the glob before the first wildcard.
 
     Raises:
-        OSError: A folder cannot be read; the message names it.
+        ValueError: A source has no images.
+        OSError: A source does not exist, or a folder cannot be read; the message names it.
+    """
+    left_out = leave_out and Path(os.path.realpath(leave_out))
+    found = []
+    for source in sources:
+        if os.path.isdir(source):
+            base, files = Path(source), [Path(file) for file in _image_files(source)]
+        elif os.path.lexists(source):
+            found.append((Path(source), Path(Path(source).name)))
+            continue
+        elif glob.has_magic(source):
+            base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(source).parts))
+            files = [Path(hit) for hit in sorted(glob.glob(source, recursive=True)) if not os.path.isdir(hit)]
+        else:
+            raise FileNotFoundError(f'{source}: there is no such file or folder; check the path.')
+        images = [
+            (file, file.relative_to(base))
+            for file in files
+            if is_image_name(file.name) and left_out not in Path(os.path.realpath(file)).parents
+        ]
+        if not images:
+            raise ValueError(f'{source}: there are no images ({", ".join(IMAGE_EXTENSIONS)}); check the path.')
+        found += images
+    return found
+
+
+def _image_files(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """The images in a folder and in all folders in it, in order of their names.
+
+    `above` are the real paths of the folders that it was found in: a link to one of them leads nowhere new.
     """
     real = os.path.realpath(folder)
     if real in above:
@@ -34,6 +71,6 @@ def image_files(folder: str, above: frozenset[str] = frozenset()) -> Iterator[st
         path = os.path.join(folder, name)
         if os.path.isdir(path):
             if not name.startswith('.'):
-                yield from image_files(path, above | {real})
+                yield from _image_files(path, above | {real})
         elif is_image_name(name):
             yield path

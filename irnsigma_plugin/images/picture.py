@@ -1,7 +1,7 @@
 """Reading image files of any common kind, and writing PNG files.
 
-What belongs to the pixels travels with them: transparency, colour profile, camera data, and one text that the
-writer may choose. Damaged data beside the pixels costs a warning; damaged pixels cost the image.
+What belongs to the pixels travels with them: transparency, colour profile, camera data, and one text that the writer
+may choose. Damaged data beside the pixels costs a warning; damaged pixels cost the image.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from irnsigma_plugin.files import atomic_path
 from irnsigma_plugin.images import png
@@ -30,6 +31,7 @@ from irnsigma_plugin.memory import available_memory
 FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP', 'PPM', 'GIF')
 TEXT_KEYWORD = b'irnsigma'
 
+# Pillow's modes.
 GREY_MODES = ('1', 'L', 'LA', 'La')
 COLOUR_MODES = ('P', 'PA', 'RGB', 'RGBA', 'RGBa', 'RGBX', 'YCbCr')
 ALPHA_MODES = ('LA', 'La', 'PA', 'RGBA', 'RGBa')
@@ -49,23 +51,14 @@ class ImageReadError(ValueError):
 
 
 class Picture(NamedTuple):
-    """An image and what belongs to it.
+    """An image and what belongs to it."""
 
-    Attributes:
-        pixels: (H, W) grey or (H, W, 3) RGB, uint8 or uint16, the right way up.
-        alpha: (H, W) opacity of the same type, or none.
-        icc: Colour profile, or none.
-        exif: Camera data (a TIFF structure) that does not ask for a turn, or none.
-        text: Text of a PNG file under this plugin's keyword, or none.
-        warnings: What of the file was damaged and is left out, a phrase each.
-    """
-
-    pixels: np.ndarray
-    alpha: np.ndarray | None = None
-    icc: bytes | None = None
-    exif: bytes | None = None
-    text: str | None = None
-    warnings: tuple[str, ...] = ()
+    pixels: np.ndarray  # (H, W) grey or (H, W, 3) RGB, uint8 or uint16, the right way up
+    alpha: np.ndarray | None = None  # (H, W) opacity of the same type
+    icc: bytes | None = None  # colour profile
+    exif: bytes | None = None  # camera data (a TIFF structure) that does not ask for a turn
+    text: str | None = None  # of a PNG file under this plugin's keyword
+    warnings: tuple[str, ...] = ()  # what of the file was damaged and is left out, a phrase each
 
     @property
     def bits(self) -> int:
@@ -106,9 +99,11 @@ def decode_picture(content: bytes, name: str) -> Picture:
     """
     if not content:
         raise ImageReadError(f'{name}: the file is empty; copy it again or remove it.')
-    extras = None
-    if content.startswith(png.SIGNATURE):
-        content, extras = _split_png(content, name)
+    is_png = content.startswith(png.SIGNATURE)
+    warnings: list[str] = []
+    metadata: dict[str, Any] = {}
+    if is_png:
+        content = _split_png(content, name, metadata, warnings)
     try:
         # Pillow, not OpenCV, because it refuses truncated files instead of filling them up.
         with _no_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -116,16 +111,15 @@ def decode_picture(content: bytes, name: str) -> Picture:
             _check_kind(image, bits, name)
             check_memory(*image.size, COPIES * len(image.getbands()) * max(bits // 8, 1), name)
             image.load()
-            if extras is None:
+            if not is_png:
+                metadata['icc'] = image.info.get('icc_profile')
                 # The camera data of a TIFF file is the file's own directory; it would not fit another file.
-                extras = _Extras(
-                    image.info.get('icc_profile'), None if image.format == 'TIFF' else image.info.get('exif')
-                )
+                metadata['exif'] = None if image.format == 'TIFF' else image.info.get('exif')
             samples = _decode_16_bit(content, image, name) if bits == 16 else _decode_8_bit(image)
     except (ImageReadError, MemoryError):
         raise
     except UnidentifiedImageError as error:  # all that it says is the address of the content
-        if content.startswith(png.SIGNATURE):
+        if is_png:
             raise ImageReadError(f'{name}: damaged at its beginning; copy it again or remove it.') from error
         raise ImageReadError(
             f'{name}: is no image of a supported kind ({", ".join(IMAGE_EXTENSIONS)}), unless its '
@@ -136,17 +130,17 @@ def decode_picture(content: bytes, name: str) -> Picture:
             f'{name}: damaged, or not a supported image ({error}); copy it again or '
             f'remove it. Supported: {", ".join(IMAGE_EXTENSIONS)}.'
         ) from error
+    orientation = 1
     try:
-        orientation, exif = _split_orientation(extras.exif)
-        extras = extras._replace(exif=exif)
+        orientation, metadata['exif'] = _split_orientation(metadata.get('exif'))
     except struct.error:
-        orientation = 1
-        extras = extras._replace(exif=None, warnings=(*extras.warnings, f'{EXTRA_CHUNKS[b"eXIf"][1]} is damaged'))
+        metadata['exif'] = None
+        warnings.append('its camera data (EXIF) is damaged')
     samples = _upright(samples, orientation)
     channels = samples.shape[2]
     alpha = np.ascontiguousarray(samples[..., -1]) if channels in (2, 4) else None
     pixels = np.ascontiguousarray(samples[..., 0] if channels < 3 else samples[..., :3])
-    return Picture(pixels, alpha, *extras)
+    return Picture(pixels, alpha, warnings=tuple(warnings), **metadata)
 
 
 def write_picture(picture: Picture, path: str | os.PathLike) -> None:
@@ -169,13 +163,40 @@ def write_picture(picture: Picture, path: str | os.PathLike) -> None:
         png.write_png(file, samples, chunks)
 
 
-def check_memory(width: int, height: int, pixel_bytes: int, name: str) -> None:
-    """Refuse an image that does not fit into the free memory, before it is taken.
+def read_rgb_image(path: str | os.PathLike) -> np.ndarray:
+    """Read an image file as (H, W, 3) uint8 RGB.
 
-    Args:
-        width, height: Size of the image.
-        pixel_bytes: Memory for each pixel.
-        name: What to call the image in the error message.
+    Grey images and palettes become three channels; 16 bits per sample become 8 by rounding v / 257; an alpha channel
+    that is opaque everywhere is dropped, any other is refused.
+
+    Raises:
+        ImageReadError: The file cannot be read, has transparent pixels, or `decode_picture` refuses it.
+    """
+    return _to_rgb(read_picture(path), os.fspath(path))
+
+
+def decode_rgb_image(content: bytes, name: str) -> np.ndarray:
+    """Decode the bytes of an image file, called `name` in errors, as 8-bit RGB; see :func:`read_rgb_image`."""
+    return _to_rgb(decode_picture(content, name), name)
+
+
+def _to_rgb(picture: Picture, name: str) -> np.ndarray:
+    if picture.alpha is not None and (picture.alpha != np.iinfo(picture.alpha.dtype).max).any():
+        raise ImageReadError(
+            f'{name}: has transparent pixels, whose colour is undefined; put it on a '
+            'background and save it without alpha channel.'
+        )
+    pixels = to_8_bit(picture.pixels)
+    return np.stack([pixels] * 3, -1) if pixels.ndim == 2 else pixels
+
+
+def to_8_bit(samples: np.ndarray) -> np.ndarray:
+    """Samples of 16 bits with 8, by rounding v / 257; those of 8 bits as they are."""
+    return samples if samples.dtype == np.uint8 else ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def check_memory(width: int, height: int, pixel_bytes: int, name: str) -> None:
+    """Refuse an image, called `name`, that does not fit into the free memory, before it is taken.
 
     Raises:
         ImageReadError: It does not fit.
@@ -187,20 +208,6 @@ def check_memory(width: int, height: int, pixel_bytes: int, name: str) -> None:
             f'{name}: {width}x{height} pixels need about {size / 1e9:.1f} GB of memory, but '
             f'{available / 1e9:.1f} GB are free; cut the image into parts, or free some memory.'
         )
-
-
-def to_8_bit(samples: np.ndarray) -> np.ndarray:
-    """Samples of 16 bits with 8, by rounding v / 257; those of 8 bits as they are."""
-    return samples if samples.dtype == np.uint8 else ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-class _Extras(NamedTuple):
-    """What is beside the pixels of a file; see :class:`Picture`."""
-
-    icc: bytes | None = None
-    exif: bytes | None = None
-    text: str | None = None
-    warnings: tuple[str, ...] = ()
 
 
 def _unpack_profile(body: bytes) -> bytes:
@@ -218,34 +225,32 @@ def _unpack_text(body: bytes) -> str | None:
     return text.decode('latin-1') if keyword == TEXT_KEYWORD else None
 
 
-# Kind of chunk: field of _Extras, what to call it, how to read it.
-EXTRA_CHUNKS = {
+# Kind of chunk: attribute of Picture, what to call it, how to read it.
+METADATA_CHUNKS: dict[bytes, tuple[str, str, Callable[[bytes], Any]]] = {
     b'iCCP': ('icc', 'its colour profile (ICC)', _unpack_profile),
     b'eXIf': ('exif', 'its camera data (EXIF)', bytes),
     b'tEXt': ('text', 'a text in it', _unpack_text),
 }
 
 
-def _split_png(content: bytes, name: str) -> tuple[bytes, _Extras]:
-    """Take what a PNG file needs for its pixels, and apart from it the rest, damage to which is no harm to them."""
+def _split_png(content: bytes, name: str, metadata: dict[str, Any], warnings: list[str]) -> bytes:
+    """Return what a PNG file needs for its pixels; move the rest, damage to which does no harm, to `metadata`."""
     pixel_chunks = [png.SIGNATURE]
-    found: dict[str, str | bytes | None] = {}
-    warnings = []
     for chunk in png.read_chunks(content):
         frames = int.from_bytes(chunk.body[:4], 'big') if chunk.kind == b'acTL' else 1
         if frames > 1:
             raise ImageReadError(_several_images(name, frames))
-        if chunk.kind in EXTRA_CHUNKS:
-            field, what, unpack = EXTRA_CHUNKS[chunk.kind]
+        if chunk.kind in METADATA_CHUNKS:
+            attribute, what, unpack = METADATA_CHUNKS[chunk.kind]
             try:
                 if not chunk.intact:
                     raise ValueError('wrong checksum')
-                found[field] = unpack(chunk.body) or found.get(field)
+                metadata[attribute] = unpack(chunk.body) or metadata.get(attribute)
             except (ValueError, zlib.error):
                 warnings.append(f'{what} is damaged')
         elif chunk.kind[:1].isupper() or chunk.kind == b'tRNS' or not chunk.intact:
             pixel_chunks.append(chunk.raw)
-    return b''.join(pixel_chunks), _Extras(**found, warnings=tuple(warnings))
+    return b''.join(pixel_chunks)
 
 
 @contextlib.contextmanager
@@ -261,8 +266,7 @@ def _no_pixel_limit() -> Iterator[None]:
         yield
     finally:
         with _limit_lock:
-            # The first to enter has found the limit, and the others none.
-            limit = _limit_stack.pop()
+            limit = _limit_stack.pop()  # the first to enter has found the limit, and the others none
             if not _limit_stack:
                 Image.MAX_IMAGE_PIXELS = limit
 
@@ -270,7 +274,7 @@ def _no_pixel_limit() -> Iterator[None]:
 def _bits_per_sample(image: Image.Image, content: bytes, name: str) -> int:
     if image.format == 'PNG':
         return content[24]  # the bit depth in the header, which always stands first
-    if image.format == 'TIFF':
+    if isinstance(image, TiffImageFile):
         return max(image.tag_v2.get(BITS_PER_SAMPLE_TAG, (1,)))
     if image.format == 'PPM':  # the last number of the header is the largest value
         header = re.match(rb'P[2356]' + rb'(?:\s|#[^\n]*\n)+(\d+)' * 3, content)
@@ -357,41 +361,3 @@ def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         samples = samples[:, ::-1]
     return samples
-
-
-def read_rgb_image(path: str | os.PathLike) -> np.ndarray:
-    """Read an image file as 8-bit RGB.
-
-    Grey images and palettes become three channels; 16 bits per sample become 8 by rounding v / 257; an alpha channel
-    that is opaque everywhere is dropped, any other is refused.
-
-    Args:
-        path: Image file.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-
-    Raises:
-        ImageReadError: The file cannot be read, has transparent pixels, or `decode_picture` refuses it.
-    """
-    return _to_rgb(read_picture(path), os.fspath(path))
-
-
-def decode_rgb_image(content: bytes, name: str) -> np.ndarray:
-    """Decode an encoded image as 8-bit RGB; see :func:`read_rgb_image`.
-
-    Args:
-        content: Bytes of an image file.
-        name: What to call the image in error messages.
-    """
-    return _to_rgb(decode_picture(content, name), name)
-
-
-def _to_rgb(picture: Picture, name: str) -> np.ndarray:
-    if picture.alpha is not None and (picture.alpha != np.iinfo(picture.alpha.dtype).max).any():
-        raise ImageReadError(
-            f'{name}: has transparent pixels, whose colour is undefined; put it on a '
-            'background and save it without alpha channel.'
-        )
-    pixels = to_8_bit(picture.pixels)
-    return np.stack([pixels] * 3, -1) if pixels.ndim == 2 else pixels

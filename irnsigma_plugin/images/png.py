@@ -20,19 +20,12 @@ BLOCK_BYTES = 1 << 18  # filtered at a time: fits a processor's cache
 
 
 class Chunk(NamedTuple):
-    """One chunk of a PNG file.
+    """One chunk of a PNG file."""
 
-    Attributes:
-        kind: Four letters.
-        body: Content.
-        raw: The whole chunk as it stands in the file, its length, kind and checksum included.
-        intact: Whether the chunk is complete and its checksum is right.
-    """
-
-    kind: bytes
+    kind: bytes  # four letters
     body: bytes
-    raw: bytes
-    intact: bool
+    raw: bytes  # the whole chunk as it stands in the file, with its length, kind and checksum
+    intact: bool  # whether it is complete and its checksum is right
 
 
 def read_chunks(content: bytes) -> Iterator[Chunk]:

@@ -50,23 +50,14 @@ _BLOCKS = {
 
 
 class _Component(NamedTuple):
-    """A block with a `type`.
+    """A block with a `type`."""
 
-    Attributes:
-        name: With dots.
-        registry: BasicSR's, that its class is found in.
-        example: A type to name as an example.
-        value: The block.
-        type: Empty where it has none.
-        cls: Its class or function; none where nobody has registered it.
-    """
-
-    name: str
+    name: str  # with dots
     registry: str
-    example: str
+    example: str  # of a type
     value: Any
-    type: str
-    cls: Any
+    type: str  # empty where it has none
+    cls: Any  # class or function; none where nobody has registered it
 
     def rule(self) -> Rule | None:
         """What judges the block; none where nobody says what the class takes."""

@@ -28,14 +28,7 @@ from irnsigma_plugin.options.rules import NO_HINTS, anything, arguments, block, 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A rule, with what people should know of the key.
-
-    Attributes:
-        rule: What the value may be.
-        meaning: One line.
-        default: BasicSR's; none where the key is needed or its absence says it.
-        needed: For what BasicSR stumbles without it: `train`, `test`, or both.
-    """
+    """A rule, with the key's meaning in one line, BasicSR's default, and what BasicSR needs it for (train, test)."""
 
     rule: Rule
     meaning: str
@@ -47,10 +40,6 @@ class Key:
 
 
 ALWAYS = ('train', 'test')
-
-
-def _set_by_basicsr(*names: str) -> dict[str, Rule]:
-    return dict.fromkeys(names, anything)
 
 
 # ------------------------------------------------------------------------------------------- losses and optimisation
@@ -181,11 +170,8 @@ def data_set_faults(
     if opt.get('prefetch_mode') == 'cuda' and opt.get('pin_memory') is not True:
         yield 'prefetch_mode: cuda needs pin_memory: true beside it.'
     if opt.get('persistent_workers') is True and (not training or opt.get('num_worker_per_gpu') == 0):
-        remedy = (
-            'set num_worker_per_gpu to 1 or more, or remove it.'
-            if training
-            else 'remove it; images of validations and tests are read without.'
-        )
+        others = 'remove it; images of validations and tests are read without.'
+        remedy = 'set num_worker_per_gpu to 1 or more, or remove it.' if training else others
         yield f'persistent_workers needs workers: {remedy}'
 
 
@@ -240,7 +226,10 @@ PATH: dict[str, Rule] = {
     'strict_load_d': flag,
     'resume_state': Key(text, 'training state to go on from; better: --auto_resume'),
     'ignore_resume_networks': Key(list_of(text, '[network_d]', 0), 'networks that a resumed training starts anew'),
-    **_set_by_basicsr('experiments_root', 'models', 'training_states', 'log', 'visualization', 'results_root'),
+    # Set by BasicSR:
+    **dict.fromkeys(
+        ('experiments_root', 'models', 'training_states', 'log', 'visualization', 'results_root'), anything
+    ),
 }
 
 
@@ -267,7 +256,8 @@ TOP: dict[str, Rule] = {
     'network_d': Key(anything, 'for example {type: IRNDiscriminator}; none without adversarial loss'),
     'train': Key(anything, 'how to train', needed=('train',)),
     'val': Key(anything, 'what to measure', needed=('test',)),
-    **_set_by_basicsr('dist', 'rank', 'world_size', 'auto_resume', 'is_train', 'root_path'),
+    # Set by BasicSR:
+    **dict.fromkeys(('dist', 'rank', 'world_size', 'auto_resume', 'is_train', 'root_path'), anything),
 }
 #: The tables of BasicSR's keys, by the dotted name of the block.
 TABLES: dict[str, Mapping[str, Rule]] = {

@@ -22,7 +22,7 @@ HEADERS = 200  # files of a folder whose headers are read, evenly spread; an LMD
 NAMED = 3  # images that a message names
 SETTINGS = 'prepared_with.json'  # what scripts/prepare_data.py says in an LMDB about its making
 _NO_LMDB = 'give an LMDB made by scripts/prepare_data.py, or use io_backend type disk.'
-_META_LINE = re.compile(r'([^.]*)\..* \((\d+),(\d+),\d+\)')
+_META_LINE = re.compile(r'([^.]*)\..* \((\d+),(\d+),\d+\) \d+')
 
 
 class StoreError(ValueError):
@@ -110,7 +110,7 @@ def read_meta_info(path: str | os.PathLike) -> dict[str, Size]:
         raise StoreError(f'{path} has no meta_info.txt; {_NO_LMDB}') from None
     sizes = {}
     for number, line in enumerate(lines, 1):
-        match = _META_LINE.match(line)
+        match = _META_LINE.fullmatch(line)
         if match is None:
             raise StoreError(
                 f'line {number} of {path}/meta_info.txt is {line.strip()!r}, but must be like '

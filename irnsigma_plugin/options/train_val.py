@@ -157,7 +157,7 @@ def train_faults(opt: Mapping[str, Any]) -> Iterator[str]:
 
 
 def input_size_faults(gt_size: Any, input_size: Any) -> Iterator[str]:
-    """A discriminator of fixed size takes patches of that size."""
+    """A discriminator of fixed size takes patches of that size only."""
     if gt_size is not None and input_size is not None and gt_size != input_size:
         yield f'datasets.train.gt_size is {gt_size}, but network_d.input_size is {input_size}: make them equal.'
 

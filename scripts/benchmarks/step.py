@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.measure import seconds
 from benchmarks.watch import Watch
 from irnsigma_plugin.archs.rescaling_net import RescaleResult
-from irnsigma_plugin.imagenet.weights import BASICSR_FOLDER, hub_path
+from irnsigma_plugin.imagenet.weights import find_weights
 from irnsigma_plugin.options.file import read_option_file
 from irnsigma_plugin.training.model import IRNSigmaModel
 
@@ -103,8 +103,7 @@ def step_options(file: Path, device: torch.device, patch: int | None, train: Map
         opt['network_d']['input_size'] = patch
     perceptual = opt['train'].get('perceptual_opt')
     if perceptual:
-        weights = hub_path(perceptual.get('vgg_type', 'vgg19'))
-        if not weights.exists() and not (BASICSR_FOLDER / weights.name).exists():
+        if find_weights(perceptual.get('vgg_type', 'vgg19')) is None:
             perceptual['weights'] = 'random'  # instead of a download
         perceptual.setdefault('weights', 'imagenet')
     return opt

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import yaml
 
+from irnsigma_plugin.imagenet.weights import find_weights
+
 METRICS = {
     'psnr_y': {'type': 'calculate_psnr', 'crop_border': 4, 'test_y_channel': True},
     'ssim_y': {'type': 'calculate_ssim', 'crop_border': 4, 'test_y_channel': True},
@@ -22,7 +24,7 @@ LPIPS = {'type': 'calculate_lpips', 'net': 'alex', 'better': 'lower'}
 
 def has_alexnet() -> bool:
     """Whether LPIPS can be measured without a download."""
-    return Path(torch.hub.get_dir(), 'checkpoints', 'alexnet-owt-7be5be79.pth').is_file()
+    return find_weights('alexnet') is not None
 
 
 def metrics() -> dict:

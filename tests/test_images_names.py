@@ -1,0 +1,34 @@
+"""Which files are images. The search for them is tested through `test_sources.py`, too."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from irnsigma_plugin.images.names import find_images, is_image_name
+
+
+def test_names_of_images():
+    assert all(map(is_image_name, ('a.png', 'B.JPG', 'c.d.tif', 'e.pgm')))
+    assert not any(map(is_image_name, ('a.txt', '.a.png', 'png', 'a.png.part')))
+
+
+@pytest.mark.parametrize('source', ['photos', 'photos/*', 'photos/**/*'])
+def test_a_source_without_images_is_named(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    Path('photos').mkdir()
+    Path('photos/notes.txt').touch()
+    with pytest.raises(ValueError, match=r'^photos.*: there are no images \(\.png, .*check the path'):
+        find_images([source])
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, 'Permission denied', str(path))
+
+    (tmp_path / 'photos').mkdir()
+    monkeypatch.setattr(os, 'listdir', refuse)
+    with pytest.raises(OSError, match=r'photos: the folder cannot be read \(Permission denied\)'):
+        find_images([str(tmp_path / 'photos')])
