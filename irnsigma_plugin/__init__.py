@@ -10,6 +10,19 @@ __version__ = '0.1.0'
 
 loading.arm()
 
+TYPE_CHECKING = False  # to type checkers it is true; `typing` is not to be imported at every interpreter start
+if TYPE_CHECKING:
+    from irnsigma_plugin.rescaling.rescaler import Rescaler as Rescaler
+
+
+def __getattr__(name):
+    """`Rescaler` at its first use: it brings torch along."""
+    if name == 'Rescaler':
+        from irnsigma_plugin.rescaling.rescaler import Rescaler
+
+        return Rescaler
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
 
 def register_spandrel(sigma: float = 0.0, clamp: float = 1.0) -> None:
     """Let spandrel load checkpoints of this plugin and of the original IRN, as upscalers at a fixed sigma.

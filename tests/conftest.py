@@ -15,8 +15,8 @@ import pytest
 REPO_ROOT = Path(__file__).resolve().parents[1]
 SHARED_DIR = REPO_ROOT.parent / 'shared'
 
-# Before torch is imported anywhere. Small tensors gain nothing from more threads.
-os.environ.setdefault('OMP_NUM_THREADS', '2')
+# Before torch is imported anywhere. Small tensors gain nothing from more threads, and two processes share two cores.
+os.environ.setdefault('OMP_NUM_THREADS', '1' if 'PYTEST_XDIST_WORKER' in os.environ else '2')
 if (SHARED_DIR / 'torch_home').is_dir():
     os.environ.setdefault('TORCH_HOME', str(SHARED_DIR / 'torch_home'))
 

@@ -25,7 +25,7 @@ from irnsigma_plugin.archs.bicubic import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.preparation.pairs import prepare
-from irnsigma_plugin.training.distributed import on_all_ranks, undeal
+from irnsigma_plugin.training.distributed import on_all_ranks, unshard
 from irnsigma_plugin.training.model import IRNSigmaModel
 from irnsigma_plugin.training.validator import Validator
 
@@ -306,9 +306,9 @@ def test_a_process_by_itself_keeps_its_own_error():
         on_all_ranks('Work', lambda: {}['missing'])
 
 
-def test_undeal_restores_the_order():
-    assert undeal([['a', 'd', 'g'], ['b', 'e'], ['c', 'f']]) == list('abcdefg')
-    assert undeal([['a'], [], []]) == ['a']
+def test_unshard_restores_the_order():
+    assert unshard([['a', 'd', 'g'], ['b', 'e'], ['c', 'f']]) == list('abcdefg')
+    assert unshard([['a'], [], []]) == ['a']
 
 
 # -------------------------------------------------------------------------------------------------- commands

@@ -4,7 +4,6 @@ import math
 
 import cv2
 import numpy as np
-import pytest
 from helpers.score_samples import METRICS, sample_scores
 
 from irnsigma_plugin.evaluation import report
@@ -51,20 +50,6 @@ def test_tables_of_several_data_sets_in_one_file(tmp_path):
     report.write_tables([sample_scores(), other], METRICS, tmp_path / 'table.md')
     text = (tmp_path / 'table.md').read_text(encoding='utf-8')
     assert text == TABLE + '\n' + TABLE.replace('Set2', 'Set14')
-
-
-@pytest.mark.parametrize(
-    ('types', 'expected'),
-    [
-        ({'s': 'ssim', 'p1': 'psnr', 'p2': 'psnr', 'l1': 'lpips', 'l2': 'lpips'}, ('p1', 'l1')),
-        ({'p': 'psnr', 's': 'ssim'}, None),
-        ({'l': 'lpips'}, None),
-        ({}, None),
-    ],
-)
-def test_axes_are_the_first_psnr_and_lpips(types, expected):
-    metrics = {name: {'type': f'calculate_{kind}'} for name, kind in types.items()}
-    assert report.perception_distortion_axes(metrics) == expected
 
 
 def blue_pixels(png):

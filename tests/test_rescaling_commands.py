@@ -21,9 +21,9 @@ from PIL import Image
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.cli import main
 from irnsigma_plugin.commands import batch
-from irnsigma_plugin.evaluation import restore as measuring
 from irnsigma_plugin.evaluation.measures import LR_METRICS, hr_metrics
 from irnsigma_plugin.evaluation.pictures import decode_png
+from irnsigma_plugin.evaluation.restore import Restorer
 from irnsigma_plugin.imagenet.weights import WeightsError
 from irnsigma_plugin.images.picture import Picture, read_picture, write_picture
 from irnsigma_plugin.options.train_val import ValOptions
@@ -276,13 +276,13 @@ def test_evaluation_is_that_of_basicsr_test(capsys):
 
 
 def test_an_interrupted_evaluation_reports_what_it_has_measured(monkeypatch, capsys):
-    def interrupt_at_the_last(rescaler, path, *args):
+    def interrupt_at_the_last(restorer, path):
         if path.name == 'photo2.png':
             raise KeyboardInterrupt
-        return original(rescaler, path, *args)
+        return original(restorer, path)
 
-    original = measuring.rescale_file
-    monkeypatch.setattr(measuring, 'rescale_file', interrupt_at_the_last)
+    original = Restorer.rescale_file
+    monkeypatch.setattr(Restorer, 'rescale_file', interrupt_at_the_last)
     assert run('evaluate photos --sigmas 0 1 --output report') == 130
     output, errors = capsys.readouterr()
     assert errors.splitlines()[-1] == 'irnsigma: error: interrupted'
@@ -318,11 +318,11 @@ def test_the_curve_of_an_earlier_evaluation_goes(monkeypatch):
     def missing(name):
         raise WeightsError('no weights')
 
-    monkeypatch.setattr(measuring, 'imagenet_weights', missing)
+    monkeypatch.setattr('irnsigma_plugin.imagenet.weights.imagenet_weights', missing)
     Path('report').mkdir()
     Path('report/curve.png').touch()
     assert run('evaluate photos --sigmas 0 --output report') == 0
-    assert sorted(os.listdir('report')) == ['metrics.csv', 'table.md']
+    assert sorted(os.listdir('report')) == ['comparison.png', 'metrics.csv', 'table.md']
 
 
 @pytest.mark.parametrize('side', [12, 40])  # BasicSR's SSIM fails, or is no number
@@ -338,7 +338,7 @@ def test_an_image_too_small_to_be_measured_does_not_spoil_the_others(capsys, sid
     assert 'nan' not in output.out
 
 
-def test_evaluation_leaves_tables_and_a_curve(capsys):
+def test_evaluation_leaves_tables_and_pictures(capsys):
     Path('photos/sub').mkdir()
     Path('photos/photo1.png').rename('photos/sub/photo1.png')
     assert run('evaluate photos --sigmas 0 1 1') == 0
@@ -353,6 +353,7 @@ def test_evaluation_leaves_tables_and_a_curve(capsys):
             (image, sigma) for image in ('photo0', 'photo2', 'sub/photo1') for sigma in '01'
         ]
     assert (folder / 'curve.png').exists() == has_alexnet()
+    assert decode_png((folder / 'comparison.png').read_bytes()).shape[1] == 5 * 2.4 * 150  # of the first image alone
 
 
 def test_comparison_shows_every_image_with_its_figures(monkeypatch, capsys):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from irnsigma_plugin.checkpoints.weights import FindClass
-    from irnsigma_plugin.evaluation.measures import MetricOptions
     from irnsigma_plugin.rescaling.rescaler import Rescaler
 
 DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
@@ -202,16 +200,3 @@ def _count(text: str, smallest: int) -> int:
         return whole_number('it', int(text), smallest)
     except ValueError:
         raise argparse.ArgumentTypeError(f'must be a whole number, {smallest} or more, but is {text!r}') from None
-
-
-def usable_metrics(scale: int) -> MetricOptions:
-    """The papers' metrics; without LPIPS, and with a warning, where its weights cannot be had."""
-    from irnsigma_plugin.evaluation.measures import hr_metrics
-    from irnsigma_plugin.imagenet.weights import WeightsError, imagenet_weights
-
-    try:
-        imagenet_weights('alexnet')
-    except WeightsError as error:
-        print(f'irnsigma: warning: LPIPS is left out: {error}', file=sys.stderr)
-        return hr_metrics(scale, lpips=False)
-    return hr_metrics(scale)

@@ -13,6 +13,7 @@ from irnsigma_plugin.commands.arguments import (
     named_sigma_map,
     read_sigma_map,
 )
+from irnsigma_plugin.commands.evaluate import usable_metrics
 
 
 def add_command(subparsers: argparse._SubParsersAction) -> None:
@@ -49,43 +50,20 @@ def _run(args: argparse.Namespace) -> None:
     if output.exists() and not args.overwrite:
         raise FileExistsError(f'{output} is there already; use --overwrite, or another --output.')
 
-    import cv2
-
     from irnsigma_plugin.archs.bicubic import bicubic_upscale
-    from irnsigma_plugin.commands.arguments import usable_metrics
     from irnsigma_plugin.evaluation.measures import measure
-    from irnsigma_plugin.evaluation.pictures import Panel, caption, draw_comparison, rescaling_panels
-    from irnsigma_plugin.evaluation.restore import rescale_file
+    from irnsigma_plugin.evaluation.pictures import draw_rescaling
+    from irnsigma_plugin.evaluation.restore import Restorer
     from irnsigma_plugin.files import atomic_write, make_folder
-    from irnsigma_plugin.images.picture import to_8_bit
 
     make_folder(output.parent)  # before the work, not after it
     sigma_map = read_sigma_map(args.sigma_map) if args.sigma_map else None
     rescaler = load_rescaler(args)
     metrics = {name: metric for name, metric in usable_metrics(rescaler.scale).items() if name in ('psnr_y', 'lpips')}
+    restorer = Restorer(rescaler, tuple(dict.fromkeys(args.sigmas)), args.seed, args.overlap)
     with named_sigma_map(args.sigma_map):
-        image = rescale_file(
-            rescaler,
-            Path(args.source),
-            tuple(dict.fromkeys(args.sigmas)),
-            args.seed,
-            args.tile,
-            args.overlap,
-            sigma_map,
-        )
+        original, image = restorer.rescale_file(Path(args.source), sigma_map)
     enlarged = bicubic_upscale(image.lr, rescaler.scale)
-    figures = [
-        caption(values, list(metrics))
-        for values in measure(metrics, [enlarged, *image.restored.values()], image.original)
-    ]
-    panels = rescaling_panels(
-        image.original, image.lr, enlarged, image.restored, dict(zip(image.restored, figures[1:])), figures[0]
-    )
-    if image.mapped is not None:
-        figure = caption(measure(metrics, [image.mapped], image.original)[0], list(metrics))
-        panels += [
-            Panel('map of σ\n', cv2.cvtColor(to_8_bit(sigma_map), cv2.COLOR_GRAY2BGR)),
-            Panel(f'restored by the map\n{figure}', image.mapped),
-        ]
-    atomic_write(output, draw_comparison(panels))
+    measured = measure(metrics, [enlarged, *image.results], original)
+    atomic_write(output, draw_rescaling(original, image, enlarged, measured, sigma_map))
     print(f'wrote {output}')

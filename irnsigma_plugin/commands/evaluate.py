@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,8 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         help='measure a model on a folder of images',
         description='Downscale images, restore them at several sigma, and measure: PSNR, PSNR-Y, SSIM-Y and LPIPS, as\n'
         '`python -m basicsr.test` does. Images are cut to a multiple of the scale. The table of means is\n'
-        'printed; table.md, metrics.csv (every image) and curve.png are written, and replaced if they exist.\n'
-        'After Ctrl-C they are those of the images measured so far.',
+        'printed; table.md, metrics.csv (every image), curve.png and comparison.png (the first image) are written,\n'
+        'and replaced if they exist. After Ctrl-C they are those of the images measured so far.',
         epilog='examples:\n'
         '  irnsigma evaluate datasets/Set14/HR --model net_g_latest.pth\n'
         '  irnsigma evaluate photos/ --model net_g_latest.pth --sigmas 0 0.5 1 --output results/photos',
@@ -39,11 +40,11 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from irnsigma_plugin.archs.bicubic import bicubic_downscale
-    from irnsigma_plugin.commands.arguments import usable_metrics
     from irnsigma_plugin.commands.batch import Batch
     from irnsigma_plugin.commands.sources import find_images
-    from irnsigma_plugin.evaluation.measures import LR_METRICS, ImageScore, Scores, measure
-    from irnsigma_plugin.evaluation.restore import rescale_file
+    from irnsigma_plugin.evaluation.measures import LR_METRICS, Scores, score_image
+    from irnsigma_plugin.evaluation.pictures import draw_example
+    from irnsigma_plugin.evaluation.restore import Restorer
     from irnsigma_plugin.files import make_folder
 
     images = find_images([args.source])
@@ -51,22 +52,36 @@ def _run(args: argparse.Namespace) -> int:
     output = Path(args.output or Path('results', 'evaluate', '_'.join(Path(args.source).resolve().parts[-2:])))
     make_folder(output)  # now, for it would be a pity after hours
     rescaler = load_rescaler(args)
-    metrics = usable_metrics(rescaler.scale)
-    sigmas = tuple(dict.fromkeys(args.sigmas))
-    scores = Scores(args.source, sigmas)
+    scale, metrics = rescaler.scale, usable_metrics(rescaler.scale)
+    restorer = Restorer(rescaler, tuple(dict.fromkeys(args.sigmas)), args.seed, args.overlap)
+    scores, comparison = Scores(args.source, restorer.sigmas), None
     try:
         with Batch(len(images)) as batch:
             for name, (path, _) in zip(names, images):
                 with batch.guard(path):
-                    image = rescale_file(rescaler, path, sigmas, args.seed, args.tile, args.overlap)
-                    (lr,) = measure(LR_METRICS, [image.lr], bicubic_downscale(image.original, rescaler.scale))
-                    hr = measure(metrics, list(image.restored.values()), image.original)
-                    scores.images += [ImageScore(name, sigma, values, lr) for sigma, values in zip(image.restored, hr)]
+                    original, image = restorer.rescale_file(path)
+                    image = image._replace(name=name)
+                    scored = score_image(image, original, bicubic_downscale(original, scale), metrics, LR_METRICS)
+                    scores.images += scored
+                    comparison = comparison or draw_example(original, image, scored, metrics, scale)
                     batch.finish()
     finally:  # also of an interrupted evaluation
         if scores.images:
-            _report(scores, metrics, len(images), output)
+            _report(scores, metrics, comparison, len(images), output)
     return batch.status
+
+
+def usable_metrics(scale: int) -> MetricOptions:
+    """The papers' metrics; without LPIPS, and with a warning, where its weights cannot be had."""
+    from irnsigma_plugin.evaluation.measures import hr_metrics
+    from irnsigma_plugin.imagenet.weights import WeightsError, imagenet_weights
+
+    try:
+        imagenet_weights('alexnet')
+        return hr_metrics(scale)
+    except WeightsError as error:
+        print(f'irnsigma: warning: LPIPS is left out: {error}', file=sys.stderr)
+        return hr_metrics(scale, lpips=False)
 
 
 def _unique_names(images: list[tuple[Path, Path]]) -> list[str]:
@@ -79,22 +94,13 @@ def _unique_names(images: list[tuple[Path, Path]]) -> list[str]:
     return list(files)
 
 
-def _report(scores: Scores, metrics: MetricOptions, total: int, output: Path) -> None:
-    """Print and write tables, and draw the curve; `total` is the number of images that there are."""
-    from irnsigma_plugin.evaluation import report
-    from irnsigma_plugin.files import atomic_write
+def _report(scores: Scores, metrics: MetricOptions, comparison: bytes | None, total: int, output: Path) -> None:
+    """Print and write the report; `total` is the number of images that there are."""
+    from irnsigma_plugin.evaluation.report import markdown_table, write_report
 
-    table = report.markdown_table(scores, metrics)
-    if scores.image_count < total:
-        table += f'\n{scores.image_count} of {total} images were measured.\n'
+    note = f'\n{scores.image_count} of {total} images were measured.\n' if scores.image_count < total else ''
     try:
-        print(f'\n{table}')  # first, should the disk be full
+        print(f'\n{markdown_table(scores, metrics)}{note}')  # first, should the disk be full
     finally:  # and the other way round, should nobody read it
-        report.write_csv(scores, output / 'metrics.csv')
-        atomic_write(output / 'table.md', table.encode())
-        axes = report.perception_distortion_axes(metrics)
-        if axes:
-            atomic_write(output / 'curve.png', report.draw_curve(scores, axes))
-        else:  # one of an earlier run does not belong to this table
-            (output / 'curve.png').unlink(missing_ok=True)
+        write_report(output, scores, metrics, comparison, note)
     print(f'Tables and pictures: {output}')

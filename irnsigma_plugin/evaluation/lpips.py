@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from irnsigma_plugin.checks import one_of, raise_faults, whole
 from irnsigma_plugin.imagenet.weights import imagenet_weights
@@ -21,17 +21,13 @@ BACKBONES = {'alex': ('alexnet', 31), 'vgg': ('vgg16', 16), 'squeeze': ('squeeze
 def calculate_lpips(
     img: np.ndarray, img2: np.ndarray, net: str = 'alex', crop_border: int = 0, better: str = 'lower'
 ) -> float:
-    """LPIPS of two images; 0 for equal ones, lower is better.
-
-    Runs on the GPU if there is one. The network is loaded once per process.
+    """LPIPS of two images, 0 for equal ones; on the GPU if the process uses one. The network is loaded once.
 
     Args:
-        img: uint8 image, (H, W, 3) BGR, or (H, W) or (H, W, 1) grey.
-        img2: Image of the same shape.
+        img, img2: uint8 images of one shape: (H, W, 3) BGR, or (H, W) or (H, W, 1) grey.
         net: `alex` (the one papers report), `vgg` or `squeeze`.
         crop_border: Pixels to cut off each side. The protocol uses the full image: 0.
-        better: `lower`. BasicSR's option files have this key beside each metric, and BasicSR takes it for
-            `higher` when it is absent.
+        better: `lower`: BasicSR's key beside each metric, which it takes for `higher` when it is absent.
 
     Raises:
         ValueError: Images of different or unsuitable shape or type; unknown `net`; `better` is not `lower`.
@@ -70,16 +66,14 @@ def _check(net: Any, crop_border: Any, better: Any) -> Iterator[str]:
 #: What is wrong with the arguments, see :mod:`irnsigma_plugin.checks`.
 calculate_lpips.check = _check  # type: ignore[attr-defined]
 #: The optional interface to the validator, for metrics that can save work on images of one reference.
-calculate_lpips.many = lpips_of_many
+calculate_lpips.many = lpips_of_many  # type: ignore[attr-defined]
 
 
 def _features(image: Tensor, net: str) -> list[Tensor]:
     """Outputs of the backbone's layers, each pixel's channels scaled to length 1."""
     min_size = BACKBONES[net][1]
-    if image.dim() != 4 or image.size(1) != 3 or min(image.shape[-2:]) < min_size:
-        raise ValueError(
-            f'LPIPS with {net} needs images (N, 3, H, W) with H, W >= {min_size}, got {tuple(image.shape)}'
-        )
+    if min(image.shape[-2:]) < min_size:
+        raise ValueError(f'LPIPS with {net} needs images (1, 3, H, W), H, W >= {min_size}, got {tuple(image.shape)}')
     model = _load_lpips(net, image.device)
     from lpips import normalize_tensor
 
@@ -87,16 +81,14 @@ def _features(image: Tensor, net: str) -> list[Tensor]:
 
 
 def _distance(features: list[Tensor], target: list[Tensor], net: str) -> Tensor:
-    """Squared differences, weighted by channel, averaged over the pixels, added over the layers: (N,)."""
-    weightings = _load_lpips(net, features[0].device).lins
-    return sum(
-        weighting((ours - theirs).square()).mean((1, 2, 3))
-        for weighting, ours, theirs in zip(weightings, features, target)
-    )
+    """Squared differences, weighted by channel, averaged over the pixels, added over the layers: (1,)."""
+    layers = zip(_load_lpips(net, target[0].device).lins, features, target)
+    terms = (weighting((ours - theirs).square()).mean((1, 2, 3)) for weighting, ours, theirs in layers)
+    return sum(terms, torch.zeros(()))
 
 
 @functools.cache
-def _load_lpips(net: str, device: torch.device) -> nn.Module:
+def _load_lpips(net: str, device: torch.device):  # -> lpips.LPIPS, which has no types
     backbone = imagenet_weights(BACKBONES[net][0])
     # Building the backbone draws random initial values and warns about old torchvision arguments. Neither may
     # be noticed by a training whose first validation gets here.

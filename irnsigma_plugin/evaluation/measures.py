@@ -9,6 +9,46 @@ from typing import Any
 
 import numpy as np
 
+from irnsigma_plugin.evaluation.restore import RescaledImage
+
+# Name -> `type` and arguments, as BasicSR's `val.metrics`.
+MetricOptions = Mapping[str, Mapping[str, Any]]
+
+# The papers' metrics of low-resolution images, against bicubic ones.
+LR_METRICS: MetricOptions = {
+    'psnr_y': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': True},
+    'ssim_y': {'type': 'calculate_ssim', 'crop_border': 0, 'test_y_channel': True},
+}
+# Shortest side of what is left inside the border. BasicSR's SSIM has a window of 11 pixels.
+SMALLEST = {'calculate_ssim': 11}
+
+
+def hr_metrics(scale: int, lpips: bool = True) -> MetricOptions:
+    """The papers' metrics of restored images: `scale` pixels are cropped from every border, but not for LPIPS.
+
+    LPIPS needs the weights of AlexNet and may be left out.
+    """
+    metrics: dict[str, Mapping[str, Any]] = {
+        'psnr': {'type': 'calculate_psnr', 'crop_border': scale, 'test_y_channel': False},
+        **{name: {**metric, 'crop_border': scale} for name, metric in LR_METRICS.items()},
+    }
+    if lpips:
+        metrics['lpips'] = {'type': 'calculate_lpips', 'net': 'alex', 'better': 'lower'}
+    return metrics
+
+
+def lower_is_better(metric: Mapping[str, Any]) -> bool:
+    """Whether a metric, an entry of `val.metrics`, is a distance."""
+    return metric.get('better') == 'lower'
+
+
+def perception_distortion_axes(metrics: MetricOptions) -> tuple[str, str] | None:
+    """Names of the metrics of distortion, a PSNR (that of Y first), and of perception, LPIPS; none without both."""
+    distortion = [name for name, metric in metrics.items() if 'psnr' in metric['type']]
+    distortion.sort(key=lambda name: not metrics[name].get('test_y_channel'))
+    perception = [name for name, metric in metrics.items() if 'lpips' in metric['type']]
+    return (distortion[0], perception[0]) if distortion and perception else None
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageScore:
@@ -22,13 +62,7 @@ class ImageScore:
 
 @dataclasses.dataclass
 class Scores:
-    """All metrics of one data set.
-
-    Attributes:
-        dataset: Name of the data set.
-        sigmas: In the order of the option file.
-        images: One entry per image and sigma.
-    """
+    """All metrics of one data set: `images` has an entry for each image and sigma."""
 
     dataset: str
     sigmas: tuple[float, ...]
@@ -44,11 +78,8 @@ class Scores:
 
     def flat_means(self) -> dict[str, float]:
         """All means under unique names: `sigma_0.5/psnr_y`, ..., `lr/psnr_y`, ..."""
-        means = {
-            f'sigma_{sigma:g}/{name}': mean for sigma in self.sigmas for name, mean in self.hr_means(sigma).items()
-        }
-        means.update((f'lr/{name}', mean) for name, mean in self.lr_means().items())
-        return means
+        groups = {**{f'sigma_{sigma:g}': self.hr_means(sigma) for sigma in self.sigmas}, 'lr': self.lr_means()}
+        return {f'{group}/{name}': mean for group, means in groups.items() for name, mean in means.items()}
 
     @property
     def image_count(self) -> int:
@@ -60,48 +91,23 @@ def _means(metrics: list[Mapping[str, float]]) -> dict[str, float]:
     return {name: fmean(each[name] for each in metrics) for name in (metrics[0] if metrics else ())}
 
 
-MetricOptions = Mapping[str, Mapping[str, Any]]
-
-# Of low-resolution images, against bicubic ones.
-LR_METRICS: MetricOptions = {
-    'psnr_y': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': True},
-    'ssim_y': {'type': 'calculate_ssim', 'crop_border': 0, 'test_y_channel': True},
-}
-# Shortest side of what is left inside the border. BasicSR's SSIM has a window of 11 pixels.
-SMALLEST = {'calculate_ssim': 11}
-
-
-def hr_metrics(scale: int, lpips: bool = True) -> MetricOptions:
-    """The papers' metrics of restored images, described as BasicSR's `val.metrics`.
-
-    Args:
-        scale: Of the rescaling: so many pixels are cropped from every border.
-        lpips: Whether LPIPS is among them, which needs the weights of AlexNet.
-    """
-    metrics = {
-        'psnr': {'type': 'calculate_psnr', 'crop_border': scale, 'test_y_channel': False},
-        'psnr_y': {'type': 'calculate_psnr', 'crop_border': scale, 'test_y_channel': True},
-        'ssim_y': {'type': 'calculate_ssim', 'crop_border': scale, 'test_y_channel': True},
-    }
-    if lpips:
-        metrics['lpips'] = {'type': 'calculate_lpips', 'net': 'alex', 'better': 'lower'}
-    return metrics
+def score_image(
+    image: RescaledImage, original: np.ndarray, lr_ref: np.ndarray, metrics: MetricOptions, lr_metrics: MetricOptions
+) -> list[ImageScore]:
+    """:func:`measure` an image at every sigma against its original, and its low-resolution image against `lr_ref`."""
+    (lr,) = measure(lr_metrics, [image.lr], lr_ref)
+    hr = measure(metrics, list(image.restored.values()), original)
+    return [ImageScore(image.name, sigma, values, lr) for sigma, values in zip(image.restored, hr)]
 
 
 def measure(metrics: MetricOptions, images: Sequence[np.ndarray], reference: np.ndarray) -> list[dict[str, float]]:
     """Metrics of each image against one reference, by a metric's own `many(images, reference)` where it has one.
 
-    Args:
-        metrics: Described as BasicSR's `val.metrics`.
-        images, reference: uint8 HWC BGR of the same size.
-
-    Raises:
-        ValueError: They are too small for a metric.
+    Images and reference are uint8 HWC BGR, all of one size. ValueError: they are too small for a metric.
     """
-    from basicsr.metrics import calculate_metric
     from basicsr.utils.registry import METRIC_REGISTRY
 
-    measured = [{} for _ in images]
+    measured: list[dict[str, float]] = [{} for _ in images]
     height, width = reference.shape[:2]
     for name, metric in metrics.items():
         smallest = SMALLEST.get(metric['type'], 1) + 2 * metric.get('crop_border', 0)
@@ -110,11 +116,12 @@ def measure(metrics: MetricOptions, images: Sequence[np.ndarray], reference: np.
                 f'an image of {width}x{height} pixels is too small for {name}, which takes '
                 f'{smallest}x{smallest} or more; use a larger one.'
             )
-        many = getattr(METRIC_REGISTRY.get(metric['type']), 'many', None)
-        if many:
-            values = many(images, reference, **{key: value for key, value in metric.items() if key != 'type'})
+        function = METRIC_REGISTRY.get(metric['type'])
+        options = {key: value for key, value in metric.items() if key != 'type'}
+        if hasattr(function, 'many'):
+            values = function.many(images, reference, **options)
         else:
-            values = [calculate_metric({'img': image, 'img2': reference}, metric) for image in images]
+            values = [function(img=image, img2=reference, **options) for image in images]
         for each, value in zip(measured, values):
             each[name] = float(value)
     return measured

@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
+from irnsigma_plugin.archs.bicubic import bicubic_upscale
+from irnsigma_plugin.evaluation.measures import ImageScore, MetricOptions, perception_distortion_axes
+from irnsigma_plugin.evaluation.restore import RescaledImage
+from irnsigma_plugin.images.picture import to_8_bit
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
 DPI = 150
+PANEL_INCHES = 2.4
+LARGEST_CUTOUT = 192
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of `width` x `height` inches.
-
-    It is made without pyplot, which would choose a display and keep every figure in memory.
-    """
+    """An empty figure of `width` x `height` inches, without pyplot, which chooses a display and keeps every figure."""
     # Imported here, because it is slow and only a finished validation needs it.
     from matplotlib.figure import Figure
 
@@ -28,7 +31,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """Return the figure as the content of a PNG file."""
+    """The figure as the content of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png')
     return buffer.getvalue()
@@ -36,62 +39,56 @@ def png_bytes(figure: Figure) -> bytes:
 
 def decode_png(png: bytes) -> np.ndarray:
     """Decode a PNG to an RGB image (H, W, 3), uint8."""
-    return cv2.cvtColor(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-
-
-PANEL_INCHES = 2.4
-LARGEST_CUTOUT = 192
+    bgr = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    return np.ascontiguousarray(np.asarray(bgr)[..., ::-1])
 
 
 class Panel(NamedTuple):
-    """One image of the row.
-
-    Attributes:
-        title: Written above.
-        image: uint8 HWC BGR. Smaller images are enlarged to the first panel's size, pixel by pixel.
-    """
+    """One image of a row, uint8 HWC BGR, and what is written above it."""
 
     title: str
     image: np.ndarray
 
 
-def rescaling_panels(
+def draw_example(
+    original: np.ndarray, image: RescaledImage, scores: Sequence[ImageScore], metrics: MetricOptions, scale: int
+) -> bytes:
+    """comparison.png: :func:`draw_rescaling` with those of an image's scores that the curve shows, else the first."""
+    height, width = original.shape[:2]
+    enlarged = bicubic_upscale(image.lr, scale)[:height, :width]
+    shown = perception_distortion_axes(metrics) or list(metrics)[:1]
+    return draw_rescaling(
+        original, image, enlarged, [{}, *({name: score.hr[name] for name in shown} for score in scores)]
+    )
+
+
+def draw_rescaling(
     original: np.ndarray,
-    lr: np.ndarray,
+    image: RescaledImage,
     enlarged: np.ndarray,
-    restored: Mapping[float, np.ndarray],
-    captions: Mapping[float, str],
-    enlarged_caption: str = '',
-) -> list[Panel]:
-    """Panels of an image before and after rescaling.
+    measured: Sequence[Mapping[str, float]],
+    sigma_map: np.ndarray | None = None,
+) -> bytes:
+    """Draw an image before and after rescaling, as a PNG file's content.
 
     Args:
-        original, lr: uint8 HWC BGR.
-        enlarged: Bicubic enlargement of `lr`.
-        restored: Restored image at each sigma.
-        captions: Second line of each restored image's title; `enlarged_caption` that of the enlargement's.
+        original, enlarged: uint8 HWC BGR; the second is the bicubic enlargement of the low-resolution image.
+        measured: Metrics to show of `enlarged` and of every restored image, of the one by the map last.
+        sigma_map: (H, W) grey, where there is one.
     """
-    return [
-        Panel('original\n', original),
-        Panel('low-resolution\n', lr),
-        Panel(f'bicubic from it\n{enlarged_caption}', enlarged),
-        *(Panel(f'restored, σ = {sigma:g}\n{captions[sigma]}', image) for sigma, image in restored.items()),
-    ]
-
-
-def caption(values: Mapping[str, float], names: Sequence[str]) -> str:
-    """Some of an image's metrics in a line."""
-    return ', '.join(f'{name} {values[name]:.3f}' for name in names)
+    titles = ['bicubic from it', *(f'restored, σ = {sigma:g}' for sigma in image.restored), 'restored by the map']
+    panels = [Panel('original\n', original), Panel('low-resolution\n', image.lr)]
+    for title, each, values in zip(titles, [enlarged, *image.results], measured):
+        panels.append(Panel(f'{title}\n' + ', '.join(f'{name} {value:.3f}' for name, value in values.items()), each))
+    if sigma_map is not None:
+        panels.insert(-1, Panel('map of σ\n', cv2.cvtColor(to_8_bit(sigma_map), cv2.COLOR_GRAY2BGR)))
+    return draw_comparison(panels)
 
 
 def draw_comparison(panels: Sequence[Panel]) -> bytes:
-    """Draw images side by side, the same cutout of each, large enough to see pixels.
+    """Draw images side by side, the same cutout of each, large enough to see pixels, as a PNG file's content.
 
-    Args:
-        panels: The original first.
-
-    Returns:
-        A PNG file's content.
+    Images smaller than the first, the original, are enlarged to its size, pixel by pixel.
     """
     height, width = panels[0].image.shape[:2]
     rows, columns = (_middle(side) for side in (height, width))

@@ -1,18 +1,39 @@
-"""What a validation leaves behind: a table per image, a table of means and the trade-off as a picture."""
+"""What a validation and `irnsigma evaluate` leave behind: tables, the trade-off as a curve, and an image to look at."""
 
 from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from irnsigma_plugin.evaluation.measures import Scores
+from irnsigma_plugin.evaluation.measures import MetricOptions, Scores, lower_is_better, perception_distortion_axes
 from irnsigma_plugin.evaluation.pictures import new_figure, png_bytes
 from irnsigma_plugin.files import atomic_path, atomic_write
 
 CURVE_INCHES = (5.0, 4.0)
+
+
+def write_report(
+    folder: Path, scores: Scores, metrics: MetricOptions, comparison: bytes | None, note: str = ''
+) -> dict[str, bytes]:
+    """Write metrics.csv, table.md (`note` at its end), comparison.png and, where its metrics are measured, curve.png.
+
+    Pictures of an earlier run that do not belong to this one are removed. `folder` must exist.
+
+    Returns:
+        The PNG files' contents, by their names without extension.
+    """
+    write_csv(scores, folder / 'metrics.csv')
+    atomic_write(folder / 'table.md', (markdown_table(scores, metrics) + note).encode())
+    axes = perception_distortion_axes(metrics)
+    pictures = {'comparison': comparison, 'curve': draw_curve(scores, axes) if axes else None}
+    for name, png in pictures.items():
+        if png:
+            atomic_write(folder / f'{name}.png', png)
+        else:
+            (folder / f'{name}.png').unlink(missing_ok=True)
+    return {name: png for name, png in pictures.items() if png}
 
 
 def write_csv(scores: Scores, path: Path) -> None:
@@ -26,62 +47,32 @@ def write_csv(scores: Scores, path: Path) -> None:
             writer.writerow([score.image, f'{score.sigma:g}', *(f'{value:.6f}' for value in values)])
 
 
-def markdown_table(scores: Scores, metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """Format the means: a line per sigma, then a sentence on the low-resolution images.
+def write_tables(all_scores: Sequence[Scores], metrics: MetricOptions, path: Path) -> None:
+    """Write the tables of several data sets into one Markdown file."""
+    atomic_write(path, '\n'.join(markdown_table(scores, metrics) for scores in all_scores).encode())
 
-    Args:
-        scores: Of one data set.
-        metrics: BasicSR's `val.metrics`, for the direction in which each metric improves.
-    """
+
+def markdown_table(scores: Scores, metrics: MetricOptions) -> str:
+    """The means of one data set: a line per sigma, then a sentence on the low-resolution images."""
     names = list(scores.hr_means(scores.sigmas[0]))
-    arrows = {name: '↓' if metrics[name].get('better') == 'lower' else '↑' for name in names}
+    arrows = ('↓' if lower_is_better(metrics[name]) else '↑' for name in names)
     lines = [
         f'**{scores.dataset}**, {scores.image_count} images',
         '',
-        '| σ | ' + ' | '.join(f'{name} {arrows[name]}' for name in names) + ' |',
+        '| σ | ' + ' | '.join(f'{name} {arrow}' for name, arrow in zip(names, arrows)) + ' |',
         '|---|' + '---|' * len(names),
     ]
     for sigma in scores.sigmas:
         means = scores.hr_means(sigma)
         lines.append(f'| {sigma:g} | ' + ' | '.join(f'{means[name]:.4f}' for name in names) + ' |')
-    lr_means = scores.lr_means()
+    lr_means = ', '.join(f'{name} {mean:.4f}' for name, mean in scores.lr_means().items())
     if lr_means:
-        lines += [
-            '',
-            'Low-resolution images against bicubic: '
-            + ', '.join(f'{name} {mean:.4f}' for name, mean in lr_means.items()),
-        ]
+        lines += ['', f'Low-resolution images against bicubic: {lr_means}']
     return '\n'.join(lines) + '\n'
 
 
-def write_tables(all_scores: Sequence[Scores], metrics: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Write the tables of one or several data sets into one Markdown file."""
-    text = '\n'.join(markdown_table(scores, metrics) for scores in all_scores)
-    atomic_write(path, text.encode())
-
-
-def perception_distortion_axes(metrics: Mapping[str, Mapping[str, Any]]) -> tuple[str, str] | None:
-    """Choose the curve's axes: a PSNR for distortion, that of Y if there is one, and LPIPS for perception.
-
-    Returns:
-        Names of the two metrics, or none where one of them is not measured.
-    """
-    distortion = [name for name, metric in metrics.items() if 'psnr' in metric['type']]
-    distortion.sort(key=lambda name: not metrics[name].get('test_y_channel'))
-    perception = [name for name, metric in metrics.items() if 'lpips' in metric['type']]
-    return (distortion[0], perception[0]) if distortion and perception else None
-
-
 def draw_curve(scores: Scores, axes: tuple[str, str]) -> bytes:
-    """Draw the perception-distortion curve, a point per sigma.
-
-    Args:
-        scores: Of one data set.
-        axes: Metrics of the x and y axis.
-
-    Returns:
-        A PNG file's content.
-    """
+    """Draw the perception-distortion curve, a point per sigma, as a PNG file's content; `axes` are its metrics."""
     x_name, y_name = axes
     sigmas = sorted(scores.sigmas)
     x, y = ([scores.hr_means(sigma)[name] for sigma in sigmas] for name in axes)
@@ -89,7 +80,7 @@ def draw_curve(scores: Scores, axes: tuple[str, str]) -> bytes:
     plot = figure.add_subplot()
     plot.plot(x, y, 'o-', color='tab:blue')
     sides = itertools.cycle([((7, 5), 'left'), ((-7, -13), 'right')])  # neighbours can lie close together
-    for sigma, *point, (offset, alignment) in zip(sigmas, x, y, sides):
+    for sigma, point, (offset, alignment) in zip(sigmas, zip(x, y), sides):
         plot.annotate(f'σ = {sigma:g}', point, textcoords='offset points', xytext=offset, ha=alignment)
     plot.margins(0.2)
     plot.grid(alpha=0.3)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Callable, TypeVar
+from typing import Any, Callable, TypeVar
 
 import torch
+from basicsr.utils.dist_util import get_dist_info
 from torch.utils.data import DataLoader, Subset
 
 Item = TypeVar('Item')
@@ -14,23 +15,15 @@ Result = TypeVar('Result')
 
 
 def on_all_ranks(what: str, work: Callable[[], Result], failure: type[Exception] = RuntimeError) -> list[Result]:
-    """Do `work` on every rank, and return the results of all ranks on every rank.
+    """Do `work` on every rank, and return the results (to be pickled) of all ranks, in order, on every rank.
 
     A failure on one rank becomes an error on all, so that none waits for it forever. All ranks have to call
     this; it is a barrier. A process by itself just does the work, and its errors stay as they are.
 
-    Args:
-        what: Name of the work, for the message.
-        work: Its result must be picklable.
-        failure: Type of the error.
-
-    Returns:
-        One result per rank, in order.
-
     Raises:
-        failure: `work` failed somewhere; the message names each such rank and its reason.
+        failure: `work` failed somewhere; the message names `what` it is, each such rank and its reason.
     """
-    _, world_size = _place()
+    _, world_size = get_dist_info()
     if world_size == 1:
         return [work()]
     result = cause = reason = None
@@ -38,7 +31,7 @@ def on_all_ranks(what: str, work: Callable[[], Result], failure: type[Exception]
         result = work()
     except Exception as error:  # whatever it is, the other ranks must hear of it
         cause, reason = error, f'{type(error).__name__}: {error}'
-    outcomes = [None] * world_size
+    outcomes: list[Any] = [None] * world_size
     torch.distributed.all_gather_object(outcomes, (result, reason))
     failures = [f'rank {rank} ({reason})' for rank, (_, reason) in enumerate(outcomes) if reason]
     if failures:
@@ -46,22 +39,15 @@ def on_all_ranks(what: str, work: Callable[[], Result], failure: type[Exception]
     return [result for result, _ in outcomes]
 
 
-def deal(dataloader: DataLoader) -> DataLoader:
+def shard(dataloader: DataLoader) -> DataLoader:
     """A loader of this rank's share of single images: each rank gets one in turn."""
-    rank, world_size = _place()
+    rank, world_size = get_dist_info()
     if world_size == 1:
         return dataloader
-    return DataLoader(Subset(dataloader.dataset, range(rank, len(dataloader.dataset), world_size)))
+    dataset: Any = dataloader.dataset
+    return DataLoader(Subset(dataset, range(rank, len(dataset), world_size)))
 
 
-def undeal(shares: Sequence[Sequence[Item]]) -> list[Item]:
+def unshard(shares: Sequence[Sequence[Item]]) -> list[Item]:
     """Put what was made of all ranks' shares, an item of each, into the data set's order."""
     return [item for turn in zip_longest(*shares) for item in turn if item is not None]
-
-
-def _place() -> tuple[int, int]:
-    """This rank, and how many there are."""
-    # Not at the top: whoever imports this module first would import BasicSR, which registers modules that need it.
-    from basicsr.utils.dist_util import get_dist_info
-
-    return get_dist_info()

@@ -1,52 +1,26 @@
-"""Measures a rescaling network on a data set, at several sigmas."""
+"""Validation and test of a rescaling network within BasicSR's loop: several sigmas, several ranks, logs."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from basicsr.utils import get_root_logger, imwrite, tensor2img
+from basicsr.utils import get_root_logger, imwrite
 from basicsr.utils.dist_util import get_dist_info
 from tqdm import tqdm
 
-from irnsigma_plugin.archs.bicubic import bicubic_upscale
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.evaluation import report
-from irnsigma_plugin.evaluation.measures import ImageScore, MetricOptions, Scores, measure
-from irnsigma_plugin.evaluation.pictures import caption, decode_png, draw_comparison, rescaling_panels
-from irnsigma_plugin.files import atomic_write
+from irnsigma_plugin.evaluation.measures import ImageScore, MetricOptions, Scores, lower_is_better, score_image
+from irnsigma_plugin.evaluation.pictures import decode_png, draw_example
+from irnsigma_plugin.evaluation.restore import RescaledImage, Restorer, to_bgr
 from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.rescaling.rescaler import Rescaler
-from irnsigma_plugin.training.distributed import deal, on_all_ranks, undeal
-
-
-class RescaledImage(NamedTuple):
-    """One image after downscaling and upscaling; all images are uint8 HWC BGR.
-
-    Attributes:
-        name: File name without folder and extension.
-        lr: Low-resolution image.
-        restored: Restored image for each sigma.
-    """
-
-    name: str
-    lr: np.ndarray
-    restored: dict[float, np.ndarray]
-
-
-class Share(NamedTuple):
-    """What one rank made of its share of a data set.
-
-    Attributes:
-        scores: For each image its scores, one per sigma; empty where nothing is measured.
-        comparison: PNG of the data set's first image, before and after; from rank 0.
-    """
-
-    scores: list[list[ImageScore]]
-    comparison: bytes | None
+from irnsigma_plugin.training.distributed import on_all_ranks, shard, unshard
 
 
 class Validator:
@@ -77,9 +51,8 @@ class Validator:
         """Validate on one data set; several ranks share its images, and rank 0 reports.
 
         Args:
-            net: Network in evaluation mode.
+            net: Network in evaluation mode, on `device`.
             dataloader: BasicSR's, of single images: `lq`, `lq_path`, and `gt` where there is an original.
-            device: Where the network is.
             current_iter: Iteration, in training; the test's name otherwise.
             tb_logger: TensorBoard's writer, or none.
             save_img: Whether to save the low-resolution and restored images.
@@ -88,79 +61,50 @@ class Validator:
             RuntimeError: One of several ranks failed.
         """
         dataset = dataloader.dataset.opt['name']
-        shares = on_all_ranks(
-            f'The validation of {dataset}', lambda: self._run_share(net, dataloader, device, current_iter, save_img)
-        )
-        images = undeal([share.scores for share in shares])
-        scores = Scores(dataset, self.options.sigmas, [score for image in images for score in image])
+        rank, _ = get_dist_info()
+
+        def work() -> tuple[list[list[ImageScore]], bytes | None]:
+            """Scores of each image of this rank's shard, and from rank 0 a picture of the first one."""
+            scores, comparison = [], None
+            hidden = rank != 0 or not self.opt['val'].get('pbar', True)
+            for data in tqdm(shard(dataloader), desc=dataset, unit='image', disable=hidden):
+                image = self.rescale(net, data, device)
+                if save_img:
+                    self._save(image, dataset, current_iter)
+                if 'gt' in data and self.metrics:
+                    original = to_bgr(data['gt'])
+                    scores.append(self._score(image, original, to_bgr(data['lq'])))
+                    if rank == 0 and comparison is None:
+                        comparison = draw_example(original, image, scores[0], self.metrics, self.opt['scale'])
+            return scores, comparison
+
+        shards = on_all_ranks(f'The validation of {dataset}', work)
+        images = unshard([scores for scores, _ in shards])
+        scores = Scores(dataset, self.options.sigmas, list(itertools.chain.from_iterable(images)))
 
         def conclude() -> None:
-            if get_dist_info()[0] == 0:
-                self._conclude(scores, shares[0].comparison, len(dataloader), current_iter, tb_logger, save_img)
+            if rank == 0 and scores.images:
+                self._report(scores, shards[0][1], current_iter, tb_logger)
+            elif rank == 0 and save_img:
+                get_root_logger().info(
+                    f'Restored {len(dataloader)} images of {dataset} at sigma {list(self.options.sigmas)} into '
+                    f'{self.opt["path"]["visualization"]}.'
+                )
+            elif rank == 0:
+                get_root_logger().warning(
+                    f'Nothing came of {dataset}: there is nothing to measure (no originals, or no val.metrics), and '
+                    'val.save_img is false.'
+                )
 
         on_all_ranks(f'The report on {dataset}', conclude)
 
-    def _run_share(
-        self, net: RescalingNet, dataloader, device: torch.device, current_iter: int | str, save_img: bool
-    ) -> Share:
-        dataset = dataloader.dataset.opt['name']
-        rank, _ = get_dist_info()
-        scores, comparison = [], None
-        for data in tqdm(
-            deal(dataloader), desc=dataset, unit='image', disable=rank != 0 or not self.opt['val'].get('pbar', True)
-        ):
-            image = self.rescale(net, data, device)
-            if save_img:
-                self._save(image, dataset, current_iter)
-            if 'gt' in data and self.metrics:
-                original = tensor2img(data['gt'])
-                scores.append(self._score(image, original, lr_ref=tensor2img(data['lq'])))
-                if rank == 0:
-                    comparison = comparison or self._compare(image, original, scores[0])
-        return Share(scores, comparison)
-
-    def _conclude(
-        self,
-        scores: Scores,
-        comparison: bytes | None,
-        image_count: int,
-        current_iter: int | str,
-        tb_logger,
-        save_img: bool,
-    ) -> None:
-        """Report, or say why there is nothing to report."""
-        if scores.images:
-            self._report(scores, comparison, current_iter, tb_logger)
-        elif save_img:
-            get_root_logger().info(
-                f'Restored {image_count} images of {scores.dataset} at sigma '
-                f'{list(self.options.sigmas)} into {self.opt["path"]["visualization"]}.'
-            )
-        else:
-            get_root_logger().warning(
-                f'Nothing came of {scores.dataset}: there is nothing to measure (no '
-                'originals, or no val.metrics), and val.save_img is false.'
-            )
-
     def rescale(self, net: RescalingNet, data: Mapping[str, Any], device: torch.device) -> RescaledImage:
-        """Downscale one image (or take it as downscaled, where there is no original) and restore it.
-
-        Args:
-            net: Network in evaluation mode.
-            data: A batch of one image.
-            device: Where the network is.
-        """
-        name = Path(data['lq_path'][0]).stem
-        rescaler = Rescaler(net, device)
-        if 'gt' in data:
-            lr, size = rescaler.downscale(data['gt']), tuple(data['gt'].shape[-2:])
-        else:
-            lr, size = data['lq'], None
-        restored = {
-            sigma: tensor2img(rescaler.upscale(lr, sigma, self.options.seed, name, size))
-            for sigma in self.options.sigmas
-        }
-        return RescaledImage(name, tensor2img(lr), restored)
+        """Restore the one image of a batch, downscaled first where it is an original; `net` is in evaluation mode."""
+        restorer = Restorer(Rescaler(net, device), self.options.sigmas, self.options.seed)
+        original = data.get('gt')
+        lr = data['lq'] if original is None else restorer.rescaler.downscale(original)
+        size = None if original is None else tuple(original.shape[-2:])
+        return restorer.restore(lr, Path(data['lq_path'][0]).stem, size)
 
     def _save(self, image: RescaledImage, dataset: str, current_iter: int | str) -> None:
         """Save where BasicSR would, under BasicSR's name with `_lr` or `_sigma...` added."""
@@ -175,39 +119,23 @@ class Validator:
 
     def _score(self, image: RescaledImage, original: np.ndarray, lr_ref: np.ndarray) -> list[ImageScore]:
         try:
-            (lr,) = measure(self.options.lr_metrics, [image.lr], lr_ref)
-            hr = measure(self.metrics, list(image.restored.values()), original)
+            return score_image(image, original, lr_ref, self.metrics, self.options.lr_metrics)
         except ValueError as error:
             raise ValueError(f'{image.name}: {error}') from error
-        return [ImageScore(image.name, sigma, values, lr) for sigma, values in zip(image.restored, hr)]
 
-    def _compare(self, image: RescaledImage, original: np.ndarray, scores: list[ImageScore]) -> bytes:
-        """Draw original, low-resolution, bicubically enlarged and restored image side by side."""
-        axes = report.perception_distortion_axes(self.metrics) or list(self.metrics)[:1]
-        bicubic = bicubic_upscale(image.lr, self.opt['scale'])[: original.shape[0], : original.shape[1]]
-        captions = {score.sigma: caption(score.hr, axes) for score in scores}
-        return draw_comparison(rescaling_panels(original, image.lr, bicubic, image.restored, captions))
-
-    def _report(self, scores: Scores, comparison: bytes, current_iter: int | str, tb_logger) -> None:
+    def _report(self, scores: Scores, comparison: bytes | None, current_iter: int | str, tb_logger) -> None:
         """Write tables and pictures below the experiment's or the results' folder, log, and feed TensorBoard."""
         paths = self.opt['path']
         if self.opt['is_train']:
-            self._update_best(scores, current_iter)
+            self._update_best(scores, int(current_iter))
             folder = Path(paths['experiments_root'], 'validation', scores.dataset, str(current_iter))
         else:
-            self._tested.append(scores)
             folder = Path(paths['results_root'], scores.dataset)
         folder.mkdir(parents=True, exist_ok=True)
-        report.write_csv(scores, folder / 'metrics.csv')
-        report.write_tables([scores], self.metrics, folder / 'table.md')
-        if self._tested:
+        pictures = report.write_report(folder, scores, self.metrics, comparison)
+        if not self.opt['is_train']:
+            self._tested.append(scores)
             report.write_tables(self._tested, self.metrics, Path(paths['results_root'], 'table.md'))
-        pictures = {'comparison': comparison}
-        axes = report.perception_distortion_axes(self.metrics)
-        if axes:
-            pictures['curve'] = report.draw_curve(scores, axes)
-        for name, png in pictures.items():
-            atomic_write(folder / f'{name}.png', png)
         if tb_logger:
             for name, mean in scores.flat_means().items():
                 tb_logger.add_scalar(f'metrics/{scores.dataset}/{name}', mean, current_iter)
@@ -220,8 +148,7 @@ class Validator:
         best = self.best.setdefault(scores.dataset, {})
         for name, mean in scores.flat_means().items():
             group, metric = name.split('/', 1)
-            description = (self.options.lr_metrics if group == 'lr' else self.metrics)[metric]
-            sign = -1 if description.get('better') == 'lower' else 1
+            sign = -1 if lower_is_better((self.options.lr_metrics if group == 'lr' else self.metrics)[metric]) else 1
             if name not in best or not sign * mean < sign * best[name][0]:
                 best[name] = (mean, current_iter)
 

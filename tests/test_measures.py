@@ -3,7 +3,7 @@ import math
 import pytest
 from helpers.score_samples import sample_scores
 
-from irnsigma_plugin.evaluation.measures import ImageScore, Scores
+from irnsigma_plugin.evaluation.measures import ImageScore, Scores, perception_distortion_axes
 
 
 def test_means_by_hand():
@@ -44,3 +44,17 @@ def test_images_of_the_same_name_are_two():
         'Set3', (0.0, 1.0), [ImageScore('a', sigma, {}, {}) for _ in ('a.png', 'a.jpg') for sigma in (0.0, 1.0)]
     )
     assert scores.image_count == 2
+
+
+@pytest.mark.parametrize(
+    ('types', 'expected'),
+    [
+        ({'s': 'ssim', 'p1': 'psnr', 'p2': 'psnr', 'l1': 'lpips', 'l2': 'lpips'}, ('p1', 'l1')),
+        ({'p': 'psnr', 's': 'ssim'}, None),
+        ({'l': 'lpips'}, None),
+        ({}, None),
+    ],
+)
+def test_axes_are_the_first_psnr_and_lpips(types, expected):
+    metrics = {name: {'type': f'calculate_{kind}'} for name, kind in types.items()}
+    assert perception_distortion_axes(metrics) == expected

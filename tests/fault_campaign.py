@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Interrupt a small training in many ways and check that it always goes on.
 
-    python scripts/fault_campaign.py --kills 100
+    python tests/fault_campaign.py --kills 100
 
 Every round lets the training go on until it has saved something new, strikes, and lets it resume and finish:
 
@@ -32,7 +32,7 @@ from collections import Counter
 from pathlib import Path
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPO_ROOT), str(REPO_ROOT / 'tests')]
+sys.path.insert(0, str(REPO_ROOT))  # `helpers` is beside this file
 os.environ['OMP_NUM_THREADS'] = '1'  # small tensors; and no threads that a fork would lose
 
 import irnsigma_plugin  # noqa: E402, F401, I001
