@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple, Optional
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from irnsigma_plugin.archs.irn_arch import LEVELS, InvRescaleNet
+from irnsigma_plugin.archs.rescaling_net import RescalingNet
 
 Shapes = Mapping[str, tuple[int, ...]]
 StateDict = Mapping[str, Tensor]
@@ -97,20 +99,22 @@ def _read_torch(path: str | os.PathLike, device: str) -> tuple[Mapping, Mapping]
 
 
 def _read_safetensors(path: str | os.PathLike, device: str) -> tuple[Mapping, Mapping]:
-    """Tensors of a safetensors file, and the clamp in its metadata as network block."""
+    """Tensors of a safetensors file, and the network block in its metadata, in JSON, or the clamp alone."""
     with _explained_read_errors(path, 'safetensors file'), safe_open(os.fspath(path), framework='pt') as file:
         metadata = file.metadata() or {}
+        network = json.loads(metadata.get(NETWORK_ENTRY, '{}'))
         if device == 'meta':
             shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118  it is no mapping
             content = {key: torch.empty(shape, device=device) for key, shape in shapes.items()}
         else:
             content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    network = network if isinstance(network, Mapping) else {}
     if 'clamp' not in metadata:
-        return content, {}
+        return content, network
     with contextlib.suppress(ValueError):
         clamp = float(metadata['clamp'])
         if not any(InvRescaleNet.check(4, None, 1, clamp)):
-            return content, {'clamp': clamp}
+            return content, {**network, 'clamp': clamp}
     raise CheckpointError(f'{path}: clamp in its metadata must be a number, more than 0, but is {metadata["clamp"]!r}.')
 
 
@@ -245,12 +249,19 @@ def discover_network(checkpoint: Checkpoint) -> dict[str, Any]:
     return settings
 
 
-def build_network(checkpoint: Checkpoint, clamp: float | None = None) -> InvRescaleNet:
+FindClass = Callable[[str], Optional[type]]
+
+
+def build_network(
+    checkpoint: Checkpoint, clamp: float | None = None, find_class: FindClass | None = None
+) -> RescalingNet:
     """Build the network of a checkpoint, with its weights, in evaluation mode.
 
     Args:
         checkpoint: See :func:`~irnsigma_plugin.checkpoints.weights.read_checkpoint`.
         clamp: Bound of the log-scale; by default the one saved with the weights, else 1, that of the original IRN.
+        find_class: Finds the class of another network, by its type; no class where there is none. Nothing else that a
+            checkpoint says is looked up, and nothing is imported for it.
 
     Raises:
         CheckpointError: The weights are of another network, or not all there.
@@ -258,13 +269,27 @@ def build_network(checkpoint: Checkpoint, clamp: float | None = None) -> InvResc
     """
     network_type = checkpoint.network.get('type', InvRescaleNet.__name__)
     if network_type != InvRescaleNet.__name__:
-        raise CheckpointError(
-            f'{checkpoint.path} is of the network {network_type}, but only {InvRescaleNet.__name__} '
-            'can be built from a checkpoint alone. Name it in an option file and use '
-            'python -m basicsr.test.'
-        )
+        return _build_extension(checkpoint, find_class and find_class(str(network_type)))
     given = {} if clamp is None else {'clamp': clamp}
     net = InvRescaleNet(**{**discover_network(checkpoint), **_saved_arguments(checkpoint), **given})
+    net.load_state_dict(checkpoint.state_dict)
+    return net.eval()
+
+
+def _build_extension(checkpoint: Checkpoint, cls: type | None) -> RescalingNet:
+    """The network of an extension, from the option file's block that was saved with the weights."""
+    arguments = dict(checkpoint.network)
+    origin = f'{checkpoint.path} is of the network {arguments.pop("type")}'
+    if not (isinstance(cls, type) and issubclass(cls, RescalingNet)):
+        problem = 'is no RescalingNet' if cls else 'nobody has registered'
+        raise CheckpointError(
+            f'{origin}, which {problem}: install the package that has it, or name its file: --imports my_net.py'
+        )
+    try:
+        net = cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f'{origin}, which does not take the arguments saved with it: {error}') from error
+    check_fits(net, checkpoint.state_dict, checkpoint.path)
     net.load_state_dict(checkpoint.state_dict)
     return net.eval()
 

@@ -13,6 +13,7 @@ from irnsigma_plugin.checks import number, whole_number
 if TYPE_CHECKING:
     import numpy as np
 
+    from irnsigma_plugin.checkpoints.weights import FindClass
     from irnsigma_plugin.rescaling.rescaler import Rescaler
 
 DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
@@ -22,6 +23,7 @@ DEFAULT_SIGMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what :func:`load_rescaler` and the methods of :class:`Rescaler` need."""
     parser.add_argument('--model', required=True, metavar='FILE', help='checkpoint: .pth or .safetensors')
+    add_imports(parser)
     parser.add_argument(
         '--device',
         choices=('auto', 'cpu', 'cuda'),
@@ -35,6 +37,36 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         help='how far each part of an image that is worked on looks beyond its border, in pixels of the large image; '
         'it changes the result (default: 16 pixels of the small image)',
     )
+
+
+def add_imports(parser: argparse.ArgumentParser) -> None:
+    """Add `--imports`, for :func:`network_finder`."""
+    parser.add_argument(
+        '--imports',
+        action='append',
+        metavar='MODULE|FILE',
+        help='import a module or file, which has the network of the checkpoint; not needed for an installed extension '
+        'and for networks of this plugin',
+    )
+
+
+def network_finder(args: argparse.Namespace) -> FindClass:
+    """Import what the command line names, and return what finds a network's class, of installed extensions, too.
+
+    Raises:
+        OptionError: A module or file is not there, or has an error of its own.
+    """
+    if args.imports:
+        from irnsigma_plugin.compat.extensions import import_named
+
+        import_named(args.imports, '--imports')
+
+    def find_class(network_type: str) -> type | None:
+        from irnsigma_plugin.compat.registry import registered
+
+        return registered()['arch'].get(network_type)
+
+    return find_class
 
 
 def add_file_arguments(parser: argparse.ArgumentParser) -> None:
@@ -129,7 +161,7 @@ def load_rescaler(args: argparse.Namespace) -> Rescaler:
 
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise ValueError('--device cuda: there is no GPU that torch can use; leave --device out.')
-    return Rescaler.from_checkpoint(args.model, device=args.device)
+    return Rescaler.from_checkpoint(args.model, args.device, network_finder(args))
 
 
 def parse_sigma(text: str) -> float:

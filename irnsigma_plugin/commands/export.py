@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from irnsigma_plugin.commands.arguments import add_imports, network_finder
+
 DIRECTIONS = ('down', 'up')
 OPSET = 18
 
@@ -30,6 +32,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('model', metavar='MODEL', help='checkpoint of this plugin or of the original IRN')
+    add_imports(parser)
     parser.add_argument('folder', metavar='FOLDER', help='where the files go; made where it is missing')
     parser.add_argument('--format', choices=('onnx', 'safetensors'), default='onnx', help='default: onnx')
     parser.add_argument('--direction', nargs='+', choices=DIRECTIONS, help='of onnx (default: both)')
@@ -56,7 +59,7 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError(f'{target} would replace the checkpoint that it is made of; choose another FOLDER.')
     make_folder(args.folder)  # before the work, not after it
     checkpoint = read_checkpoint(args.model)
-    net = build_network(checkpoint)
+    net = build_network(checkpoint, find_class=network_finder(args))
     if args.format == 'safetensors':
         from irnsigma_plugin.formats.safetensors import export_safetensors
 

@@ -45,7 +45,7 @@ def export_safetensors(checkpoint: Checkpoint, net: RescalingNet, path: str | os
     """
     network = {**checkpoint.network, 'type': type(net).__name__}
     if isinstance(net, InvRescaleNet):
-        network = {'clamp': DEFAULT_CLAMP, **network, **discover_network(checkpoint.state_dict, checkpoint.path)}
+        network = {'clamp': DEFAULT_CLAMP, **network, **discover_network(checkpoint)}
     own = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
     weights = {key: value.half() if half and value.is_floating_point() else value for key, value in own.items()}
     for key, value in weights.items():

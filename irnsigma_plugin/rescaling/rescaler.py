@@ -15,7 +15,7 @@ from torch import Tensor
 
 from irnsigma_plugin.archs.grid import Size, Window, magnify, relative, windows
 from irnsigma_plugin.archs.rescaling_net import RescalingNet, quantize, scale_noise
-from irnsigma_plugin.checkpoints.weights import build_network, model_hash, read_checkpoint
+from irnsigma_plugin.checkpoints.weights import FindClass, build_network, model_hash, read_checkpoint
 from irnsigma_plugin.checks import whole_number
 from irnsigma_plugin.rescaling.noise import draw_epsilon
 from irnsigma_plugin.rescaling.pixels import (
@@ -76,19 +76,22 @@ class Rescaler:
         self.scale = net.scale
 
     @classmethod
-    def from_checkpoint(cls, path: str | os.PathLike, device: torch.device | str = 'auto') -> Rescaler:
+    def from_checkpoint(
+        cls, path: str | os.PathLike, device: torch.device | str = 'auto', find_class: FindClass | None = None
+    ) -> Rescaler:
         """Build the network that a checkpoint holds.
 
         Args:
-            path: Checkpoint of an InvRescaleNet.
+            path: Checkpoint.
             device: `auto`: the GPU if there is one, else the CPU.
+            find_class: For networks other than InvRescaleNet, such as `{'MyNet': MyNet}.get`; see `build_network`.
 
         Raises:
             CheckpointError: The file is missing, damaged, or of another network.
         """
         if device == 'auto':
             device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        return cls(build_network(read_checkpoint(path)), device)
+        return cls(build_network(read_checkpoint(path), find_class=find_class), device)
 
     @functools.cached_property
     def model_hash(self) -> str:
