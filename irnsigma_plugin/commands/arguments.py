@@ -38,9 +38,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_imports(parser: argparse.ArgumentParser) -> None:
     """Add `--imports`, for :func:`network_finder`."""
-    imports_help = (
-        'module or file to import, which has the network; not for those of this plugin or installed extensions'
-    )
+    imports_help = 'module or file to import, which has the network; not for those of installed extensions'
     parser.add_argument('--imports', action='append', metavar='MODULE|FILE', help=imports_help)
 
 
@@ -81,9 +79,7 @@ def add_file_arguments(parser: argparse.ArgumentParser) -> None:
     target_help = 'PNG file, for a single SRC file; otherwise a folder, which is arranged as SRC is'
     add('destination', metavar='DST', help=target_help)
     add('--overwrite', action='store_true', help='replace results that exist; they are skipped otherwise')
-    workers_help = (
-        f'threads that read and write, and images that wait (default: {DEFAULT_WORKERS}); fewer need less memory'
-    )
+    workers_help = f'threads that read and write, images that wait (default: {DEFAULT_WORKERS}); fewer need less memory'
     add('--workers', type=count_from(1), default=DEFAULT_WORKERS, metavar='N', help=workers_help)
 
 
