@@ -1,9 +1,8 @@
-"""Packaging of irnsigma_plugin, including the `.pth` file that loads it into BasicSR."""
+"""The `.pth` file that loads irnsigma_plugin into BasicSR; everything else about the package is in pyproject.toml."""
 
-import re
 from pathlib import Path
 
-from setuptools import Command, find_packages, setup
+from setuptools import Command, setup
 from setuptools.command.build import build
 
 # One line, executed by `site` at every interpreter start. It must never fail, not even when the package is
@@ -49,37 +48,4 @@ class Build(build):
     sub_commands = [*build.sub_commands, ('build_pth', None)]
 
 
-# Other formats. There are versions of all of them for every Python that is supported.
-FORMATS = {'safetensors': ['safetensors'], 'spandrel': ['spandrel>=0.4'], 'onnx': ['onnx', 'onnxscript', 'onnxruntime']}
-VERSION = re.search(r"__version__ = '(.+)'", Path('irnsigma_plugin/__init__.py').read_text()).group(1)
-
-setup(
-    name='irnsigma_plugin',
-    version=VERSION,
-    description='IRN_sigma as a BasicSR plugin: image rescaling, adjustable between fidelity and perception',
-    long_description=Path('README.md').read_text(encoding='utf-8'),
-    long_description_content_type='text/markdown',
-    license='Apache-2.0',
-    # Not 3.13: basicsr 1.4.2 comes as an sdist only, and its setup.py does not run there.
-    python_requires='>=3.9,<3.13',
-    packages=find_packages(include=['irnsigma_plugin', 'irnsigma_plugin.*']),
-    package_dir={'': '.'},  # an editable install is then a plain path entry, cheap at interpreter start
-    install_requires=[
-        'basicsr>=1.4.2',
-        'lmdb',
-        'lpips',
-        'matplotlib',
-        'numpy',
-        'opencv-python',
-        'packaging',
-        'pillow',
-        'pyyaml',
-        'torch>=2.5',
-        'torchvision',
-        'tqdm',
-    ],
-    extras_require={**FORMATS, 'test': ['pytest', 'ruff', *sum(FORMATS.values(), [])]},
-    entry_points={'console_scripts': ['irnsigma = irnsigma_plugin.cli:main']},
-    cmdclass={'build': Build, 'build_pth': BuildPth},
-    zip_safe=False,
-)
+setup(cmdclass={'build': Build, 'build_pth': BuildPth})

@@ -25,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f'irnsigma: error: {message} (see `{self.prog} --help`)\n')
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         (file or sys.stderr).write(message)  # argparse's own hides that it cannot be written
 
 
@@ -93,7 +93,7 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         args = _build_parser().parse_args(argv)
     except SystemExit as stop:  # argparse after --help, --version or a wrong command line
-        return stop.code
+        return int(stop.code or 0)
     return args.run(args) or 0
 
 
@@ -118,19 +118,9 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--version', action='version', version=f'irnsigma_plugin {__version__}')
     subparsers = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
-    for add_command in COMMANDS:
-        add_command(subparsers)
+    for command in COMMANDS:
+        command.add_command(subparsers)
     return parser
 
 
-COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
-    downscale.add_command,
-    upscale.add_command,
-    evaluate.add_command,
-    compare.add_command,
-    info.add_command,
-    export.add_command,
-    check.add_command,
-    fetch_weights.add_command,
-    prepare.add_command,
-)
+COMMANDS: tuple[Any, ...] = (downscale, upscale, evaluate, compare, info, export, check, fetch_weights, prepare)

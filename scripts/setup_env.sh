@@ -54,7 +54,7 @@ irnsigma_install() {
     # shellcheck disable=SC2086
     "${install[@]}" $torch || return 1
     # The setup.py of basicsr imports these. Building it in isolation would download torch a second time.
-    "${install[@]}" 'setuptools>=64,<81' wheel cython numpy || return 1
+    "${install[@]}" 'setuptools>=77,<81' wheel cython numpy || return 1
     "${install[@]}" --no-build-isolation basicsr==1.4.2 || return 1
     "${install[@]}" --no-build-isolation --editable "$root[test]"
 }

@@ -6,7 +6,7 @@ import pytest
 
 #: A package in the place of BasicSR, to see the order of events without the cost of the real one.
 FAKE_BASICSR = 'import sys\nsys.events.append("basicsr")\n'
-WATCH_EVENTS = '''
+WATCH_EVENTS = """
 import sys
 sys.events = []
 import types
@@ -20,7 +20,7 @@ registry.register_all = register_all
 sys.modules[registry.__name__] = registry
 loading.prepare = lambda: sys.events.append('before')
 loading.change = lambda: sys.events.append('after')
-'''
+"""
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_registers_whatever_is_imported_first(run_cli, repo_root):
         if 'from basicsr' in path.read_text() and 'compat' not in path.parts
     ]
     assert 'irnsigma_plugin.training.model' in users_of_basicsr
-    code = f'''
+    code = f"""
 import os, sys, types
 import lmdb, matplotlib, tqdm  # what takes long to import stays imported in the children
 import torchvision.transforms.functional as functional
@@ -127,5 +127,5 @@ for case, *name in [(after_basicsr, ), *((first, name) for name in {users_of_bas
             os._exit(1)
     if os.waitpid(child, 0)[1] != 0:
         sys.exit(1)
-'''
+"""
     run_cli('-c', code, IRNSIGMA_AUTOLOAD='0')

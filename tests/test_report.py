@@ -9,7 +9,7 @@ from helpers.score_samples import METRICS, sample_scores
 from irnsigma_plugin.evaluation import report
 from irnsigma_plugin.evaluation.pictures import decode_png
 
-TABLE = '''\
+TABLE = """\
 **Set2**, 2 images
 
 | σ | psnr_y ↑ | lpips ↓ |
@@ -18,7 +18,7 @@ TABLE = '''\
 | 0.5 | 29.5000 | 0.1750 |
 
 Low-resolution images against bicubic: psnr 42.5000
-'''
+"""
 
 
 def test_csv_holds_every_image_at_every_sigma(tmp_path):

@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import json
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Optional
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from irnsigma_plugin.archs.irn_arch import LEVELS, InvRescaleNet
-from irnsigma_plugin.checks import one_line
-from irnsigma_plugin.files import atomic_path
+from irnsigma_plugin.archs.rescaling_net import RescalingNet
 
 Shapes = Mapping[str, tuple[int, ...]]
 StateDict = Mapping[str, Tensor]
@@ -100,20 +99,22 @@ def _read_torch(path: str | os.PathLike, device: str) -> tuple[Mapping, Mapping]
 
 
 def _read_safetensors(path: str | os.PathLike, device: str) -> tuple[Mapping, Mapping]:
-    """Tensors of a safetensors file, and the clamp in its metadata as network block."""
+    """Tensors of a safetensors file, and the network block in its metadata, in JSON, or the clamp alone."""
     with _explained_read_errors(path, 'safetensors file'), safe_open(os.fspath(path), framework='pt') as file:
         metadata = file.metadata() or {}
+        network = json.loads(metadata.get(NETWORK_ENTRY, '{}'))
         if device == 'meta':
             shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118  it is no mapping
             content = {key: torch.empty(shape, device=device) for key, shape in shapes.items()}
         else:
             content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    network = network if isinstance(network, Mapping) else {}
     if 'clamp' not in metadata:
-        return content, {}
+        return content, network
     with contextlib.suppress(ValueError):
         clamp = float(metadata['clamp'])
         if not any(InvRescaleNet.check(4, None, 1, clamp)):
-            return content, {'clamp': clamp}
+            return content, {**network, 'clamp': clamp}
     raise CheckpointError(f'{path}: clamp in its metadata must be a number, more than 0, but is {metadata["clamp"]!r}.')
 
 
@@ -248,12 +249,19 @@ def discover_network(checkpoint: Checkpoint) -> dict[str, Any]:
     return settings
 
 
-def build_network(checkpoint: Checkpoint, clamp: float | None = None) -> InvRescaleNet:
+FindClass = Callable[[str], Optional[type]]
+
+
+def build_network(
+    checkpoint: Checkpoint, clamp: float | None = None, find_class: FindClass | None = None
+) -> RescalingNet:
     """Build the network of a checkpoint, with its weights, in evaluation mode.
 
     Args:
         checkpoint: See :func:`~irnsigma_plugin.checkpoints.weights.read_checkpoint`.
         clamp: Bound of the log-scale; by default the one saved with the weights, else 1, that of the original IRN.
+        find_class: Finds the class of another network, by its type; no class where there is none. Nothing else that a
+            checkpoint says is looked up, and nothing is imported for it.
 
     Raises:
         CheckpointError: The weights are of another network, or not all there.
@@ -261,13 +269,27 @@ def build_network(checkpoint: Checkpoint, clamp: float | None = None) -> InvResc
     """
     network_type = checkpoint.network.get('type', InvRescaleNet.__name__)
     if network_type != InvRescaleNet.__name__:
-        raise CheckpointError(
-            f'{checkpoint.path} is of the network {network_type}, but only {InvRescaleNet.__name__} '
-            'can be built from a checkpoint alone. Name it in an option file and use '
-            'python -m basicsr.test.'
-        )
+        return _build_extension(checkpoint, find_class and find_class(str(network_type)))
     given = {} if clamp is None else {'clamp': clamp}
     net = InvRescaleNet(**{**discover_network(checkpoint), **_saved_arguments(checkpoint), **given})
+    net.load_state_dict(checkpoint.state_dict)
+    return net.eval()
+
+
+def _build_extension(checkpoint: Checkpoint, cls: type | None) -> RescalingNet:
+    """The network of an extension, from the option file's block that was saved with the weights."""
+    arguments = dict(checkpoint.network)
+    origin = f'{checkpoint.path} is of the network {arguments.pop("type")}'
+    if not (isinstance(cls, type) and issubclass(cls, RescalingNet)):
+        problem = 'is no RescalingNet' if cls else 'nobody has registered'
+        raise CheckpointError(
+            f'{origin}, which {problem}: install the package that has it, or name its file: --imports my_net.py'
+        )
+    try:
+        net = cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f'{origin}, which does not take the arguments saved with it: {error}') from error
+    check_fits(net, checkpoint.state_dict, checkpoint.path)
     net.load_state_dict(checkpoint.state_dict)
     return net.eval()
 
@@ -290,77 +312,3 @@ def _levels(state_dict: StateDict) -> tuple[list[int], list[int]]:
         elif block_num:
             block_num[-1] += 1
     return factors, block_num
-
-
-class SaveError(RuntimeError):
-    """A checkpoint or training state could not be saved."""
-
-
-@contextlib.contextmanager
-def atomic_saves() -> Iterator[None]:
-    """Make `torch.save` to a path atomic within the block, and a failure of it the block's failure.
-
-    BasicSR saves straight to the final name, so a kill in the middle leaves a truncated file that
-    resuming would pick. It tries three times to save a file and then goes on without it.
-
-    Raises:
-        SaveError: At the end of the block: a file could not be saved. From then on nothing else was.
-    """
-    original = torch.save
-    failed: dict[str, SaveError] = {}
-
-    def save(obj, f, *args, **kwargs):
-        if not isinstance(f, (str, os.PathLike)):
-            return original(obj, f, *args, **kwargs)
-        path = os.fspath(f)
-        if failed.keys() - {path}:
-            raise next(iter(failed.values()))
-        try:
-            # To a file object, for torch's own writer does not say what the system's error was.
-            with atomic_path(path) as temporary, open(temporary, 'wb') as file:
-                original(obj, file, *args, **kwargs)
-        except Exception as error:
-            failed[path] = SaveError(_explain_failed_save(path, error))
-            raise failed[path] from error
-        failed.pop(path, None)
-
-    with _torch_save_replaced(save):
-        yield
-    if failed:
-        raise next(iter(failed.values()))
-
-
-@contextlib.contextmanager
-def saves_with(entries: Mapping[str, Any]) -> Iterator[None]:
-    """Let whatever mapping is given to `torch.save` within the block have these entries, too."""
-    original = torch.save
-
-    def save(obj, f, *args, **kwargs):
-        return original({**obj, **entries}, f, *args, **kwargs)
-
-    with _torch_save_replaced(save):
-        yield
-
-
-@contextlib.contextmanager
-def _torch_save_replaced(save: Callable) -> Iterator[None]:
-    original = torch.save
-    torch.save = save
-    try:
-        yield
-    finally:
-        torch.save = original
-
-
-def _explain_failed_save(path: str, error: BaseException) -> str:
-    cause = error
-    while not isinstance(cause, OSError) and cause.__context__ is not None:
-        cause = cause.__context__
-    reason = cause.strerror if isinstance(cause, OSError) else one_line(error)
-    with contextlib.suppress(OSError):
-        free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
-        reason = f'{reason}; {free / 2**20:,.0f} MiB are free there'
-    return (
-        f'Cannot save {path} ({reason}), so the training stops. Make room or mend access, and resume with '
-        '--auto_resume: what was saved before is whole.'
-    )

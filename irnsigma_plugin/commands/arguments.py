@@ -13,6 +13,7 @@ from irnsigma_plugin.checks import number, whole_number
 if TYPE_CHECKING:
     import numpy as np
 
+    from irnsigma_plugin.checkpoints.weights import FindClass
     from irnsigma_plugin.rescaling.rescaler import Rescaler
 
 DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
@@ -22,6 +23,7 @@ DEFAULT_SIGMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what :func:`load_rescaler` and the methods of :class:`Rescaler` need."""
     parser.add_argument('--model', required=True, metavar='FILE', help='checkpoint: .pth or .safetensors')
+    add_imports(parser)
     parser.add_argument(
         '--device',
         choices=('auto', 'cpu', 'cuda'),
@@ -29,20 +31,42 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         help='where the network runs (default: auto, the GPU if there is one)',
     )
     parser.add_argument(
-        '--tile',
-        type=parse_tile,
-        default='auto',
-        metavar='auto|N|none',
-        help='how much of a large image is worked on at once, as the side of a square in its pixels; '
-        'changes speed and memory alone (default: auto, by the free memory; none: as little as can be)',
-    )
-    parser.add_argument(
         '--overlap',
         type=count_from_0,
         metavar='N',
-        help='how far each part looks beyond its border, in pixels of the large image (default: 16 '
-        'pixels of the small image); unlike --tile it changes the result',
+        help='how far each part of an image that is worked on looks beyond its border, in pixels of the large image; '
+        'it changes the result (default: 16 pixels of the small image)',
     )
+
+
+def add_imports(parser: argparse.ArgumentParser) -> None:
+    """Add `--imports`, for :func:`network_finder`."""
+    parser.add_argument(
+        '--imports',
+        action='append',
+        metavar='MODULE|FILE',
+        help='import a module or file, which has the network of the checkpoint; not needed for an installed extension '
+        'and for networks of this plugin',
+    )
+
+
+def network_finder(args: argparse.Namespace) -> FindClass:
+    """Import what the command line names, and return what finds a network's class, of installed extensions, too.
+
+    Raises:
+        OptionError: A module or file is not there, or has an error of its own.
+    """
+    if args.imports:
+        from irnsigma_plugin.compat.extensions import import_named
+
+        import_named(args.imports, '--imports')
+
+    def find_class(network_type: str) -> type | None:
+        from irnsigma_plugin.compat.registry import registered
+
+        return registered()['arch'].get(network_type)
+
+    return find_class
 
 
 def add_file_arguments(parser: argparse.ArgumentParser) -> None:
@@ -137,7 +161,7 @@ def load_rescaler(args: argparse.Namespace) -> Rescaler:
 
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise ValueError('--device cuda: there is no GPU that torch can use; leave --device out.')
-    return Rescaler.from_checkpoint(args.model, device=args.device)
+    return Rescaler.from_checkpoint(args.model, args.device, network_finder(args))
 
 
 def parse_sigma(text: str) -> float:
@@ -146,11 +170,6 @@ def parse_sigma(text: str) -> float:
         return number('sigma', float(text), smallest=0, largest=1)
     except ValueError:
         raise argparse.ArgumentTypeError(f'must be a number from 0 (faithful) to 1 (sharp), but is {text!r}') from None
-
-
-def parse_tile(text: str) -> int | str | None:
-    """Read the value of `--tile`."""
-    return {'auto': 'auto', 'none': None}[text] if text in ('auto', 'none') else count_from_1(text)
 
 
 def count_from_0(text: str) -> int:

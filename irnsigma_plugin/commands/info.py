@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import TYPE_CHECKING
+
+from irnsigma_plugin.commands.arguments import add_imports, network_finder
+
+if TYPE_CHECKING:
+    from irnsigma_plugin.checkpoints.weights import FindClass
 
 
 def add_command(subparsers: argparse._SubParsersAction) -> None:
@@ -18,22 +24,24 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('model', metavar='MODEL', help='checkpoint of this plugin or of the original IRN')
+    add_imports(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> None:
-    rows = describe(args.model)
+    rows = describe(args.model, network_finder(args))
     width = max(map(len, rows))
     for name, value in rows.items():
         print(f'{name:{width}}  {value}')
 
 
-def describe(path: str) -> dict[str, str]:
+def describe(path: str, find_class: FindClass | None = None) -> dict[str, str]:
     """What a checkpoint is, as names and values to read.
 
     Raises:
         CheckpointError: It cannot be read, or is of another network.
     """
+    from irnsigma_plugin.archs.irn_arch import InvRescaleNet
     from irnsigma_plugin.checkpoints.weights import (
         DEFAULT_CLAMP,
         build_network,
@@ -44,22 +52,25 @@ def describe(path: str) -> dict[str, str]:
     )
 
     checkpoint = read_checkpoint(path)
-    settings = discover_network(checkpoint)
-    net = build_network(checkpoint)
+    net = build_network(checkpoint, find_class=find_class)
+    if isinstance(net, InvRescaleNet):
+        settings = discover_network(checkpoint)
+        clamp = checkpoint.network.get('clamp')
+        settings['clamp'] = f'{DEFAULT_CLAMP} (the default: the file does not name it)' if clamp is None else clamp
+    else:
+        settings = {'scale': net.scale, **checkpoint.network}
     size = os.path.getsize(path)
     if is_safetensors(path):
         kind = 'safetensors'
     else:
         kind = 'bare state dict' if checkpoint.param_key is None else 'BasicSR checkpoint'
-    clamp = checkpoint.network.get('clamp')
     return {
         'file': path,
         'size': f'{size / 2**20:.1f} MiB ({size:,} bytes)',
         'kind': kind,
         'weights': checkpoint.param_key or 'the whole file',
         'network': type(net).__name__,
-        **{name: str(value) for name, value in settings.items()},
-        'clamp': f'{DEFAULT_CLAMP} (the default: the file does not name it)' if clamp is None else str(clamp),
+        **{name: str(value) for name, value in settings.items() if name != 'type'},
         'parameters': f'{sum(parameter.numel() for parameter in net.parameters()):,}',
         'dtype': ', '.join(sorted({str(value.dtype).split('.')[1] for value in checkpoint.state_dict.values()})),
         'model hash': model_hash(net.state_dict()),  # as loaded, so that it is that of images made with it

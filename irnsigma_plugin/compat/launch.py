@@ -7,14 +7,13 @@ import os
 import subprocess
 from typing import Any
 
+from irnsigma_plugin.checks import one_line
+
 _DEFAULT_PORT = 29500  # of torch.distributed, and of BasicSR's Slurm launcher
 
 
 def launch_without_gpu() -> None:
-    """Let `--launcher pytorch` and `--launcher slurm` work on machines without a GPU, over gloo.
-
-    BasicSR divides by the number of GPUs and asks for NCCL.
-    """
+    """Let both launchers work without a GPU, over gloo: BasicSR divides by the number of GPUs and asks for NCCL."""
     from basicsr.utils import dist_util
 
     with_gpu = {launcher: getattr(dist_util, f'_init_dist_{launcher}') for launcher in ('pytorch', 'slurm')}
@@ -48,15 +47,12 @@ def _init_gloo(**kwargs: Any) -> None:
     """
     import torch
 
+    def leave() -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
     torch.distributed.init_process_group(backend='gloo', **kwargs)
-    atexit.register(_leave)
-
-
-def _leave() -> None:
-    import torch
-
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    atexit.register(leave)
 
 
 def _require_launcher(launcher: str, variable: str, command: str) -> None:
@@ -70,8 +66,6 @@ def _require_launcher(launcher: str, variable: str, command: str) -> None:
 
 def _describe_slurm_to_torch(port: int | str | None) -> None:
     """Set the environment variables of torch's rendezvous from Slurm's; the first node leads."""
-    from irnsigma_plugin.checks import one_line
-
     nodes = os.environ['SLURM_NODELIST']
     try:
         hosts = subprocess.run(

@@ -1,11 +1,9 @@
 """Loads the plugin into BasicSR at the moment BasicSR is imported.
 
-`python -m basicsr.train` imports only BasicSR's own folders, so a plugin has to be there before it. A `.pth`
-file installed beside this package imports `irnsigma_plugin` at every interpreter start, which puts the finder
-below in front of the import system. It waits for `import basicsr` and then wraps the execution of that
-package: fixes first, then BasicSR itself, then the registration of this plugin's objects.
-
-Every interpreter on the machine runs the top of this file, hence no imports here except `sys`.
+`python -m basicsr.train` imports only BasicSR's own folders, so a plugin has to be there before it. A `.pth` file
+beside this package imports `irnsigma_plugin` at every interpreter start, which puts the finder below in front of the
+import system. It waits for `import basicsr` and then wraps the execution of that package: fixes first, then BasicSR,
+then the registration of this plugin's objects, then extensions. Hence no imports at the top of this file except `sys`.
 """
 
 import sys
@@ -16,10 +14,6 @@ NEEDED = (
     ('basicsr.utils.registry', 'ARCH_REGISTRY'),
     ('basicsr.utils.dist_util', '_init_dist_pytorch'),
 )
-
-
-class ForeignBasicSRError(ImportError):
-    """The package `basicsr` is not one that this plugin can work with."""
 
 
 def arm():
@@ -41,8 +35,8 @@ def prepare():
 def change():
     """Apply what changes BasicSR's behaviour, once it is imported. Harmless when repeated.
 
-    Raises:
-        ForeignBasicSRError: It is an older one, as some repositories carry with them.
+    Returns:
+        What keeps this plugin out: BasicSR is an older one, as some repositories carry with them. Otherwise none.
     """
     from importlib import import_module
 
@@ -51,26 +45,25 @@ def change():
             getattr(import_module(module), name)
         except (AttributeError, ModuleNotFoundError) as error:
             if isinstance(error, AttributeError) or error.name == module:
-                raise ForeignBasicSRError(f'{module} has no {name}') from None
+                return f'{module} has no {name}'
             raise
     from irnsigma_plugin.compat.launch import launch_without_gpu
     from irnsigma_plugin.compat.start import replace_parse_options
 
     replace_parse_options()
     launch_without_gpu()
+    return None
 
 
 def complete():
-    """Do what can only be done once BasicSR is imported: change its behaviour, register. Harmless when repeated."""
-    try:
-        change()
-    except ForeignBasicSRError as error:
+    """Do what takes an imported BasicSR: change its behaviour, register, import extensions. Harmless when repeated."""
+    lacking = change()
+    if lacking:
         import warnings
 
+        file = sys.modules['basicsr'].__file__
         warnings.warn(
-            f'irnsigma_plugin stays out of {sys.modules["basicsr"].__file__}, which is not BasicSR 1.4.2 or '
-            f'later: {error}.',
-            stacklevel=2,
+            f'irnsigma_plugin stays out of {file}, which is no BasicSR 1.4.2 or later: {lacking}.', stacklevel=2
         )
         return
     try:
@@ -83,6 +76,9 @@ def complete():
             '(installing this plugin with pip brings all it needs), or set IRNSIGMA_AUTOLOAD=0 to run '
             'BasicSR without this plugin.'
         ) from error
+    from irnsigma_plugin.compat.extensions import import_installed
+
+    import_installed()
 
 
 class _BasicsrFinder:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from types import ModuleType
-
-_PACKAGE = __name__.partition('.')[0]
+from typing import Any
 
 
 def alias_functional_tensor() -> None:
@@ -22,9 +21,7 @@ def alias_functional_tensor() -> None:
     if not present:
         from torchvision.transforms.functional import rgb_to_grayscale
 
-        alias = ModuleType(name, f'Stand-in of {_PACKAGE} for a module that torchvision dropped in 0.17.')
-        alias.rgb_to_grayscale = rgb_to_grayscale
-        sys.modules[name] = alias
+        _stand_in(name, rgb_to_grayscale=rgb_to_grayscale)
 
 
 def alias_distutils_version() -> None:
@@ -36,6 +33,9 @@ def alias_distutils_version() -> None:
     if name not in sys.modules and importlib.util.find_spec('distutils') is None:
         from packaging.version import Version
 
-        alias = ModuleType(name, f'Stand-in of {_PACKAGE} for a module that Python dropped in 3.12.')
-        alias.LooseVersion = Version
-        sys.modules[name] = alias
+        _stand_in(name, LooseVersion=Version)
+
+
+def _stand_in(name: str, **content: Any) -> None:
+    sys.modules[name] = module = ModuleType(name, f'Stand-in of {__name__} for a module that is gone.')
+    vars(module).update(content)

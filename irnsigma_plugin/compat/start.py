@@ -15,24 +15,23 @@ from collections.abc import Iterator
 from typing import Any
 
 from irnsigma_plugin.checks import one_line
+from irnsigma_plugin.compat.extensions import failures, import_installed, import_named
 from irnsigma_plugin.compat.launch import has_cuda
-from irnsigma_plugin.compat.registry import has_model_of_plugin, registered, uses_plugin
-from irnsigma_plugin.options.rules import value_at
+from irnsigma_plugin.compat.registry import has_model_of_plugin, registered, unregistered, uses_plugin
+from irnsigma_plugin.options.rules import OptionError, refuse, value_at
+
+_logger = logging.getLogger(__name__.partition('.')[0])
+# By module: names in it that are replaced for the last option file, by what, and what they were before.
+_replaced: dict[str, dict[str, tuple[Any, Any]]] = {}
 
 
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """Find and read the training state to resume from; works without a GPU.
+    """Find and read the training state to resume from, to the CPU; None to start from the beginning.
 
     Takes the place of the function in `basicsr.train`, which asks for the current CUDA device, looks for
     `--auto_resume` in a folder that is not the one written to, and takes the newest file even if a kill left
-    it incomplete. The state is read to the CPU: optimizers move their tensors to the parameters' device.
-
-    Args:
-        opt: Parsed options. `path.resume_state` is set to the file that `--auto_resume` chooses, `resume_at` to the
-            place in the data.
-
-    Returns:
-        The training state, or None to start from the beginning.
+    it incomplete. Sets `path.resume_state` to the file that `--auto_resume` chooses, and `resume_at` to the place in
+    the data.
 
     Raises:
         RuntimeError: The file of `path.resume_state` cannot be read.
@@ -69,42 +68,37 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     return state
 
 
-_logger = logging.getLogger(__name__.partition('.')[0])
-# By module: names in it that are replaced for the last option file, by what, and what they were before.
-_replaced: dict[str, dict[str, tuple[Any, Any]]] = {}
-
-
 def replace_parse_options() -> None:
     """Do, right after BasicSR has read an option file, what has to be done before anything is built or written.
 
-    Under `python -m basicsr.train` BasicSR takes the parent of its own package, which is site-packages, for the
-    project: experiments, results and logs land there, while `--auto_resume` looks in ./experiments. Faults of the file
-    come to light one by one, some after hours. So option files of this plugin are checked as a whole, and write below
-    the current directory; resuming and data come from this plugin, too.
-
-    The copy of `basicsr.train` that runs as `__main__` is executed after this and imports the replaced
-    `parse_options`; what else it has can only be reached once it calls us.
+    What a file names under `imports` is imported. Under `python -m basicsr.train` BasicSR takes the parent of its own
+    package, which is site-packages, for the project: experiments, results and logs land there, while `--auto_resume`
+    looks in ./experiments. Faults of the file come to light one by one, some after hours. So option files of this
+    plugin are checked as a whole, and write below the current directory; resuming and data come from this plugin, too.
+    The copy of `basicsr.train` that runs as `__main__` imports the replaced `parse_options` later; what else it has can
+    only be reached once it calls us.
     """
     from basicsr.utils import options
 
     original = options.parse_options
     if original.__module__ == __name__:
         return
-    site_root = osp.dirname(osp.dirname(osp.abspath(sys.modules['basicsr'].__file__)))
+    site_root = osp.dirname(osp.dirname(osp.abspath(str(sys.modules['basicsr'].__file__))))
 
     def parse_options(root_path, is_train=True):
         from irnsigma_plugin.options.train_val import expand_metrics
 
         caller = sys._getframe(1).f_globals
         _accept_dashed_local_rank()
+        import_installed()  # those that had to wait
         try:
             opt, args = original(root_path, is_train=is_train)
         except (AttributeError, KeyError, TypeError, ValueError):
             _explain(is_train)
             raise
+        import_named(opt.get('imports'))
         expand_metrics(opt)
-        plugin_opt = uses_plugin(opt)
-        if plugin_opt:
+        if uses_plugin(opt):
             if not opt['dist']:
                 _refuse_processes_unaware_of_each_other()
             if osp.realpath(root_path) == osp.realpath(site_root):
@@ -112,15 +106,13 @@ def replace_parse_options() -> None:
             _check(opt, is_train, args.opt)
             if not opt['dist']:
                 _take_one_gpu(opt)
-        if plugin_opt or not has_cuda():
-            _replace_load_resume_state(caller)
-        _replace_builders(caller, opt)
+        _replace_functions(caller, opt)
         return opt, args
 
     for name in ('basicsr.utils.options', 'basicsr.train', 'basicsr.test', '__main__'):
         module = sys.modules.get(name)
-        if getattr(module, 'parse_options', None) is original:
-            module.parse_options = parse_options
+        if module is not None and getattr(module, 'parse_options', None) is original:
+            setattr(module, 'parse_options', parse_options)  # noqa: B010  a module as such has none
 
 
 def _accept_dashed_local_rank() -> None:
@@ -144,12 +136,8 @@ def _take_one_gpu(opt: dict[str, Any]) -> None:
     convolutions would be in float16, with an unscaled loss), and cannot be compiled.
     """
     if opt['num_gpu'] > 1 and has_model_of_plugin(opt):
-        _logger.warning(
-            'One process uses one of the %d GPUs. For all of them: torchrun --nproc_per_node=%d -m '
-            'basicsr.train -opt ... --launcher pytorch',
-            opt['num_gpu'],
-            opt['num_gpu'],
-        )
+        command = f'torchrun --nproc_per_node={opt["num_gpu"]} -m basicsr.train -opt ... --launcher pytorch'
+        _logger.warning('One process uses one of the %d GPUs. For all of them: %s', opt['num_gpu'], command)
         opt['num_gpu'] = 1
 
 
@@ -157,7 +145,6 @@ def _check(opt: dict[str, Any], is_train: bool, option_file: str) -> None:
     """Refuse an option file with faults before anything is built or written."""
     from irnsigma_plugin.checkpoints.training_states import iterations
     from irnsigma_plugin.options.check import option_faults, outside_faults
-    from irnsigma_plugin.options.rules import refuse
 
     resumes = opt['auto_resume'] and bool(iterations(opt['path'].get('training_states', '')))
     known = registered()
@@ -167,27 +154,15 @@ def _check(opt: dict[str, Any], is_train: bool, option_file: str) -> None:
 
 def _unknown_types(opt: dict[str, Any]) -> Iterator[str]:
     """Types that neither BasicSR nor this plugin nor an extension has registered."""
-    from basicsr.utils import registry
+    from irnsigma_plugin.options.check import MODEL
 
-    from irnsigma_plugin.options.check import MODEL, block_types
-
-    registries = {
-        'model_type': registry.MODEL_REGISTRY,
-        'network_g': registry.ARCH_REGISTRY,
-        'network_d': registry.ARCH_REGISTRY,
-        'datasets': registry.DATASET_REGISTRY,
-        'train': registry.LOSS_REGISTRY,
-        'val': registry.METRIC_REGISTRY,
-    }
-    blocks = block_types(opt) if opt.get('model_type') == MODEL else {}  # other models may read theirs in other ways
-    for name, kind in {'model_type': opt.get('model_type'), **blocks}.items():
-        known = registries[name.partition('.')[0]]
-        if isinstance(kind, str) and kind not in known and f'{kind}_basicsr' not in known:
-            nearest = difflib.get_close_matches(kind, known.keys(), n=1)
-            yield (
-                f'{name}: there is no {kind}. '
-                + (f'Did you mean {nearest[0]}?' if nearest else 'An extension has to be imported first.')
-            )
+    failed = failures()  # told once
+    for name, kind, known in unregistered(opt):
+        if name == 'model_type' or opt.get('model_type') == MODEL:  # other models may read their blocks in other ways
+            nearest = difflib.get_close_matches(kind, known, n=1)
+            extension = 'An extension has to be installed, or named in imports.'
+            yield f'{name}: there is no {kind}. {f"Did you mean {nearest[0]}?" if nearest else extension}{failed}'
+            failed = ''
 
 
 def _optimizer_faults(opt: dict[str, Any]) -> Iterator[str]:
@@ -208,7 +183,6 @@ def _explain(is_train: bool) -> None:
     """List the faults of an option file that BasicSR could not even read to the end."""
     from irnsigma_plugin.options.check import option_faults
     from irnsigma_plugin.options.file import read_option_file
-    from irnsigma_plugin.options.rules import OptionError, refuse
     from irnsigma_plugin.options.train_val import expand_metrics
 
     parser = argparse.ArgumentParser(add_help=False)
@@ -218,6 +192,7 @@ def _explain(is_train: bool) -> None:
         opt = read_option_file(option_file)
     except OptionError:  # then BasicSR's own error says more
         return
+    import_named(value_at(opt, 'imports'))
     expand_metrics(opt)
     if uses_plugin(opt):
         refuse(option_faults(opt, is_train, registered()), option_file)
@@ -240,40 +215,38 @@ def _rerooted(opt: dict[str, Any], old_root: str, new_root: str) -> _RootedOptio
     return _RootedOptions(opt, root_path=new_root)
 
 
-def _replace_load_resume_state(caller: dict[str, Any]) -> None:
-    """Give a running `basicsr/train.py` (imported, or the copy executed as `__main__`) our function."""
-    if _is_copy_of(caller, 'train'):
-        caller['load_resume_state'] = load_resume_state
+def _replace_functions(caller: dict[str, Any], opt: dict[str, Any]) -> None:
+    """Give a running `basicsr/train.py` or `test.py` what it shall use instead of BasicSR's functions, for this file.
 
-
-def _replace_builders(caller: dict[str, Any], opt: dict[str, Any]) -> None:
-    """Let a model of the plugin get its data from :class:`DataSupply`, and give back to any other model what it had.
-
-    BasicSR starts an interrupted epoch anew, and an unreadable image ends in an error that does not name it. Its
-    TensorBoard writer loses the last events where a training ends by a signal or an error.
+    For resuming see :func:`load_resume_state`. A model of the plugin gets its data from :class:`DataSupply`: BasicSR
+    starts an interrupted epoch anew, and an unreadable image ends in an error that does not name it. Its TensorBoard
+    writer loses the last events where a training ends by a signal or an error.
     """
     from irnsigma_plugin.training.supply import DataSupply
 
-    if not _is_copy_of(caller, 'train') and not _is_copy_of(caller, 'test'):
+    if not any(_is_copy_of(caller, name) for name in ('train', 'test')):
         return
     replaced = _replaced.setdefault(caller['__name__'], {})
-    for name, (builder, original) in replaced.items():  # for an earlier option file of this process
-        if caller.get(name) is builder:
-            caller[name] = original
+    for name, (ours, theirs) in replaced.items():  # for an earlier option file of this process
+        if caller.get(name) is ours:
+            caller[name] = theirs
     replaced.clear()
+    functions: dict[str, Any] = {}
+    if uses_plugin(opt) or not has_cuda():
+        functions['load_resume_state'] = load_resume_state
     if has_model_of_plugin(opt):
         supply = DataSupply(opt)
-        builders = {
-            'build_dataset': supply.build_dataset,
-            'build_dataloader': supply.build_dataloader,
-            'EnlargedSampler': supply.build_sampler,
-            'init_tb_logger': _tb_logger_closed_at_exit,
-        }
+        functions.update(
+            build_dataset=supply.build_dataset,
+            build_dataloader=supply.build_dataloader,
+            EnlargedSampler=supply.build_sampler,
+            init_tb_logger=_tb_logger_closed_at_exit,
+        )
         if 'create_train_val_dataloader' in caller:  # not in basicsr.test
-            builders['create_train_val_dataloader'] = supply.lasting(caller['create_train_val_dataloader'])
-        for name in builders.keys() & caller.keys():
-            replaced[name] = builders[name], caller[name]
-            caller[name] = builders[name]
+            functions['create_train_val_dataloader'] = supply.lasting(caller['create_train_val_dataloader'])
+    for name in functions.keys() & caller.keys():
+        replaced[name] = functions[name], caller[name]
+        caller[name] = functions[name]
 
 
 def _tb_logger_closed_at_exit(log_dir: str) -> Any:
@@ -287,4 +260,4 @@ def _tb_logger_closed_at_exit(log_dir: str) -> Any:
 
 def _is_copy_of(caller: dict[str, Any], name: str) -> bool:
     module = sys.modules.get(f'basicsr.{name}')
-    return module is not None and osp.realpath(caller.get('__file__', '')) == osp.realpath(module.__file__)
+    return module is not None and osp.realpath(caller.get('__file__', '')) == osp.realpath(str(module.__file__))

@@ -250,6 +250,7 @@ TOP: dict[str, Rule] = {
         block({'backend': text, 'port': whole()}), '{backend: nccl, port: 29500}, for several processes'
     ),
     # Judged by themselves:
+    'imports': Key(anything, 'modules and files to import first: [my_net, ./my_loss.py]'),
     'datasets': Key(anything, 'the images', needed=ALWAYS),
     'network_g': Key(anything, 'for example {type: InvRescaleNet, scale: 4}', needed=ALWAYS),
     'network_d': Key(anything, 'for example {type: IRNDiscriminator}; none without adversarial loss'),
