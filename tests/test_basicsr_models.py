@@ -8,16 +8,16 @@ import torch
 from helpers.experiment import write_photographs, write_yaml
 
 # What BasicSR needs to be imported beside a torchvision of today, and nothing else.
-ALIAS = '''
+ALIAS = """
 import importlib.util, sys, types
 import torchvision.transforms.functional
 name = 'torchvision.transforms.functional_tensor'
 if importlib.util.find_spec(name) is None:
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].rgb_to_grayscale = torchvision.transforms.functional.rgb_to_grayscale
-'''
+"""
 # Trains with each option file; writes down the losses of every iteration, and whether the plugin was there.
-TRAIN = '''
+TRAIN = """
 import json, os, sys
 import basicsr
 from basicsr.models.base_model import BaseModel
@@ -37,7 +37,7 @@ for file in sys.argv[1:]:
     train_pipeline(os.getcwd())
 with open('logs.json', 'w') as file:
     json.dump({'logs': logs, 'plugin': 'irnsigma_plugin' in sys.modules}, file)
-'''
+"""
 EDSR = {
     'name': 'EDSR',
     'model_type': 'SRModel',

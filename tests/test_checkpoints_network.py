@@ -135,7 +135,9 @@ def test_other_weights_are_refused(state_dict, message):
 
 def test_networks_of_others_are_refused_by_name():
     checkpoint = Checkpoint({'mix.conv_weights': torch.eye(16)}, 'params', {'type': 'LinearRescaleNet'}, 'linear.pth')
-    with pytest.raises(CheckpointError, match=r'linear\.pth is of the network LinearRescaleNet, which nobody has registered: install'):
+    with pytest.raises(
+        CheckpointError, match=r'linear\.pth is of the network LinearRescaleNet, which nobody has registered: install'
+    ):
         build_network(checkpoint)
 
 
