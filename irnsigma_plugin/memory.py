@@ -18,10 +18,7 @@ CGROUP_FILES = (
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that can be allocated on a device.
-
-    On the CPU the least of what the system has available and what the control group of a container leaves.
-    """
+    """Bytes that can be allocated on a device; on the CPU no more than the control group of a container leaves."""
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[0]
     available = [_system_memory()]
@@ -34,13 +31,10 @@ def available_memory(device: torch.device) -> int:
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
-    """Whether an error tells that the memory, of a GPU or of the machine, did not suffice."""
-    # What torch's allocator for the CPU raises is a mere RuntimeError.
-    return (
-        isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        or isinstance(error, RuntimeError)
-        and HOST_ALLOCATOR in str(error)
-    )
+    """Whether an error is OOM, of a GPU or of the machine."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and HOST_ALLOCATOR in str(error)  # all that torch's CPU allocator says
 
 
 def _system_memory() -> int:
@@ -52,12 +46,8 @@ def _system_memory() -> int:
 
 
 @contextmanager
-def explained_lack_of_memory(what: str, remedy: str) -> Iterator[None]:
-    """Turn a lack of memory, of a GPU or of the machine, into one line with the remedy.
-
-    Args:
-        what: The work that needs it.
-        remedy: What to do to need less.
+def oom_hint(what: str, remedy: str) -> Iterator[None]:
+    """Turn OOM, of a GPU or of the machine, within the block into one line: `what` needs it, `remedy` needs less.
 
     Raises:
         MemoryError: In the place of torch's errors.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Time and memory of the network and of its training, beside the network's textbook form (tests/oracle.py), in one run.
+"""Time and memory of the network and of its training, beside the network's textbook form, in one run.
 
 Every figure is the median of runs that take turns, so that a machine that changes its speed changes all of them.
 
@@ -17,22 +17,17 @@ import json
 import logging
 import os
 import platform
-import sys
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tests'))
-
 from benchmarks import loader, network, sizes, step, table
 from benchmarks.measure import measure_machine
-from helpers.invertibility import randomise
-from helpers.oracle import textbook
+from benchmarks.textbook import randomise, textbook
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.options.train_val import AMP_MODES
 
-EPILOG = f'''\
+EPILOG = f"""\
 Leave the machine alone meanwhile. Network and textbook form share weights and images.
 
 MiB is what one call takes at its highest beyond what was in use when it began. What is there before does not count:
@@ -55,7 +50,7 @@ examples:
   python scripts/benchmark.py --parts step loader --images BSDS400
   python scripts/benchmark.py --parts step --device cuda --batch 16 --amp bf16 --channels-last --json gpu.json
   python scripts/benchmark.py --parts sizes --largest 1024 --plot sizes.png
-'''
+"""
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -285,7 +285,7 @@ CASES = [
         'choose another DST',
     ),
     refused('unknown device', nothing, f'{DOWN} --device tpu', '--device', 'cuda', status=2),
-    refused('tile is a word', nothing, f'{DOWN} --tile big', '--tile', '1 or more', "'big'", status=2),
+    refused('overlap is a word', nothing, f'{DOWN} --overlap big', '--overlap', '0 or more', "'big'", status=2),
     refused('no workers', nothing, f'{DOWN} --workers 0', '--workers', '1 or more', status=2),
     refused('evaluation of nothing', lambda: os.mkdir('empty'), 'evaluate empty --model x4.pth', 'empty: there are no'),
     refused(
@@ -428,7 +428,7 @@ def test_memory_that_runs_out_has_a_remedy(workplace, monkeypatch, capsys):
 
     monkeypatch.setattr('irnsigma_plugin.rescaling.rescaler.Rescaler.downscale', fail)
     assert main(DOWN.split()) == 1
-    assert 'src/good.png: there is not enough memory; use a smaller --tile' in error_lines(capsys.readouterr().err)[0]
+    assert 'src/good.png: there is not enough memory; use fewer --workers' in error_lines(capsys.readouterr().err)[0]
 
 
 @pytest.mark.parametrize(

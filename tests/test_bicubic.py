@@ -1,9 +1,16 @@
 import numpy as np
 import pytest
 import torch
+from basicsr.archs import build_network
 from basicsr.utils.matlab_functions import imresize as basicsr_imresize
 
-from irnsigma_plugin.archs.bicubic import bicubic_downscale, bicubic_downscale_crop, bicubic_upscale, imresize
+from irnsigma_plugin.archs.bicubic import (
+    BicubicRescaleNet,
+    bicubic_downscale,
+    bicubic_downscale_crop,
+    bicubic_upscale,
+    imresize,
+)
 
 
 def random_image(height, width, seed=0):
@@ -110,3 +117,31 @@ def test_an_image_smaller_than_the_kernel_is_mirrored_more_than_once():
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(random_image(32, 24))
+
+
+@pytest.mark.parametrize('scale', [2, 3, 4])
+def test_network_equals_basicsrs_imresize(scale):
+    net = build_network({'type': 'BicubicRescaleNet', 'scale': scale})
+    hr = random_tensor(1, 3, 6 * scale, 5 * scale).float()
+    lr, latent = net.downscale(hr)
+    torch.testing.assert_close(lr[0], basicsr_imresize(hr[0], 1 / scale), rtol=0, atol=2e-5)
+    torch.testing.assert_close(net.upscale(lr, latent)[0], basicsr_imresize(lr[0], scale), rtol=0, atol=2e-5)
+
+
+def test_sigma_has_no_effect_and_any_size_comes_back():
+    net, hr = BicubicRescaleNet(4), random_tensor(2, 3, 9, 2).float()
+    faithful, sharp = net(hr, torch.zeros(2)), net(hr, torch.ones(2))
+    assert faithful.lr.shape == (2, 3, 3, 1)
+    assert faithful.latent.shape == net.latent_shape(faithful.lr.shape) == (2, 0, 3, 1)
+    assert faithful.restored.shape == hr.shape
+    assert torch.equal(faithful.restored, sharp.restored)
+
+
+@pytest.mark.parametrize('scale', [0, -4, 1.5])
+def test_wrong_scales_are_refused(scale):
+    with pytest.raises(ValueError, match=f'scale must be.*got {scale}'):
+        BicubicRescaleNet(scale)
+
+
+def test_receptive_field_is_that_of_the_kernel():
+    assert BicubicRescaleNet(4).receptive_field() == 8

@@ -1,10 +1,9 @@
 import pytest
 import torch
+from benchmarks.textbook import TextbookDenseBlock
 from helpers.invertibility import random_image, randomise
-from helpers.oracle import TextbookDenseBlock
 from torch.nn import functional as F
 
-from irnsigma_plugin.archs import dense_block
 from irnsigma_plugin.archs.dense_block import DenseBlock
 
 
@@ -37,26 +36,6 @@ def test_initial_weights():
         assert not conv.bias.any()
         xavier = (2 / (9 * inputs + 9 * 32)) ** 0.5
         torch.testing.assert_close(conv.weight.std().item(), 0.1 * xavier, rtol=0.1, atol=0)
-
-
-@pytest.mark.parametrize('vector_bytes', [None, 32, 64])
-@pytest.mark.parametrize('outputs', [1, 3, 5, 6, 9])
-@pytest.mark.parametrize('size', [(1, 1), (2, 1), (5, 8)])
-def test_convolutions_of_few_outputs_equal_others(vector_bytes, outputs, size, monkeypatch):
-    monkeypatch.setattr(dense_kernels, 'VECTOR_BYTES', vector_bytes)
-    if vector_bytes:
-        monkeypatch.setattr(dense_kernels, '_is_narrow', lambda *_: True)  # by columns, whether or not it pays
-    x = random_image(2, 7, *size, dtype=torch.float64) - 0.5
-    weight = random_image(outputs, 7, 3, 3, dtype=torch.float64, seed=1) - 0.5
-    bias = random_image(1, 1, 1, outputs, dtype=torch.float64, seed=2).flatten()
-    torch.testing.assert_close(dense_block._convolve(x, weight, bias), F.conv2d(x, weight, bias, padding=1))
-
-
-@pytest.mark.parametrize('vector_bytes', [32, 64])
-def test_the_outputs_of_an_image_are_computed_by_columns_in_single_precision_only(vector_bytes, monkeypatch):
-    monkeypatch.setattr(dense_kernels, 'VECTOR_BYTES', vector_bytes)
-    assert [n for n in (3, 9, 32, 45) if dense_block._is_narrow(n, torch.empty(1))] == [3, 9]
-    assert not dense_block._is_narrow(3, torch.empty(1, dtype=torch.bfloat16))
 
 
 def test_gradients_and_input_is_left_alone():
@@ -93,15 +72,6 @@ def test_an_input_without_gradient():
     block = randomise(DenseBlock(3, 2, growth_channels=2), std=0.2)
     block(random_image(1, 3, 4, 5)).sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in block.parameters())
-
-
-@pytest.mark.parametrize('size', [(1, 1), (3, 40), (16, 16), (17, 5), (33, 50)])
-def test_windows_change_nothing(size, monkeypatch):
-    monkeypatch.setitem(dense_block.WINDOW_SIDE, 'cpu', 7)  # many windows, narrower than the margins of two sides
-    block = randomise(DenseBlock(3, 4, growth_channels=3), std=0.2).double()
-    x = random_image(2, 3, *size, dtype=torch.float64) - 0.5
-    with torch.no_grad():
-        torch.testing.assert_close(block(x), TextbookDenseBlock(block)(x), rtol=1e-12, atol=1e-12)
 
 
 def test_autocast_is_for_the_convolutions():

@@ -23,6 +23,7 @@ from helpers.ranks import run_ranks
 
 from irnsigma_plugin.archs.bicubic import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.checkpoints.saving import SaveError
 from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.preparation.pairs import prepare
 from irnsigma_plugin.training.distributed import on_all_ranks, unshard
@@ -108,7 +109,7 @@ def noise_of_two_steps(option_file: Path) -> tuple[torch.Tensor, torch.Tensor]:
     model = make_model(option_file)
     feed(model)
     calls = []
-    model.net_g.register_forward_hook(lambda _, inputs, result: calls.append((inputs[1], result.hr.detach())))
+    model.net_g.register_forward_hook(lambda _, inputs, result: calls.append((inputs[1], result.restored.detach())))
     model.optimize_parameters(1)
     model.optimize_parameters(2)
     return torch.cat([sigma for sigma, _ in calls]), calls[-1][1]
@@ -135,10 +136,20 @@ def steps_skipped_for_one_bad_rank(option_file: Path, bad: dict[str, bool]) -> l
         loss = criterion(prediction, target_is_real, is_disc=is_disc)
         return loss * math.nan if bad == {'real': target_is_real, 'is_disc': is_disc} else loss
 
-    for step, model.cri_gan in enumerate((spoilt if get_dist_info()[0] == 1 else criterion, criterion), start=1):
+    for step, model.step.adversary.gan_loss in enumerate(
+        (spoilt if get_dist_info()[0] == 1 else criterion, criterion), start=1
+    ):
         model.optimize_parameters(step)
-        result.append((model.step_guard.skipped, weights(model.net_g), weights(model.net_d)))
+        result.append((model.step.guard.skipped, weights(model.net_g), weights(model.net_d)))
     return result
+
+
+def error_of_saving(option_file: Path) -> str:
+    """What `save` raises where there is no folder for it."""
+    model = make_model(option_file)
+    with pytest.raises(SaveError) as error:
+        model.save(0, 1)
+    return str(error.value)
 
 
 def validate(folder: Path, images: int, fail_on: str | None = None) -> tuple[Any, str]:
@@ -256,6 +267,13 @@ def test_one_rank_with_a_non_finite_gradient_makes_all_skip(tmp_path, option_fil
     for net, is_bad in ((1, not bad['is_disc']), (2, bad['is_disc'])):
         assert torch.equal(start[net], skipped[net]) == is_bad
         assert not torch.equal(skipped[net], after[net])
+
+
+def test_a_failing_save_is_an_error_on_all(tmp_path, option_file):
+    first, second = run_ranks(2, error_of_saving, tmp_path / 'ranks', option_file())
+    assert first == second
+    assert first.startswith('Saving failed on rank 0 (SaveError: Cannot save ')
+    assert 'net_g_1.pth (No such file or directory)' in first
 
 
 def files_in(folder: Path) -> dict[str, bytes]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from irnsigma_plugin.rescaling.grid import magnify, relative, windows
+from irnsigma_plugin.archs.grid import magnify, relative, windows
 
 
 def test_windows_by_hand():
@@ -28,5 +28,5 @@ def test_cores_cover_an_image_once_and_lie_in_their_windows(size, overlap):
 
 
 def test_regions_by_hand():
-    assert magnify((slice(1, 3), slice(2, 4)), 4, 10, 16) == (slice(4, 10), slice(8, 16))
+    assert magnify((slice(1, 3), slice(2, 4)), 4, (10, 16)) == (slice(4, 10), slice(8, 16))
     assert relative((slice(5, 7), slice(2, 4)), (slice(3, 9), slice(2, 8))) == (slice(2, 4), slice(0, 2))

@@ -1,13 +1,17 @@
+import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from basicsr.archs import build_network
-from helpers.invertibility import ROUND_TRIP, assert_same_state, random_image, randomise, state_of
-from helpers.oracle import textbook
+from benchmarks.textbook import textbook
+from helpers.invertibility import ROUND_TRIP, assert_same_state, check_inverse, random_image, randomise, state_of
+from torch import nn
 
-from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.archs.dense_block import DenseBlock
+from irnsigma_plugin.archs.irn_arch import CouplingBlock, HaarDownsampling, InvRescaleNet, LearnableDownsampling
 from irnsigma_plugin.archs.rescaling_net import quantize
 from irnsigma_plugin.losses.mixture_loss import charbonnier, latent_energy, squared_error
 
@@ -109,19 +113,19 @@ def test_any_size(scale, height, width):
         assert lr.shape == (2, 3, *small)
         assert z.shape == net.latent_shape(lr.shape) == (2, 3 * scale**2 - 3, *small)
         torch.testing.assert_close(net.upscale(lr, z)[..., :height, :width], hr, rtol=0, atol=1e-5)
-        assert net(hr, 0.5).hr.shape == hr.shape
+        assert net(hr, 0.5).restored.shape == hr.shape
 
 
 def test_forward_stores_nothing():
     net = randomise(InvRescaleNet(4, [1, 1], growth_channels=4))
     before = state_of(net)
-    net(random_image(1, 3, 9, 10), torch.tensor([0.5])).hr.sum().backward()
+    net(random_image(1, 3, 9, 10), torch.tensor([0.5])).restored.sum().backward()
     assert_same_state(before, state_of(net))
 
 
 def test_gradient_reaches_every_trainable_parameter():
     net = randomise(InvRescaleNet(3, [2], growth_channels=4))
-    net(random_image(1, 3, 9, 9), 1.0).hr.square().sum().backward()
+    net(random_image(1, 3, 9, 9), 1.0).restored.square().sum().backward()
     assert [name for name, parameter in net.named_parameters() if not parameter.grad.any()] == []
 
 
@@ -169,7 +173,7 @@ def cycle_gradients(net, hr):
     result = net(hr, 0.7)
     (
         squared_error(result.lr, torch.zeros_like(result.lr))
-        + charbonnier(result.hr, hr)
+        + charbonnier(result.restored, hr)
         + latent_energy(result.latent)
     ).mean().backward()
     gradients = {name: parameter.grad.clone() for name, parameter in net.named_parameters() if parameter.requires_grad}
@@ -227,13 +231,155 @@ def test_receptive_field(arguments, expected):
     assert InvRescaleNet(*arguments).receptive_field() == expected
 
 
-@pytest.mark.parametrize(
-    ('arguments', 'expected'),
-    [
-        ((4, [1, 1], 32), 200 + 8 * (9 + 128) / 4),
-        ((4, [1, 1], 8), 200 + 8 * (9 + 32) / 4),
-        ((3, [1], 32), 200 + 8 * (24 + 128) / 9),
-    ],
-)
-def test_bytes_per_pixel(arguments, expected):
-    assert InvRescaleNet(*arguments).bytes_per_pixel() == pytest.approx(expected)
+class Affine(nn.Module):
+    """`factor · mean of the channels + shift`, so that the coupling can be computed by hand."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__()
+        self.out_channels = out_channels
+        self.factor, self.shift = 0.0, 0.0
+
+    def forward(self, x):
+        return (self.factor * x.mean(1, keepdim=True) + self.shift).expand(-1, self.out_channels, -1, -1)
+
+
+def test_coupling_by_hand():
+    block = CouplingBlock(3, Affine, split=1, clamp=0.8)
+    block.F.factor, block.F.shift = 2.0, 1.0
+    block.G.factor, block.G.shift = -1.0, 0.5
+    block.H.factor = math.log(3) / 10
+    x = torch.tensor([1.0, 3.0, 5.0]).view(1, 3, 1, 1)
+    # y1 = 1 + (2 · (3 + 5)/2 + 1) = 10; H(y1) = ln 3, sigmoid 3/4, s = 0.8 · (2 · 3/4 - 1) = 0.4;
+    # G(y1) = -9.5; y2 = (3, 5) · exp(0.4) - 9.5.
+    y = torch.tensor([10.0, -5.0245259070762, -2.0408765117936]).view(1, 3, 1, 1)
+    torch.testing.assert_close(block(x), y)
+    torch.testing.assert_close(block.inverse(y), x)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize(('channels', 'split', 'clamp'), [(12, 3, 1.0), (48, 3, 1.0), (5, 2, 3.0)])
+def test_inverse_of_coupling(channels, split, clamp, dtype):
+    block = randomise(CouplingBlock(channels, partial(DenseBlock, growth_channels=8), split, clamp)).to(dtype)
+    x = random_image(2, channels, 5, 7, dtype=dtype)
+    assert (block(x) - x).abs().mean() > 0.1
+    check_inverse(block, x, x.shape)
+
+
+@pytest.mark.parametrize('clamp', [0.5, 2.0])
+def test_clamp_bounds_the_scale(clamp):
+    block = CouplingBlock(4, Affine, split=1, clamp=clamp)
+    x = torch.ones(1, 4, 1, 1)
+    for shift, expected in ((100.0, math.exp(clamp)), (-100.0, math.exp(-clamp))):
+        block.H.shift = shift
+        torch.testing.assert_close(block(x)[:, 1:], torch.full((1, 3, 1, 1), expected))
+
+
+def test_gradients_of_coupling_in_both_directions():
+    block = randomise(CouplingBlock(4, partial(DenseBlock, growth_channels=2), split=3), std=0.2).double()
+    x = random_image(1, 4, 2, 2, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(block, x)
+    assert torch.autograd.gradcheck(block.inverse, x)
+
+
+BLOCK = torch.tensor([[10.0, 3.0], [5.0, 2.0]]).view(1, 1, 2, 2)
+# By hand: (10+3+5+2)/4, (10-3+5-2)/4, (10+3-5-2)/4, (10-3-5+2)/4.
+BANDS = torch.tensor([5.0, 2.5, 1.5, 1.0]).view(1, 4, 1, 1)
+
+
+def test_haar_bands_of_one_block():
+    haar = HaarDownsampling(1)
+    torch.testing.assert_close(haar(BLOCK), BANDS, rtol=0, atol=0)
+    torch.testing.assert_close(haar.inverse(BANDS), BLOCK, rtol=0, atol=0)
+
+
+def test_haar_channels_are_ordered_band_first_and_blocks_stay_in_place():
+    haar = HaarDownsampling(3)
+    image = torch.zeros(1, 3, 4, 6)
+    image[:, 1, 2:, 4:] = BLOCK  # green, second row and third column of blocks
+    expected = torch.zeros(1, 12, 2, 3)
+    expected[0, [1, 4, 7, 10], 1, 2] = BANDS.flatten()
+    torch.testing.assert_close(haar(image), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('channels', [1, 3, 12])
+def test_inverse_of_haar(channels, dtype):
+    check_inverse(
+        HaarDownsampling(channels).to(dtype), random_image(2, channels, 6, 10, dtype=dtype), (2, 4 * channels, 3, 5)
+    )
+
+
+def test_haar_weights_are_a_frozen_parameter_in_the_original_layout():
+    ((name, weights),) = HaarDownsampling(3).named_parameters()
+    assert name == 'haar_weights'
+    assert not weights.requires_grad
+    signs = [[[1, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]]
+    torch.testing.assert_close(weights.data, torch.tensor(signs * 3, dtype=torch.float32).unsqueeze(1))
+
+
+def test_gradients_of_haar():
+    haar = HaarDownsampling(2).double()
+    for call, shape in ((haar, (1, 2, 2, 4)), (haar.inverse, (1, 8, 1, 2))):
+        assert torch.autograd.gradcheck(call, random_image(*shape, dtype=torch.float64).requires_grad_())
+
+
+def test_fresh_learnable_layer_takes_the_mean_and_the_other_pixels():
+    layer = LearnableDownsampling(2)
+    block = torch.tensor([[10.0, 3.0], [5.0, 2.0]]).view(1, 1, 2, 2)
+    bands = torch.tensor([5.0, 3.0, 5.0, 2.0]).view(1, 4, 1, 1)
+    torch.testing.assert_close(layer(block), bands)
+    torch.testing.assert_close(layer.inverse(bands), block)
+
+
+def test_every_colour_is_mixed_by_the_same_matrix_and_bands_come_first():
+    layer = LearnableDownsampling(2)
+    matrix = torch.tensor([[1.0, 2.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0], [4.0, 0.0, 0.0, 1.0]])
+    layer.conv_weights.data.copy_(matrix)
+    image = torch.zeros(1, 2, 2, 4)
+    image[0, 0, :, 2:] = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    image[0, 1, :, :2] = torch.tensor([[5.0, 6.0], [7.0, 8.0]])
+    expected = torch.zeros(1, 8, 1, 2)
+    expected[0, 0::2, 0, 1] = torch.tensor([5.0, 2.0, -1.0, 8.0])  # matrix · (1, 2, 3, 4)
+    expected[0, 1::2, 0, 0] = torch.tensor([17.0, 6.0, -1.0, 28.0])  # matrix · (5, 6, 7, 8)
+    torch.testing.assert_close(layer(image), expected)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('scale', [2, 3, 4])
+def test_inverse_of_the_learnable_layer(scale, dtype):
+    layer = randomise(LearnableDownsampling(scale), std=0.01).to(dtype)
+    check_inverse(layer, random_image(2, 3, 4 * scale, 2 * scale, dtype=dtype), (2, 3 * scale**2, 4, 2))
+
+
+def test_the_matrix_is_trainable_in_both_directions():
+    layer = randomise(LearnableDownsampling(2)).double()
+    image = random_image(1, 1, 2, 4, dtype=torch.float64).requires_grad_()
+    bands = random_image(1, 4, 1, 2, dtype=torch.float64, seed=1).requires_grad_()
+
+    def run(call, x, matrix):
+        return torch.func.functional_call(Direction(layer, call), {'layer.conv_weights': matrix}, x)
+
+    matrix = layer.conv_weights.detach().clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, m: run('forward', x, m), (image, matrix))
+    assert torch.autograd.gradcheck(lambda y, m: run('inverse', y, m), (bands, matrix))
+
+
+class Direction(torch.nn.Module):
+    """Calls one direction of a layer, since functional_call knows only `forward`."""
+
+    def __init__(self, layer, call):
+        super().__init__()
+        self.layer, self.call = layer, call
+
+    def forward(self, x):
+        return getattr(self.layer, self.call)(x)
+
+
+def test_autocast_does_not_shorten_the_learnable_layer():
+    layer = randomise(LearnableDownsampling(2), std=0.01)
+    image = random_image(1, 3, 4, 4)
+    with torch.autocast('cpu', torch.bfloat16):
+        bands = layer(image)
+        restored = layer.inverse(bands)
+    assert torch.equal(bands, layer(image))
+    assert torch.equal(restored, layer.inverse(bands))

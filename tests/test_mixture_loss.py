@@ -7,7 +7,7 @@ from helpers.invertibility import random_image, randomise
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.archs.rescaling_net import RescaleResult
 from irnsigma_plugin.losses.adversarial import per_sample_gan_loss
-from irnsigma_plugin.losses.mixture_loss import MixtureLoss
+from irnsigma_plugin.losses.mixture_loss import MixtureLoss, charbonnier, latent_energy, squared_error
 from irnsigma_plugin.losses.perceptual_loss import PerSamplePerceptualLoss
 from irnsigma_plugin.training.discriminator import IRNDiscriminator
 
@@ -20,7 +20,7 @@ RESULT = RescaleResult(
     lr=torch.tensor([[0.6, 0.3], [0.5, 0.8]]).view(2, 1, 1, 2),
     lr_quantized=torch.full((2, 1, 1, 2), 99.0),
     latent=torch.tensor([[1.0, -2.0], [0.0, 3.0]]).view(2, 1, 1, 2),
-    hr=torch.tensor([[300.0, 600.0], [0.0, 300.0]]).view(2, 1, 1, 2),
+    restored=torch.tensor([[300.0, 600.0], [0.0, 300.0]]).view(2, 1, 1, 2),
 )
 SIGMA = torch.tensor([0.25, 1.0])
 ADVERSARIAL = torch.tensor([2.0, 0.6])
@@ -96,9 +96,9 @@ def test_which_terms_reach_the_restored_image(networks, sigma):
     hr = random_image(2, 3, 128, 128)
     lr_ref, sigmas = hr[..., ::2, ::2], torch.full((2,), sigma)
     result = net(hr, sigmas)
-    restored = result.hr.detach().requires_grad_()
+    restored = result.restored.detach().requires_grad_()
     adversarial = per_sample_gan_loss(GANLoss('vanilla'), discriminator(restored), True, is_disc=False)
-    result = result._replace(hr=restored)
+    result = result._replace(restored=restored)
     _, terms = MixtureLoss()(result, hr, lr_ref, sigmas, adversarial, perceptual(restored, hr))
 
     def reached(term):
@@ -122,9 +122,9 @@ def test_generator_gradient_at_the_ends(networks, sigma, absent, present):
 
     def gradient(scaled):
         result = net(hr, sigmas, epsilon=torch.ones(2, 9, 64, 64))
-        adversarial = per_sample_gan_loss(GANLoss('vanilla'), discriminator(result.hr), True, is_disc=False)
+        adversarial = per_sample_gan_loss(GANLoss('vanilla'), discriminator(result.restored), True, is_disc=False)
         criterion = MixtureLoss(**{names[letter]: 100.0 for letter in scaled})
-        loss, _ = criterion(result, hr, hr[..., ::2, ::2], sigmas, adversarial, perceptual(result.hr, hr))
+        loss, _ = criterion(result, hr, hr[..., ::2, ::2], sigmas, adversarial, perceptual(result.restored, hr))
         trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
         return torch.cat([part.flatten() for part in torch.autograd.grad(loss, trainable)])
 
@@ -160,3 +160,33 @@ def test_wrong_arguments_are_named(arguments, message):
 def test_unknown_arguments_are_refused():
     with pytest.raises(TypeError, match='lambda_pixel'):
         build_loss({'type': 'MixtureLoss', 'lambda_pixel': 1.0})
+
+
+A = torch.tensor([[[[1.0, 2.0]]], [[[0.0, 0.0]]]], dtype=torch.float64)
+B = torch.tensor([[[[4.0, 2.0]]], [[[0.0, -0.002]]]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ('term', 'arguments', 'expected'),
+    [
+        # sqrt(9 + 1e-6) + sqrt(1e-6); sqrt(1e-6) + sqrt(4e-6 + 1e-6)
+        (charbonnier, (A, B), [3.00100016666666, 0.00323606797749979]),
+        (squared_error, (A, B), [9.0, 4e-6]),
+        (latent_energy, (A,), [5.0, 0.0]),
+    ],
+)
+def test_values_by_hand(term, arguments, expected):
+    expected = torch.tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(term(*arguments), expected, rtol=1e-12, atol=0)
+
+
+def test_charbonnier_takes_the_square_root_of_another_eps():
+    assert charbonnier(A, A, eps=0.25).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize('term', [charbonnier, squared_error, lambda x, y: latent_energy(x - y)])
+def test_gradients_are_finite_at_zero_and_right(term):
+    x, y = (random_image(2, 3, 2, 2, dtype=torch.float64, seed=seed).requires_grad_() for seed in (0, 1))
+    assert torch.autograd.gradcheck(term, (x, y))
+    (gradient,) = torch.autograd.grad(term(x, x.detach()).sum(), x)
+    assert torch.equal(gradient, torch.zeros_like(x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -26,13 +27,6 @@ def net():
 def small_cells(monkeypatch):
     """Grid cells of 32 x 32 hr pixels, so that small images have several."""
     monkeypatch.setattr(rescaler_module, 'CELL', 32)
-
-
-@pytest.fixture
-def cores(monkeypatch):
-    """Ten cores, one thread of torch on each."""
-    monkeypatch.setattr(rescaler_module.os, 'cpu_count', lambda: 10)
-    monkeypatch.setattr(torch, 'get_num_threads', lambda: 1)
 
 
 def random_array(*shape, dtype=np.uint8, seed=0):
@@ -112,42 +106,16 @@ def test_windows_with_the_receptive_field_around_them_are_exact(small_cells, sca
     assert (with_seams - restored[0]).abs().max() > 1e-3, 'the cells are not what is computed'
 
 
-def test_the_bytes_do_not_depend_on_the_tile_or_on_what_else_runs(net, small_cells, cores):
+def test_the_bytes_do_not_depend_on_what_else_runs(net, small_cells):
     image, rescaler = random_array(90, 70, 3), Rescaler(net)  # 3 x 3 cells
     expected_lr = rescaler.downscale(image)
     expected = rescaler.upscale(expected_lr, 0.8, name='a', size=(90, 70))
-    for tile in (1, 32, 65, 1000, 'auto'):
-        assert (rescaler.downscale(image, tile) == expected_lr).all()
-        assert (rescaler.upscale(expected_lr, 0.8, name='a', size=(90, 70), tile=tile) == expected).all()
-        rescaler.upscale(expected_lr[:9], 0.3, name='b', tile=tile)
-
-
-@pytest.mark.parametrize(('tile', 'expected'), [(None, 1), (10, 1), (63, 1), (64, 4), (100, 9), (10**6, 10)])
-def test_a_tile_is_so_many_cells_at_once(small_cells, cores, monkeypatch, tile, expected):
-    counts = []
-    pool = rescaler_module.ThreadPoolExecutor
-    monkeypatch.setattr(rescaler_module, 'ThreadPoolExecutor', lambda count: counts.append(count) or pool(count))
-    Rescaler(BicubicRescaleNet(4)).downscale(random_array(150, 130), tile)
-    assert counts == ([expected] if expected > 1 else [])
-
-
-@pytest.mark.parametrize(('windows_in_memory', 'expected'), [(1, 1), (7, 3), (10**6, 10)])
-def test_auto_takes_half_of_the_available_memory(net, small_cells, cores, monkeypatch, windows_in_memory, expected):
-    monkeypatch.setattr(net, 'bytes_per_pixel', lambda: 100)
-    window = 32 + 2 * 60  # a cell and the receptive field, which is less than 64
-    monkeypatch.setattr(rescaler_module, 'available_memory', lambda device: windows_in_memory * 100 * window**2)
-    assert Rescaler(net)._windows_at_once('auto', 25, 15) == expected
-
-
-def test_one_window_at_a_time_where_torch_uses_every_core(net, small_cells, cores, monkeypatch):
-    monkeypatch.setattr(torch, 'get_num_threads', lambda: 10)
-    assert Rescaler(net)._windows_at_once(10**6, 25, 15) == 1
-
-
-def test_an_error_in_one_window_of_several_is_raised(net, small_cells, cores, monkeypatch):
-    monkeypatch.setattr(net, 'downscale', lambda hr: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        Rescaler(net).downscale(random_array(150, 130), tile=100)
+    with ThreadPoolExecutor(4) as pool:
+        small = [pool.submit(rescaler.downscale, image) for _ in range(4)]
+        large = [pool.submit(rescaler.upscale, expected_lr, 0.8, 0, 'a', (90, 70)) for _ in range(4)]
+        pool.submit(rescaler.upscale, expected_lr[:9], 0.3, name='b')
+    assert all((lr.result() == expected_lr).all() for lr in small)
+    assert all((hr.result() == expected).all() for hr in large)
 
 
 def test_the_network_sees_no_more_than_a_window(net, small_cells, monkeypatch):
@@ -221,18 +189,16 @@ class FlatLatentNet(PixelShuffleNet):
 def test_other_networks_take_an_image_in_one_piece(small_cells, net):
     image, rescaler = random_image(3, 75, 99), Rescaler(net)
     lr, restored = in_one_piece(net, image[None], 1, 'baby')
-    assert torch.equal(rescaler.downscale(image, tile='auto'), lr[0])
+    assert torch.equal(rescaler.downscale(image), lr[0])
     assert torch.equal(rescaler.upscale(lr[0], 1, name='baby', size=(75, 99)), restored[0])
-    with pytest.raises(ValueError, match='in one piece'):
-        rescaler.downscale(image, tile=64)
 
 
 def test_other_networks_work_in_windows_where_the_overlap_is_given(small_cells):
     net, image = PixelShuffleNet(), random_image(3, 75, 99)
     lr, restored = in_one_piece(net, image[None], 1, 'baby')
-    assert torch.equal(Rescaler(net).downscale(image, tile=64, overlap=0), lr[0])
+    assert torch.equal(Rescaler(net).downscale(image, overlap=0), lr[0])
     assert torch.equal(Rescaler(net).upscale(lr[0], 1, name='baby', size=(75, 99), overlap=0), restored[0])
-    with pytest.raises(ValueError, match='leave tile and overlap out'):
+    with pytest.raises(ValueError, match='in one piece.*leave overlap out'):
         Rescaler(FlatLatentNet()).downscale(image, overlap=0)
 
 
@@ -244,9 +210,8 @@ def test_other_networks_work_in_windows_where_the_overlap_is_given(small_cells):
         ('downscale', {'image': np.zeros((0, 4), np.uint8)}, 'got uint8 (0, 4)'),
         ('downscale', {'image': 'baby.png'}, "got 'baby.png'"),
         ('downscale', {'image': torch.zeros(1, 4, 4)}, '(3, H, W) or (N, 3, H, W)'),
-        ('downscale', {'image': random_array(4, 4), 'tile': 0}, 'tile'),
-        ('downscale', {'image': random_array(4, 4), 'tile': 'big'}, 'tile'),
         ('downscale', {'image': random_array(4, 4), 'overlap': -1}, 'overlap'),
+        ('upscale', {'lr': random_array(4, 4), 'overlap': 0.5}, 'overlap'),
         ('upscale', {'lr': random_array(4, 4, dtype=np.uint16)}, 'of uint8, but got uint16'),
         ('upscale', {'lr': random_array(4, 5), 'size': (12, 20)}, '16x20 or up to 3 less, but got (12, 20)'),
         ('upscale', {'lr': random_array(4, 4), 'sigma': 2}, 'sigma'),
@@ -272,7 +237,7 @@ def test_model_hash_by_hand():
 
 
 def test_nothing_is_left_to_the_gradient(net):
-    assert not Rescaler(net).upscale(torch.rand(3, 4, 4), 1, tile='auto').requires_grad
+    assert not Rescaler(net).upscale(torch.rand(3, 4, 4), 1).requires_grad
 
 
 def test_from_checkpoint(tmp_path, net):

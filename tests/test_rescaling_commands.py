@@ -217,7 +217,7 @@ def test_an_interruption_leaves_whole_files_only(monkeypatch, capsys):
     monkeypatch.setattr(batch, 'write_picture', slow_write)
     monkeypatch.setattr(
         'irnsigma_plugin.rescaling.pictures.downscale_picture',
-        lambda rescaler, picture, tile, overlap: interrupt(picture, Path(names.pop(0))),
+        lambda rescaler, picture, overlap: interrupt(picture, Path(names.pop(0))),
     )
     names = [f'photo{index}.png' for index in range(8)]
     assert run('downscale photos small --workers 2') == 130
@@ -414,5 +414,5 @@ def test_help_teaches_by_examples(command, capsys):
     assert main([command, '--help']) == 0
     text = capsys.readouterr().out
     assert text.count(f'\n  irnsigma {command} ') >= 2
-    assert all(option in text for option in ('--model', '--device', '--tile', '--overlap'))
-    assert '(default: 16 pixels of the small image); unlike --tile it changes the result' in ' '.join(text.split())
+    assert all(option in text for option in ('--model', '--device', '--overlap'))
+    assert 'it changes the result (default: 16 pixels of the small image)' in ' '.join(text.split())

@@ -1,15 +1,18 @@
-"""Rescaling of whole pictures."""
+"""Rescaling of whole pictures, and what an lr file notes of its original."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+import irnsigma_plugin
 from irnsigma_plugin.archs.bicubic import BicubicRescaleNet, bicubic_downscale, bicubic_upscale
 from irnsigma_plugin.images import picture as picture_module
 from irnsigma_plugin.images.picture import Picture
-from irnsigma_plugin.rescaling.pictures import downscale_picture, read_note, upscale_picture
+from irnsigma_plugin.rescaling.pictures import LrNote, downscale_picture, read_note, upscale_picture
 from irnsigma_plugin.rescaling.rescaler import Rescaler
+
+NOTE = LrNote(480, 321, 16, 4, 'feedfeedfeedfeed')
 
 
 @pytest.fixture(scope='module')
@@ -94,15 +97,46 @@ def test_arguments_reach_the_network():
     calls = {}
 
     class Recorder(Rescaler):
-        def downscale(self, image, tile=None, overlap=None):
-            calls['downscale'] = (tile, overlap)
+        def downscale(self, image, overlap=None):
+            calls['downscale'] = overlap
             return super().downscale(image)
 
-        def upscale(self, lr, sigma=0.0, seed=0, name='', size=None, tile=None, overlap=None, dtype=None):
-            calls['upscale'] = (sigma, seed, name, size, tile, overlap, dtype)
+        def upscale(self, lr, sigma=0.0, seed=0, name='', size=None, overlap=None, dtype=None):
+            calls['upscale'] = (sigma, seed, name, size, overlap, dtype)
             return super().upscale(lr, size=size)
 
     rescaler = Recorder(BicubicRescaleNet(4))
-    lr = downscale_picture(rescaler, Picture(smooth(45, 38)), 512, 32)
-    upscale_picture(rescaler, lr, 'name', 0.25, 7, 'auto', 64)
-    assert calls == {'downscale': (512, 32), 'upscale': (0.25, 7, 'name', (45, 38), 'auto', 64, np.uint8)}
+    lr = downscale_picture(rescaler, Picture(smooth(45, 38)), 32)
+    upscale_picture(rescaler, lr, 'name', 0.25, 7, 64)
+    assert calls == {'downscale': 32, 'upscale': (0.25, 7, 'name', (45, 38), 64, np.uint8)}
+
+
+def test_a_note_is_plain_text_and_comes_back():
+    text = NOTE.to_text()
+    assert text == (
+        '{"height": 480, "width": 321, "bits": 16, "scale": 4, "model": "feedfeedfeedfeed", '
+        f'"version": "{irnsigma_plugin.__version__}"}}'
+    )
+    assert read_note(text) == NOTE
+    assert read_note(text[:-1] + ', "more": 1}') == NOTE
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '',
+        'null',
+        '3',
+        '[]',
+        '{}',
+        '{"height": 1',
+        NOTE._replace(height=0).to_text(),
+        NOTE._replace(width=1.5).to_text(),
+        NOTE._replace(scale=None).to_text(),
+        NOTE._replace(bits=1).to_text(),
+        NOTE._replace(model=7).to_text(),
+    ],
+)
+def test_anything_else_is_refused(text):
+    with pytest.raises(ValueError, match='.'):
+        read_note(text)

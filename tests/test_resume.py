@@ -15,9 +15,10 @@ import torch
 from basicsr.train import train_pipeline
 from helpers.experiment import METRICS, differences, options_to_train, write_photographs, write_yaml
 
-from irnsigma_plugin.checkpoints.weights import SaveError
+from irnsigma_plugin.checkpoints.saving import SaveError
 from irnsigma_plugin.options.rules import OptionError
 from irnsigma_plugin.training.model import IRNSigmaModel
+from irnsigma_plugin.training.step import TrainingStep
 
 ITERATIONS = 8
 PER_EPOCH = 3
@@ -172,7 +173,6 @@ def test_a_full_disk_stops_the_training_and_leaves_what_was_saved(experiment, mo
     from irnsigma_plugin import files as atomic
 
     experiment.options['logger'].update(keep_last=1, save_checkpoint_freq=2)
-    monkeypatch.setattr('basicsr.models.base_model.time.sleep', lambda seconds: None)
 
     def fill_disk():
         def full(path):
@@ -197,13 +197,13 @@ def test_lack_of_memory_is_explained(experiment):
     def exhaust():
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB.')
 
-    original = IRNSigmaModel._optimize_discriminator
-    IRNSigmaModel._optimize_discriminator = lambda *args: exhaust()
+    original = TrainingStep.step_discriminator
+    TrainingStep.step_discriminator = lambda *args: exhaust()
     try:
         with pytest.raises(MemoryError, match='than the GPU has left: lower batch_size_per_gpu.*--auto_resume'):
             experiment.train()
     finally:
-        IRNSigmaModel._optimize_discriminator = original
+        TrainingStep.step_discriminator = original
 
 
 def test_a_training_lasts_where_images_are_left_over(experiment):

@@ -18,7 +18,7 @@ class Trainee:
     def step(self, guard, gradients, what='generator', **arguments):
         for weight, gradient in zip(self.weights, gradients):
             weight.grad = torch.tensor([float(gradient)])
-        guard.step(self.optimizer, self.weights, what, **arguments)
+        guard.step(self.optimizer, what, **arguments)
 
     def values(self):
         return [weight.item() for weight in self.weights]
@@ -91,7 +91,7 @@ def test_both_failing_now_and_then_is_no_divergence():
 def test_parameters_without_gradient_do_not_count():
     trainee = Trainee()
     trainee.weights[0].grad = torch.tensor([1.0])
-    StepGuard().step(trainee.optimizer, trainee.weights, 'generator')
+    StepGuard().step(trainee.optimizer, 'generator')
     assert trainee.values() == [2.0, 4.0]
 
 
@@ -101,7 +101,7 @@ def test_fused_adam_counts_only_steps_taken():
     optimizer, guard = torch.optim.Adam([weight], lr=0.1, fused=True), StepGuard()
     for gradient in (math.nan, 2.0, math.nan):
         weight.grad = torch.tensor([gradient])
-        guard.step(optimizer, [weight], 'generator')
+        guard.step(optimizer, 'generator')
     assert weight.item() == pytest.approx(0.9)
     assert optimizer.state[weight]['step'].item() == 1
 
@@ -163,7 +163,7 @@ def test_rows_go_on_after_resuming(kind):
 
 def test_only_non_finite_statistics_are_taken_back():
     norm = nn.BatchNorm1d(2, momentum=0.5)
-    with finite_statistics(norm, None):
+    with finite_statistics(norm):
         norm(torch.tensor([[2.0, math.inf], [4.0, 1.0]]))
     assert norm.running_mean.tolist() == [1.5, 0.0]
     assert norm.running_var.tolist() == [1.5, 1.0]

@@ -12,7 +12,7 @@ from basicsr.data.prefetch_dataloader import CPUPrefetcher
 from helpers.experiment import write_photographs
 
 from irnsigma_plugin.images.picture import ImageReadError
-from irnsigma_plugin.training.supply import DataSupply, NamingDataset, Place, PlaceSampler, TrainingDataset
+from irnsigma_plugin.training.supply import DataSupply, NamingDataset, ResumableSampler, SampleIndex, TrainingDataset
 
 
 def paired_options(folder, **changes) -> dict:
@@ -47,15 +47,15 @@ def read_by_basicsr(loader):
         batch = prefetcher.next()
 
 
-def place(index: int, epoch: int = 0, number: int = 0) -> Place:
-    return Place(epoch, seen=number + 1, number=number, index=index)
+def place(index: int, epoch: int = 0, number: int = 0) -> SampleIndex:
+    return SampleIndex(epoch, seen=number + 1, number=number, image=index)
 
 
 @pytest.mark.parametrize(('processes', 'rank'), [(1, 0), (2, 1)])
 def test_a_resumed_order_is_the_rest_of_the_epoch(processes, rank):
     images = range(5)
-    whole = PlaceSampler(images, processes, rank, ratio=4)
-    resumed = PlaceSampler(images, processes, rank, ratio=4, resume_at={'epoch': 2, 'seen': 6})
+    whole = ResumableSampler(images, processes, rank, ratio=4)
+    resumed = ResumableSampler(images, processes, rank, ratio=4, resume_at={'epoch': 2, 'seen': 6})
     for epoch in (2, 3):
         for sampler in (whole, resumed):
             sampler.set_epoch(epoch)
@@ -63,10 +63,10 @@ def test_a_resumed_order_is_the_rest_of_the_epoch(processes, rank):
 
 
 def test_all_processes_together_take_every_place_once():
-    parts = [list(PlaceSampler(range(4), 2, rank)) for rank in (0, 1)]
+    parts = [list(ResumableSampler(range(4), 2, rank)) for rank in (0, 1)]
     assert [[place.number for place in part] for part in parts] == [[0, 2], [1, 3]]
     assert [[place.seen for place in part] for part in parts] == [[2, 4], [2, 4]]
-    assert sorted(place.index for part in parts for place in part) == [0, 1, 2, 3]
+    assert sorted(place.image for part in parts for place in part) == [0, 1, 2, 3]
 
 
 def test_a_sample_depends_on_its_place_alone(tmp_path):
@@ -122,7 +122,7 @@ def test_prefetching_neither_hides_errors_nor_changes_the_images(tmp_path, worke
         supply = DataSupply({'manual_seed': 5})
         dataset = supply.build_dataset(options)
         return supply.build_dataloader(
-            dataset, {**options, 'prefetch_mode': mode}, num_gpu=0, sampler=PlaceSampler(dataset, 1, 0)
+            dataset, {**options, 'prefetch_mode': mode}, num_gpu=0, sampler=ResumableSampler(dataset, 1, 0)
         )
 
     options = paired_options(tmp_path, batch_size_per_gpu=1, num_worker_per_gpu=workers, max_corrupt=0)

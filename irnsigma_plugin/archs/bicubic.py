@@ -43,10 +43,10 @@ def imresize(images: Tensor, scale_factor: float) -> Tensor:
     scale = round(scale_factor if scale_factor >= 1 else 1 / scale_factor) if scale_factor > 0 else 0
     if scale < 1 or abs(scale_factor - (scale if scale_factor >= 1 else 1 / scale)) > 1e-6 * scale_factor:
         raise ValueError(f'scale_factor must be a whole number or 1 / a whole number, got {scale_factor}.')
-    taps, _ = _integer_taps(scale)
     if scale_factor >= 1:
-        return _upscale(images, scale, [tap / (16 * scale**3) for tap in taps])
-    return _downscale(images, scale, [tap / (16 * scale**4) for tap in taps])
+        return _upscale(images, scale, 16 * scale**3)
+    height, width = images.shape[-2:]
+    return _downscale(images, scale, 0, 0, height, width, 16 * scale**4)
 
 
 def bicubic_downscale(image: np.ndarray, scale: int) -> np.ndarray:
@@ -60,33 +60,20 @@ def bicubic_downscale(image: np.ndarray, scale: int) -> np.ndarray:
         (H / scale, W / scale, C) uint8.
 
     Raises:
-        ValueError: The image is not uint8 HWC, or a side is no multiple of the scale.
+        ValueError: The image or the scale is another.
     """
-    _check(image, scale)
-    _check_multiple(image, scale)
-    return _downscale_region(image, scale, 0, 0, image.shape[0], image.shape[1])
+    return _downscale_part(image, scale, 0, 0, *image.shape[:2])
 
 
 def bicubic_downscale_crop(image: np.ndarray, scale: int, top: int, left: int, size: int) -> np.ndarray:
-    """Shrink one square part of an 8-bit image with the values that part has in the whole image shrunk.
+    """Shrink the square part of an 8-bit image from `top`, `left` with the values that it has in the whole shrunk.
 
-    Equals `bicubic_downscale(image, scale)` cropped to the rows from `top / scale` and the columns from
-    `left / scale`, but computes only these: the pixels around the part take part, not its mirrored border.
-
-    Args:
-        image: (H, W, C) uint8, H and W multiples of `scale`.
-        scale: Whole factor from 1 to 16.
-        top, left: First row and column of the part, in pixels of `image`, multiples of `scale`.
-        size: Side of the part, in pixels of `image`, a multiple of `scale`.
+    Only these are computed: the pixels around the part take part, not its mirrored border. `top`, `left` and `size`
+    are multiples of `scale`, in pixels of `image`; all else as for :func:`bicubic_downscale`.
 
     Returns:
         (size / scale, size / scale, C) uint8.
-
-    Raises:
-        ValueError: As for `bicubic_downscale`, or the part is not aligned with the scale or not inside.
     """
-    _check(image, scale)
-    _check_multiple(image, scale)
     if top % scale or left % scale or size % scale or size < 1:
         raise ValueError(f'top, left and size must be multiples of the scale {scale}, got {top}, {left}, {size}.')
     if top < 0 or left < 0 or top + size > image.shape[0] or left + size > image.shape[1]:
@@ -94,25 +81,12 @@ def bicubic_downscale_crop(image: np.ndarray, scale: int, top: int, left: int, s
             f'The part of {size}x{size} pixels at row {top}, column {left} is not inside the '
             f'image of {image.shape[0]}x{image.shape[1]} pixels.'
         )
-    return _downscale_region(image, scale, top, left, size, size)
+    return _downscale_part(image, scale, top, left, size, size)
 
 
 def bicubic_upscale(image: np.ndarray, scale: int) -> np.ndarray:
-    """Enlarge an 8-bit image: the exact bicubic value, clamped and rounded (halves up).
-
-    Args:
-        image: (H, W, C) uint8.
-        scale: Whole factor from 1 to 16.
-
-    Returns:
-        (scale · H, scale · W, C) uint8.
-
-    Raises:
-        ValueError: The image is not uint8 HWC.
-    """
-    _check(image, scale)
-    taps, _ = _integer_taps(scale)
-    return _to_uint8(_upscale(_to_tensor(image), scale, taps), (16 * scale**3) ** 2)
+    """Enlarge an 8-bit image (H, W, C) to (scale · H, scale · W, C), otherwise as :func:`bicubic_downscale`."""
+    return _to_array(_upscale(_to_tensor(image, scale), scale), (16 * scale**3) ** 2)
 
 
 def _integer_taps(scale: int) -> tuple[list[int], int]:
@@ -134,78 +108,65 @@ def _integer_taps(scale: int) -> tuple[list[int], int]:
     return taps, (doubled[0] + scale - 1) // 2
 
 
-def _mirrored(start: int, stop: int, length: int) -> np.ndarray:
-    """Indices start … stop - 1, mirrored at the borders (border pixel included) into 0 … length - 1."""
-    position = np.arange(start, stop) % (2 * length)
-    return np.where(position < length, position, 2 * length - 1 - position)
+def _downscale(images: Tensor, scale: int, top: int, left: int, height: int, width: int, unit: int = 1) -> Tensor:
+    """Shrink `height` x `width` pixels from `top`, `left` with the weights divided by `unit`; sides are rounded up."""
+    taps, first = _integer_taps(scale)
+    for dim, start, size in ((2, top, height), (3, left, width)):
+        beyond_last = -(-size // scale) * scale - scale + len(taps)
+        images = _mirrored(images, dim, start + first, start + first + beyond_last)
+    return _convolve(images, [tap / unit for tap in taps], scale, transposed=False)
 
 
-def _convolve(planes: Tensor, taps: list, scale: int, transposed: bool) -> Tensor:
-    """Filter columns then rows of (M, 1, H, W) with stride `scale`."""
+def _upscale(images: Tensor, scale: int, unit: int = 1) -> Tensor:
+    height, width = images.shape[-2:]
+    margin = 2  # coarse pixels beyond the border that reach inside it
+    for dim, size in ((2, height), (3, width)):
+        images = _mirrored(images, dim, -margin, size + margin)
+    taps, first = _integer_taps(scale)
+    start = margin * scale - first
+    enlarged = _convolve(images, [tap / unit for tap in taps], scale, transposed=True)
+    return enlarged[..., start : start + scale * height, start : start + scale * width]
+
+
+def _mirrored(images: Tensor, dim: int, start: int, stop: int) -> Tensor:
+    """The pixels start … stop - 1 along a dimension, mirrored at the borders (border pixel included)."""
+    length = images.shape[dim]
+    position = torch.arange(start, stop, device=images.device) % (2 * length)
+    return images.index_select(dim, torch.minimum(position, 2 * length - 1 - position))
+
+
+def _convolve(images: Tensor, taps: list[float], scale: int, transposed: bool) -> Tensor:
+    """Filter columns then rows with stride `scale`; 8-bit images in float64."""
+    planes = images.flatten(0, 1).unsqueeze(1)
+    planes = planes if planes.is_floating_point() else planes.double()
     weight = planes.new_tensor(taps)
     apply = functional.conv_transpose2d if transposed else functional.conv2d
     planes = apply(planes, weight.view(1, 1, -1, 1), stride=(scale, 1))
-    return apply(planes, weight.view(1, 1, 1, -1), stride=(1, scale))
+    planes = apply(planes, weight.view(1, 1, 1, -1), stride=(1, scale))
+    return planes.unflatten(0, images.shape[:2]).squeeze(2)
 
 
-def _downscale(images: Tensor, scale: int, taps: list) -> Tensor:
-    count, channels, height, width = images.shape
-    out_height, out_width = -(-height // scale), -(-width // scale)
-    first = _integer_taps(scale)[1]
-    rows = _mirrored(first, first + (out_height - 1) * scale + len(taps), height)
-    columns = _mirrored(first, first + (out_width - 1) * scale + len(taps), width)
-    planes = _select(images, rows, columns).reshape(count * channels, 1, len(rows), len(columns))
-    return _convolve(planes, taps, scale, transposed=False).view(count, channels, out_height, out_width)
+def _downscale_part(image: np.ndarray, scale: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+    images = _to_tensor(image, scale)
+    if image.shape[0] % scale or image.shape[1] % scale or not image.size:
+        raise ValueError(
+            f'An image of {image.shape[0]}x{image.shape[1]} pixels cannot be shrunk by {scale}: its sides must '
+            f'be multiples of {scale}; cut it first.'
+        )
+    return _to_array(_downscale(images, scale, top, left, height, width), (16 * scale**4) ** 2)
 
 
-def _upscale(images: Tensor, scale: int, taps: list) -> Tensor:
-    count, channels, height, width = images.shape
-    margin = 2  # coarse pixels beyond the border that reach inside it
-    rows, columns = _mirrored(-margin, height + margin, height), _mirrored(-margin, width + margin, width)
-    planes = _select(images, rows, columns).reshape(count * channels, 1, len(rows), len(columns))
-    planes = _convolve(planes, taps, scale, transposed=True)
-    start = margin * scale - _integer_taps(scale)[1]
-    planes = planes[:, :, start : start + scale * height, start : start + scale * width]
-    return planes.reshape(count, channels, scale * height, scale * width)
-
-
-def _downscale_region(image: np.ndarray, scale: int, top: int, left: int, height: int, width: int) -> np.ndarray:
-    taps, first = _integer_taps(scale)
-    rows = _mirrored(top + first, top + first + height - scale + len(taps), image.shape[0])
-    columns = _mirrored(left + first, left + first + width - scale + len(taps), image.shape[1])
-    planes = _to_tensor(image[np.ix_(rows, columns)]).transpose(0, 1)
-    planes = _convolve(planes, taps, scale, transposed=False)
-    return _to_uint8(planes.transpose(0, 1), (16 * scale**4) ** 2)
-
-
-def _select(images: Tensor, rows: np.ndarray, columns: np.ndarray) -> Tensor:
-    rows, columns = (torch.from_numpy(index).to(images.device) for index in (rows, columns))
-    return images.index_select(2, rows).index_select(3, columns)
-
-
-def _to_tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float64))[None]
-
-
-def _to_uint8(images: Tensor, unit: int) -> np.ndarray:
-    rounded = torch.floor((images[0] + unit // 2) / unit).clamp_(0, 255)
-    return np.ascontiguousarray(rounded.to(torch.uint8).permute(1, 2, 0).numpy())
-
-
-def _check(image: np.ndarray, scale: int) -> None:
+def _to_tensor(image: np.ndarray, scale: int) -> Tensor:
     if image.dtype != np.uint8 or image.ndim != 3:
         raise ValueError(f'Expected an image of type uint8 and shape (H, W, C), got {image.dtype} {image.shape}.')
     if not 1 <= scale <= MAX_EXACT_SCALE:
         raise ValueError(f'scale must be a whole number from 1 to {MAX_EXACT_SCALE}, got {scale}.')
+    return torch.from_numpy(np.require(image, requirements=['C', 'W'])).permute(2, 0, 1)[None]
 
 
-def _check_multiple(image: np.ndarray, scale: int) -> None:
-    height, width = image.shape[:2]
-    if height % scale or width % scale or not height or not width:
-        raise ValueError(
-            f'An image of {height}x{width} pixels cannot be shrunk by {scale}: its sides must '
-            f'be multiples of {scale}; cut it first.'
-        )
+def _to_array(images: Tensor, unit: int) -> np.ndarray:
+    rounded = torch.floor((images[0] + unit // 2) / unit).clamp_(0, 255)
+    return np.ascontiguousarray(rounded.to(torch.uint8).permute(1, 2, 0).numpy())
 
 
 class BicubicRescaleNet(RescalingNet):

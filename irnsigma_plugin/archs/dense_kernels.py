@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from irnsigma_plugin.archs.grid import windows
+
 NEGATIVE_SLOPE = 0.2
 CONVOLUTIONS = 5
-# Side of the windows in which an image is walked through where no gradient is recorded. What a window needs
-# stays in a processor's cache, and memory no longer grows with the image; smaller windows would spend more
+# Largest side of the cells in which an image is walked through where no gradient is recorded. What one needs
+# stays in a processor's cache, and memory no longer grows with the image; smaller ones would spend more
 # on their margins. GPUs have no such cache, but want large pieces of work.
-WINDOW_SIDE = {'cpu': 128, 'cuda': 1024}
+CELL = {'cpu': 128, 'cuda': 1024}
 # Bytes that a processor computes with at once; kernels of convolutions compute so many outputs. None: not known.
 VECTOR_BYTES = {'AVX2': 32, 'AVX512': 64}.get(torch.backends.cpu.get_cpu_capability())
 
 
-def is_traced() -> bool:
+def dense(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """What a :class:`~irnsigma_plugin.archs.dense_block.DenseBlock` computes.
+
+    Args:
+        x: (N, C, H, W), channels-last.
+        weights, biases: Of conv_1 to conv_5, of the type of `x`.
+    """
+    if _is_traced():
+        return _whole(x, weights, biases)[0]
+    if torch.is_grad_enabled():
+        return _DenseFunction.apply(x, *weights, *biases)
+    return _in_windows(x, weights, biases)
+
+
+def _is_traced() -> bool:
     """Whether a compiler or an exporter is at work; these look for a plan of their own."""
     return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A padded 3x3 convolution.
 
     The 3 outputs of an image, or 9, would leave much of a processor's vectors unused. So where there are few, each
@@ -33,7 +49,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     whole vectors. A second convolution, with ones and zeros, moves them to their places and adds them up.
     """
     outputs = weight.shape[0]
-    if not _is_narrow(outputs, x):
+    if not is_narrow(outputs, x):
         return F.conv2d(x, weight, bias, padding=1)
     unused = -3 * outputs % _vector_length(x)
     columns = F.pad(weight.permute(3, 0, 1, 2).flatten(0, 1).unsqueeze(-1), (0, 0) * 3 + (0, unused))
@@ -42,9 +58,9 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.conv2d(F.conv2d(x, columns, padding=(1, 0)), shifts.unsqueeze(2), bias, padding=(0, 1))
 
 
-def _is_narrow(outputs: int, x: Tensor) -> bool:
+def is_narrow(outputs: int, x: Tensor) -> bool:
     """Whether a convolution by columns takes clearly fewer vectors. Half precision would round in between."""
-    if x.device.type != 'cpu' or VECTOR_BYTES is None or x.dtype.itemsize < 4 or is_traced():
+    if x.device.type != 'cpu' or VECTOR_BYTES is None or x.dtype.itemsize < 4 or _is_traced():
         return False
     length = _vector_length(x)
     at_once, by_columns = 9 * math.ceil(outputs / length), 3 * math.ceil(3 * outputs / length)
@@ -52,24 +68,24 @@ def _is_narrow(outputs: int, x: Tensor) -> bool:
 
 
 def _vector_length(x: Tensor) -> int:
-    return VECTOR_BYTES // x.dtype.itemsize
+    return (VECTOR_BYTES or 1) // x.dtype.itemsize
 
 
-def plain(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def _whole(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """The block's result, and x_0, ..., x_4."""
-    inplace = not is_traced()  # an exporter would have to undo it, which takes it as long as all the rest
+    inplace = not _is_traced()  # an exporter would have to undo it, which takes it as long as all the rest
     sources = [x]
     for k, (weight, bias) in enumerate(zip(weights[:-1], biases[:-1]), 1):
-        new = F.leaky_relu(_convolve(x, weight, bias), NEGATIVE_SLOPE, inplace=inplace)
+        new = F.leaky_relu(convolve(x, weight, bias), NEGATIVE_SLOPE, inplace=inplace)
         sources.append(new)
         if k < CONVOLUTIONS - 1:
             x = torch.cat((x, new), 1)
     # conv_5 takes x_4 by itself, which spares the widest concatenation.
     earlier, last = weights[-1].split((x.shape[1], new.shape[1]), 1)
-    return _convolve(x, earlier, biases[-1]) + _convolve(new, last, None), sources
+    return convolve(x, earlier, biases[-1]) + convolve(new, last, None), sources
 
 
-class DenseFunction(torch.autograd.Function):
+class _DenseFunction(torch.autograd.Function):
     """A dense block that keeps its features once for the backward pass, not once per convolution.
 
     With W_kj the part of conv_k's weight that reads x_j, and d_k the gradient of conv_k's result::
@@ -83,7 +99,7 @@ class DenseFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, *parameters: Tensor) -> Tensor:
         weights, biases = parameters[:CONVOLUTIONS], parameters[CONVOLUTIONS:]
-        result, sources = plain(x, weights, biases)
+        result, sources = _whole(x, weights, biases)
         ctx.save_for_backward(*sources, *weights)
         return result
 
@@ -116,7 +132,7 @@ class DenseFunction(torch.autograd.Function):
                 later = torch.cat((d, later), 1)
         # x_0 takes d_1 by itself, which spares the widest concatenation.
         x_gradient, first = gather(later, 0, range(1, CONVOLUTIONS)), gather(d, 0, range(1))
-        if x_gradient is not None:
+        if x_gradient is not None and first is not None:
             x_gradient += first
         weight_gradients = [torch.cat(each, 1) for each in part_gradients]
         return (x_gradient, *weight_gradients, *bias_gradients)
@@ -124,41 +140,29 @@ class DenseFunction(torch.autograd.Function):
 
 def _convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, x_wanted: bool) -> tuple[Tensor | None, Tensor]:
     """Gradients of a padded 3x3 convolution's input, if wanted, and weight."""
-    narrow = _is_narrow(x.shape[1], x)
-    x_gradient, weight_gradient, _ = torch.ops.aten.convolution_backward(
-        gradient,
-        x,
-        weight,
-        None,
-        stride=[1, 1],
-        padding=[1, 1],
-        dilation=[1, 1],
-        transposed=False,
-        output_padding=[0, 0],
-        groups=1,
-        output_mask=[x_wanted and not narrow, True, False],
-    )
+    narrow = is_narrow(x.shape[1], x)
+    mask = [x_wanted and not narrow, True, False]
+    # After the tensors: stride, padding, dilation, whether it is transposed, output padding, groups.
+    settings = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+    x_gradient, weight_gradient, _ = torch.ops.aten.convolution_backward(gradient, x, weight, None, *settings, mask)
     if x_wanted and narrow:
-        x_gradient = _convolve(gradient, weight.transpose(0, 1).flip(2, 3), None)
+        x_gradient = convolve(gradient, weight.transpose(0, 1).flip(2, 3), None)
     return x_gradient, weight_gradient
 
 
-def in_windows(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    height, width = x.shape[-2:]
-    side = WINDOW_SIDE.get(x.device.type, max(height, width))
-    result = torch.empty(
-        (x.shape[0], weights[-1].shape[0], height, width),
-        dtype=x.dtype,
-        device=x.device,
-        memory_format=torch.channels_last,
-    )
-    for top, bottom in _intervals(height, side):
-        for left, right in _intervals(width, side):
-            # Pixels between the window and the image's border, where every convolution pads with zeros.
-            room = (top, height - bottom, left, width - right)
-            up, down, before, after = (min(CONVOLUTIONS, pixels) for pixels in room)
-            window = x[..., top - up : bottom + down, left - before : right + after]
-            result[..., top:bottom, left:right] = _window(window, room, weights, biases)
+def _in_windows(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """The block's result, without a gradient, window by window.
+
+    An output pixel depends on the input up to five pixels away, one per convolution: a window starts with a margin of
+    five, each convolution uses one of it up, and no value differs from the whole image's.
+    """
+    batch, _, height, width = x.shape
+    shape = (batch, weights[-1].shape[0], height, width)
+    result = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    for area, (rows, columns) in windows(height, width, CELL.get(x.device.type, max(height, width)), CONVOLUTIONS):
+        # Pixels between the cell and the image's border, where every convolution pads with zeros.
+        room = (rows.start, height - rows.stop, columns.start, width - columns.stop)
+        result[..., rows, columns] = _window(x[(..., *area)], room, weights, biases)
     return result
 
 
@@ -166,17 +170,10 @@ def _window(x: Tensor, room: Sequence[int], weights: Sequence[Tensor], biases: S
     """The result of a window, given with a margin of five pixels or the `room` there is."""
     x = x.contiguous(memory_format=torch.channels_last)
     for k, (weight, bias) in enumerate(zip(weights, biases), 1):
-        y = _convolve(x, weight, bias)
+        y = convolve(x, weight, bias)
         # A convolution's outermost pixels lack neighbours, unless they are the image's own.
         up, down, left, right = (int(pixels > CONVOLUTIONS - k) for pixels in room)
         inside = (..., slice(up, x.shape[-2] - down), slice(left, x.shape[-1] - right))
         y = y[inside]
         x = torch.cat((x[inside], F.leaky_relu(y, NEGATIVE_SLOPE)), 1) if k < CONVOLUTIONS else y
     return x
-
-
-def _intervals(length: int, longest: int) -> Iterator[tuple[int, int]]:
-    """Divide range(length) into the fewest intervals of nearly equal length, none of them over `longest`."""
-    count = -(-length // longest)
-    for i in range(count):
-        yield i * length // count, (i + 1) * length // count

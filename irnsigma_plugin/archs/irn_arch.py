@@ -21,7 +21,12 @@ class InvertibleModule(nn.Module):
 
     Both directions map one (N, C, H, W) tensor to another with the same number of elements. Nothing is
     kept on the module from one call to the next.
+
+    Attributes:
+        factor: How many times smaller the sides become.
     """
+
+    factor = 1
 
     def forward(self, x: Tensor) -> Tensor:
         """The direction of downscaling."""
@@ -45,17 +50,13 @@ class HaarDownsampling(InvertibleModule):
         forward: (N, C, 2H, 2W) -> (N, 4C, H, W); inverse: the other way round.
     """
 
+    factor = 2
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
-        bands = torch.tensor(
-            [
-                [[1.0, 1.0], [1.0, 1.0]],
-                [[1.0, -1.0], [1.0, -1.0]],
-                [[1.0, 1.0], [-1.0, -1.0]],
-                [[1.0, -1.0], [-1.0, 1.0]],
-            ]
-        ).unsqueeze(1)
+        signs = [[1.0, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]  # of a, b, c, d
+        bands = torch.tensor(signs).view(4, 1, 2, 2)
         # A frozen Parameter, no buffer: checkpoints of the original IRN list it among the parameters.
         self.haar_weights = nn.Parameter(bands.repeat(channels, 1, 1, 1), requires_grad=False)
 
@@ -76,39 +77,39 @@ def _swap_channel_order(x: Tensor, outer: int, inner: int) -> Tensor:
 
 
 class LearnableDownsampling(InvertibleModule):
-    """Move each `scale` x `scale` block into the channels and mix its pixels by a learnable matrix.
+    """Move each `factor` x `factor` block into the channels and mix its pixels by a learnable matrix.
 
-    The matrix M has shape (scale², scale²) and is shared by all colours: `y = M · pixels(block)`, undone by
-    `M⁻¹`. It starts as the identity with a first row of 1/scale², so that the first band is the block's
+    The matrix M has shape (factor², factor²) and is shared by all colours: `y = M · pixels(block)`, undone by
+    `M⁻¹`. It starts as the identity with a first row of 1/factor², so that the first band is the block's
     mean. Channels are ordered band first, as in the Haar transform.
 
     Args:
-        scale: Side of a block.
+        factor: Side of a block.
 
     Shape:
-        forward: (N, C, scale·H, scale·W) -> (N, scale²·C, H, W); inverse: the other way round.
+        forward: (N, C, factor·H, factor·W) -> (N, factor²·C, H, W); inverse: the other way round.
     """
 
-    def __init__(self, scale: int) -> None:
+    def __init__(self, factor: int) -> None:
         super().__init__()
-        self.scale = scale
-        matrix = torch.eye(scale**2)
-        matrix[0] = 1 / scale**2
+        self.factor = factor
+        matrix = torch.eye(factor**2)
+        matrix[0] = 1 / factor**2
         self.conv_weights = nn.Parameter(matrix)
 
     def forward(self, x: Tensor) -> Tensor:
-        pixels = F.pixel_unshuffle(x, self.scale).unflatten(1, (-1, self.scale**2))
+        pixels = F.pixel_unshuffle(x, self.factor).unflatten(1, (-1, self.factor**2))
         with torch.autocast(x.device.type, enabled=False):  # what lower precision loses here, no inverse brings back
             return torch.einsum('bp,ncphw->nbchw', self.conv_weights, pixels).flatten(1, 2)
 
     def inverse(self, y: Tensor) -> Tensor:
-        bands = y.unflatten(1, (self.scale**2, -1))
+        bands = y.unflatten(1, (self.factor**2, -1))
         with torch.autocast(y.device.type, enabled=False):
             pixels = torch.einsum('pb,nbchw->ncphw', self.inverse_matrix(), bands)
-        return F.pixel_shuffle(pixels.flatten(1, 2), self.scale)
+        return F.pixel_shuffle(pixels.flatten(1, 2), self.factor)
 
     def inverse_matrix(self) -> Tensor:
-        """M⁻¹, (scale², scale²)."""
+        """M⁻¹, (factor², factor²)."""
         return torch.linalg.inv_ex(self.conv_weights)[0]  # inv would wait for the GPU, to check the result
 
 
@@ -202,6 +203,8 @@ class InvRescaleNet(RescalingNet):
         (torch.Size([1, 3, 16, 12]), torch.Size([1, 45, 16, 12]))
     """
 
+    operations: Any  # nn.ModuleList, of InvertibleModule
+
     def __init__(
         self, scale: int = 4, block_num: Sequence[int] | None = None, growth_channels: int = 32, clamp: float = 1.0
     ) -> None:
@@ -211,7 +214,7 @@ class InvRescaleNet(RescalingNet):
         self.checkpoint_blocks = False
 
         subnet = partial(DenseBlock, growth_channels=growth_channels)
-        operations = []
+        operations: list[InvertibleModule] = []
         channels = IMAGE_CHANNELS
         for factor, blocks in zip(LEVELS[scale], block_num or DEFAULT_BLOCK_NUM[scale]):
             operations.append(HaarDownsampling(channels) if factor == 2 else LearnableDownsampling(factor))
@@ -254,32 +257,19 @@ class InvRescaleNet(RescalingNet):
         """The coupling blocks, each with the hr pixels (of a row) to one of its level."""
         factor = 1
         for operation in self.operations:
+            factor *= operation.factor
             if isinstance(operation, CouplingBlock):
                 yield operation, factor
-            else:
-                factor *= 2 if isinstance(operation, HaarDownsampling) else operation.scale
 
     def receptive_field(self) -> int:
         """See :meth:`RescalingNet.receptive_field`.
 
         A coupling block reaches as far as F and then G or H, five 3x3 convolutions each: 10 pixels, of the level it
-        is on. That is 480 hr pixels for x4 with [8, 8] (2·80 + 4·80), 160 for x2 with [8], 360 for x3 with [12] and
-        1120 for x8 with [8, 8, 8].
+        is on. That is 480 hr pixels for x4 with [8, 8] (2·80 + 4·80).
         """
         return sum(
             factor * (_reach(block.F) + max(_reach(block.G), _reach(block.H)))
             for block, factor in self.coupling_blocks()
-        )
-
-    def bytes_per_pixel(self) -> float:
-        """See :meth:`RescalingNet.bytes_per_pixel`.
-
-        `200 + 8 · c`, c the channels that the widest convolution reads, divided by the hr pixels to one of its level
-        (the features of a dense block are there twice, as they are and put together; 200 is for everything else):
-        474 for x4 with growth 32, 346 with growth 16, 282 with growth 8, of which 395, 303 and 214 were measured.
-        """
-        return 200 + 8 * max(
-            conv.in_channels / factor**2 for block, factor in self.coupling_blocks() for conv in _convolutions(block)
         )
 
     def _run(self, direction: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -289,8 +279,4 @@ class InvRescaleNet(RescalingNet):
 
 
 def _reach(subnet: nn.Module) -> int:
-    return sum(conv.kernel_size[0] // 2 for conv in _convolutions(subnet))
-
-
-def _convolutions(module: nn.Module) -> Iterator[nn.Conv2d]:
-    return (each for each in module.modules() if isinstance(each, nn.Conv2d))
+    return sum(conv.kernel_size[0] // 2 for conv in subnet.modules() if isinstance(conv, nn.Conv2d))

@@ -16,13 +16,13 @@ class RescaleResult(NamedTuple):
         lr: (N, 3, h, w) low-resolution image before rounding.
         lr_quantized: (N, 3, h, w) the same, rounded to 8 bit: what a file holds.
         latent: (N, ...) the detail z that the forward pass split off.
-        hr: (N, 3, H, W) image restored from `lr_quantized` and sampled detail.
+        restored: (N, 3, H, W) image made from `lr_quantized` and sampled detail.
     """
 
     lr: Tensor
     lr_quantized: Tensor
     latent: Tensor
-    hr: Tensor
+    restored: Tensor
 
 
 class RescalingNet(nn.Module):
@@ -30,7 +30,7 @@ class RescalingNet(nn.Module):
 
     Trainings and :class:`~irnsigma_plugin.rescaling.rescaler.Rescaler` use nothing but the members below, so a subclass
     that implements `downscale` and `upscale` (and `latent_shape`, if its latent is shaped in another way) can take the
-    place of :class:`~irnsigma_plugin.archs.irn_arch.InvRescaleNet`. The others tell what large images take.
+    place of :class:`~irnsigma_plugin.archs.irn_arch.InvRescaleNet`.
 
     Images are RGB tensors (N, 3, H, W) with values in [0, 1]. With h = ceil(H / scale) and
     w = ceil(W / scale), the low-resolution image is (N, 3, h, w).
@@ -84,10 +84,6 @@ class RescalingNet(nn.Module):
         """
         return None
 
-    def bytes_per_pixel(self) -> float:
-        """Upper estimate of the memory that an image takes, for each hr pixel, in either direction, in bytes."""
-        return 2000
-
     def forward(self, hr: Tensor, sigma: Tensor | float, epsilon: Tensor | None = None) -> RescaleResult:
         """The whole cycle in one call, since DistributedDataParallel sees gradients only through `forward`.
 
@@ -137,10 +133,11 @@ def reflection_pad(image: Tensor, multiple: int) -> Tensor:
     """
     for dim in (-2, -1):
         size = image.shape[dim]
-        missing = -size % multiple
-        if missing:
-            period = max(2 * (size - 1), 1)
-            index = torch.arange(size + missing, device=image.device) % period
+        full = (size + multiple - 1) // multiple * multiple
+        # A compiler or exporter takes it as it is for every size, which may be known only when the graph runs.
+        if full != size or torch.compiler.is_compiling():
+            period = torch.full((), 2 * (size - 1), device=image.device).clamp(min=1)
+            index = torch.arange(full, device=image.device) % period
             image = image.index_select(dim, torch.minimum(index, period - index))
     return image
 

@@ -19,21 +19,15 @@ _logger = logging.getLogger(__package__)
 
 
 def newest_whole_state(opt: Mapping[str, Any], folder: str) -> tuple[str | None, dict[str, Any] | None]:
-    """Find the newest training state that is complete, with all networks; those passed over are named.
+    """Path and content of the newest state in a folder that is whole, with all networks; others are named in the log.
 
-    Args:
-        opt: Parsed options.
-        folder: Where the states are.
-
-    Returns:
-        Path and content of the state; two times None where there is none.
+    Two times None where there is none.
     """
     for iteration in iterations(folder):
         path = osp.join(folder, f'{iteration}.state')
         try:
-            for network in _network_files(opt, iteration):
-                _check_whole(network)
-            _check_whole(path)
+            for file in (*_network_files(opt, iteration), path):
+                _check_whole(file)
             state = read_state(path)
             _check_content(opt, state, iteration)
             return path, state
@@ -57,12 +51,13 @@ def read_state(path: str) -> dict[str, Any]:
 def prune(opt: Mapping[str, Any], keep_last: int, saved: int) -> None:
     """Remove what is older than the newest `keep_last` whole states up to iteration `saved`, with its networks.
 
-    Only numbered files are removed, never `net_g_latest.pth`. States after `saved`, the newest of this training, are of
-    another one: this one has started from an older state.
+    States after `saved`, the newest of this training, are of another one: this one has started from an older state.
     """
     folder = opt['path']['training_states']
     whole = 0
-    for iteration in (each for each in iterations(folder) if each <= saved):
+    for iteration in iterations(folder):
+        if iteration > saved:
+            continue
         # The state is the last to go: it leads the next call to the networks, should this one be killed.
         files = [*_network_files(opt, iteration), osp.join(folder, f'{iteration}.state')]
         if whole >= keep_last:
@@ -92,9 +87,8 @@ def _check_whole(path: str) -> None:
     if not zipfile.is_zipfile(path):
         raise ValueError(f'{path} is missing or incomplete')
     with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise ValueError(f'{path} is damaged')
+        if archive.testzip() is not None:
+            raise ValueError(f'{path} is damaged')
 
 
 def _check_content(opt: Mapping[str, Any], state: Any, iteration: int) -> None:

@@ -8,7 +8,6 @@ import inspect
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, NamedTuple, Optional
 
@@ -18,8 +17,6 @@ from torch import Tensor, nn
 
 from irnsigma_plugin.archs.irn_arch import LEVELS, InvRescaleNet
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
-from irnsigma_plugin.checks import one_line
-from irnsigma_plugin.files import atomic_path
 
 Shapes = Mapping[str, tuple[int, ...]]
 StateDict = Mapping[str, Tensor]
@@ -242,7 +239,7 @@ def discover_network(checkpoint: Checkpoint) -> dict[str, Any]:
     settings = {'scale': scale, 'block_num': block_num, 'growth_channels': growth}
     if all(block_num):
         with torch.device('meta'):
-            net = InvRescaleNet(scale, block_num, growth or 1, **_hidden_arguments(checkpoint))
+            net = InvRescaleNet(scale, block_num, growth or 1, **_saved_arguments(checkpoint))
         faults = differences(shapes_of(net.state_dict()), shapes_of(state_dict))
     else:
         faults = 'every level needs a coupling block'
@@ -274,7 +271,7 @@ def build_network(
     if network_type != InvRescaleNet.__name__:
         return _build_extension(checkpoint, find_class and find_class(str(network_type)))
     given = {} if clamp is None else {'clamp': clamp}
-    net = InvRescaleNet(**{**discover_network(checkpoint), **_hidden_arguments(checkpoint), **given})
+    net = InvRescaleNet(**{**discover_network(checkpoint), **_saved_arguments(checkpoint), **given})
     net.load_state_dict(checkpoint.state_dict)
     return net.eval()
 
@@ -297,7 +294,7 @@ def _build_extension(checkpoint: Checkpoint, cls: type | None) -> RescalingNet:
     return net.eval()
 
 
-def _hidden_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
+def _saved_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
     return {name: checkpoint.network[name] for name in HIDDEN_ARGUMENTS if name in checkpoint.network}
 
 
@@ -315,77 +312,3 @@ def _levels(state_dict: StateDict) -> tuple[list[int], list[int]]:
         elif block_num:
             block_num[-1] += 1
     return factors, block_num
-
-
-class SaveError(RuntimeError):
-    """A checkpoint or training state could not be saved."""
-
-
-@contextlib.contextmanager
-def atomic_saves() -> Iterator[None]:
-    """Make `torch.save` to a path atomic within the block, and a failure of it the block's failure.
-
-    BasicSR saves straight to the final name, so a kill in the middle leaves a truncated file that
-    resuming would pick. It tries three times to save a file and then goes on without it.
-
-    Raises:
-        SaveError: At the end of the block: a file could not be saved. From then on nothing else was.
-    """
-    original = torch.save
-    failed: dict[str, SaveError] = {}
-
-    def save(obj, f, *args, **kwargs):
-        if not isinstance(f, (str, os.PathLike)):
-            return original(obj, f, *args, **kwargs)
-        path = os.fspath(f)
-        if failed.keys() - {path}:
-            raise next(iter(failed.values()))
-        try:
-            # To a file object, for torch's own writer does not say what the system's error was.
-            with atomic_path(path) as temporary, open(temporary, 'wb') as file:
-                original(obj, file, *args, **kwargs)
-        except Exception as error:
-            failed[path] = SaveError(_explain_failed_save(path, error))
-            raise failed[path] from error
-        failed.pop(path, None)
-
-    with _torch_save_replaced(save):
-        yield
-    if failed:
-        raise next(iter(failed.values()))
-
-
-@contextlib.contextmanager
-def saves_with(entries: Mapping[str, Any]) -> Iterator[None]:
-    """Let whatever mapping is given to `torch.save` within the block have these entries, too."""
-    original = torch.save
-
-    def save(obj, f, *args, **kwargs):
-        return original({**obj, **entries}, f, *args, **kwargs)
-
-    with _torch_save_replaced(save):
-        yield
-
-
-@contextlib.contextmanager
-def _torch_save_replaced(save: Callable) -> Iterator[None]:
-    original = torch.save
-    torch.save = save
-    try:
-        yield
-    finally:
-        torch.save = original
-
-
-def _explain_failed_save(path: str, error: BaseException) -> str:
-    cause = error
-    while not isinstance(cause, OSError) and cause.__context__ is not None:
-        cause = cause.__context__
-    reason = cause.strerror if isinstance(cause, OSError) else one_line(error)
-    with contextlib.suppress(OSError):
-        free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
-        reason = f'{reason}; {free / 2**20:,.0f} MiB are free there'
-    return (
-        f'Cannot save {path} ({reason}), so the training stops. Make room or mend access, and resume with '
-        '--auto_resume: what was saved before is whole.'
-    )

@@ -31,19 +31,11 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         help='where the network runs (default: auto, the GPU if there is one)',
     )
     parser.add_argument(
-        '--tile',
-        type=parse_tile,
-        default='auto',
-        metavar='auto|N|none',
-        help='how much of a large image is worked on at once, as the side of a square in its pixels; '
-        'changes speed and memory alone (default: auto, by the free memory; none: as little as can be)',
-    )
-    parser.add_argument(
         '--overlap',
         type=count_from_0,
         metavar='N',
-        help='how far each part looks beyond its border, in pixels of the large image (default: 16 '
-        'pixels of the small image); unlike --tile it changes the result',
+        help='how far each part of an image that is worked on looks beyond its border, in pixels of the large image; '
+        'it changes the result (default: 16 pixels of the small image)',
     )
 
 
@@ -178,11 +170,6 @@ def parse_sigma(text: str) -> float:
         return number('sigma', float(text), smallest=0, largest=1)
     except ValueError:
         raise argparse.ArgumentTypeError(f'must be a number from 0 (faithful) to 1 (sharp), but is {text!r}') from None
-
-
-def parse_tile(text: str) -> int | str | None:
-    """Read the value of `--tile`."""
-    return {'auto': 'auto', 'none': None}[text] if text in ('auto', 'none') else count_from_1(text)
 
 
 def count_from_0(text: str) -> int:

@@ -61,7 +61,7 @@ class Batch:
         except (OSError, RuntimeError, ValueError, MemoryError) as error:
             message = str(error)
             if is_lack_of_memory(error):
-                message = 'there is not enough memory; use a smaller --tile or fewer --workers.'
+                message = 'there is not enough memory; use fewer --workers.'
             self.failed += 1
             self.say('error', path, message)
             self._bar.update()

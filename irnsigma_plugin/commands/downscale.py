@@ -34,8 +34,5 @@ def _run(args: argparse.Namespace) -> int:
     jobs = plan_jobs(args.sources, args.destination)
     rescaler = load_rescaler(args)
     return rescale_files(
-        jobs,
-        lambda picture, path: downscale_picture(rescaler, picture, args.tile, args.overlap),
-        args.overwrite,
-        args.workers,
+        jobs, lambda picture, path: downscale_picture(rescaler, picture, args.overlap), args.overwrite, args.workers
     )

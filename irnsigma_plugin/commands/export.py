@@ -1,45 +1,72 @@
-"""`irnsigma export`: a checkpoint as ONNX models."""
+"""`irnsigma export`: a checkpoint in another format."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from irnsigma_plugin.commands.arguments import add_imports, network_finder
 
 DIRECTIONS = ('down', 'up')
+OPSET = 18
 
 
 def add_command(subparsers: argparse._SubParsersAction) -> None:
     """Add `export` to the command line."""
     parser = subparsers.add_parser(
         'export',
-        help='write a checkpoint as ONNX models',
-        description='Write the two halves of a checkpoint as ONNX models, for images of any size:\n'
+        help='write a checkpoint as ONNX models or as safetensors',
+        description='Write a checkpoint in another format. Files of these names are replaced.\n\n'
+        'onnx: the two halves of the network, for images of any size:\n'
         '  downscale.onnx  hr (N, 3, H, W) -> lr (N, 3, h, w)\n'
         '  upscale.onnx    lr (N, 3, h, w), latent (N, 3*scale*scale - 3, h, w) -> hr\n'
         'Images are float RGB in [0, 1]. Round lr to 8 bit and clamp hr to [0, 1] yourself, and cut hr\n'
         'to the original size. latent is sigma times normal noise: zeros give the faithful image.\n'
-        'Each model is compared with torch before anything is written. Files of these names are replaced.\n'
-        'Needs: pip install onnx onnxscript onnxruntime',
+        'Each model is compared with torch before anything is written.\n'
+        'Needs: pip install onnx onnxscript onnxruntime\n\n'
+        'safetensors: the weights, under the name of MODEL, with what rebuilding the network takes; every command\n'
+        'reads the file in place of MODEL. It is read back before it gets its name.',
         epilog='examples:\n  irnsigma export net_g_latest.pth onnx\n'
-        '  irnsigma export IRN_x4.pth onnx --direction up --opset 20',
+        '  irnsigma export IRN_x4.pth onnx --direction up --opset 20\n'
+        '  irnsigma export net_g_latest.pth safetensors --format safetensors',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('model', metavar='MODEL', help='checkpoint of this plugin or of the original IRN')
     add_imports(parser)
     parser.add_argument('folder', metavar='FOLDER', help='where the files go; made where it is missing')
-    parser.add_argument('--direction', nargs='+', choices=DIRECTIONS, default=DIRECTIONS, help='default: both')
-    parser.add_argument('--opset', type=int, default=18, help='set of ONNX operators, 18 or more (default: 18)')
+    parser.add_argument('--format', choices=('onnx', 'safetensors'), default='onnx', help='default: onnx')
+    parser.add_argument('--direction', nargs='+', choices=DIRECTIONS, help='of onnx (default: both)')
+    parser.add_argument('--opset', type=int, help=f'of onnx: set of operators, {OPSET} or more (default: {OPSET})')
+    parser.add_argument(
+        '--half',
+        action='store_true',
+        help='of safetensors: round the weights to float16. The file is half as large; it is another model, which does '
+        'not restore what MODEL has downscaled',
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> None:
     from irnsigma_plugin.checkpoints.weights import build_network, read_checkpoint
     from irnsigma_plugin.files import make_folder
+
+    if args.format == 'onnx' and args.half:
+        raise ValueError('--half is for --format safetensors; leave it out.')
+    if args.format != 'onnx' and (args.direction or args.opset is not None):
+        raise ValueError('--direction and --opset are for --format onnx; leave them out.')
+    target = Path(args.folder, Path(args.model).stem + '.safetensors')
+    if args.format == 'safetensors' and target.exists() and target.samefile(args.model):
+        raise ValueError(f'{target} would replace the checkpoint that it is made of; choose another FOLDER.')
+    make_folder(args.folder)  # before the work, not after it
+    checkpoint = read_checkpoint(args.model)
+    net = build_network(checkpoint, find_class=network_finder(args))
+    if args.format == 'safetensors':
+        from irnsigma_plugin.formats.safetensors import export_safetensors
+
+        print(f'{target}: model hash {export_safetensors(checkpoint, net, target, args.half)}')
+        return
     from irnsigma_plugin.formats.onnx import export_onnx
 
-    make_folder(args.folder)  # before the work, not after it
-    net = build_network(read_checkpoint(args.model), find_class=network_finder(args))
-    errors = export_onnx(net, args.folder, args.direction, args.opset)
+    errors = export_onnx(net, args.folder, args.direction or DIRECTIONS, OPSET if args.opset is None else args.opset)
     for path, error in errors.items():
         print(f'{path}: largest deviation from torch {error:.1e}')

@@ -63,7 +63,7 @@ def _run(args: argparse.Namespace) -> int:
 
     def upscale(picture: Picture, path: Path) -> Picture:
         with named_sigma_map(args.sigma_map):
-            return upscale_picture(rescaler, picture, path.stem, sigma, args.seed, args.tile, args.overlap)
+            return upscale_picture(rescaler, picture, path.stem, sigma, args.seed, args.overlap)
 
     return rescale_files(jobs, upscale, args.overwrite, args.workers)
 

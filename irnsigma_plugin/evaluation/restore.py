@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from irnsigma_plugin.images.picture import read_rgb_image
+from irnsigma_plugin.rescaling.pixels import Image
 from irnsigma_plugin.rescaling.rescaler import Rescaler
 
 
@@ -41,11 +42,7 @@ class Restorer:
     overlap: int | None = None
 
     def restore(
-        self,
-        lr: np.ndarray | Tensor,
-        name: str,
-        size: tuple[int, int] | None = None,
-        sigma_map: np.ndarray | None = None,
+        self, lr: Image, name: str, size: tuple[int, int] | None = None, sigma_map: np.ndarray | None = None
     ) -> RescaledImage:
         """Restore one image: (h, w, 3) uint8 RGB, or a tensor (3, h, w) or (1, 3, h, w), RGB in [0, 1]."""
 

@@ -42,10 +42,10 @@ def export_onnx(
         net: The network, on the CPU.
         folder: Where the files go; made where it is missing.
         directions: `down`, `up` or both.
-        opset: Version of ONNX's set of operators, 18 or more.
+        opset: Set of ONNX operators, 18 or more.
 
     Returns:
-        The largest deviation from torch of each file written, by path.
+        By path of each file its largest deviation from torch.
 
     Raises:
         OnnxError: onnx, onnxscript or onnxruntime is missing, the exporter fails, or a model deviates by more than
@@ -57,16 +57,17 @@ def export_onnx(
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
         raise OnnxError(f'exporting needs {" and ".join(missing)}: pip install {" ".join(missing)}')
-    halves = {'down': Downscale, 'up': Upscale}
-    # eval: the exporter warns of anything else
-    modules = [halves[direction](_with_fixed_matrices(net)).eval() for direction in directions]
-    models = {os.path.join(folder, module.file_name): _export(module, opset) for module in modules}
-    errors = {}
-    for module, (path, model) in zip(modules, models.items()):
-        errors[path] = largest_error(module, model)
+    net = _with_fixed_matrices(net)
+    models, errors = {}, {}
+    for direction in directions:
+        half = {'down': Downscale, 'up': Upscale}[direction](net)
+        half.eval()  # the exporter warns of anything else
+        path = os.path.join(folder, half.file_name)
+        models[path] = _export(half, opset)
+        errors[path] = largest_error(half, models[path])
         if not errors[path] <= TOLERANCE:
             raise OnnxError(
-                f'{module.file_name} deviates from torch by {errors[path]:.2g}, more than {TOLERANCE:.2g}: '
+                f'{half.file_name} deviates from torch by {errors[path]:.2g}, more than {TOLERANCE:.2g}: '
                 'nothing was written. Try another opset, or another version of onnxruntime.'
             )
     make_folder(folder)
@@ -75,57 +76,53 @@ def export_onnx(
     return errors
 
 
-class Downscale(nn.Module):
+class Half(nn.Module):
+    """One direction of a network, as the exporter takes it."""
+
+    file_name: str
+    inputs: tuple[str, ...]
+    output: str
+
+    def __init__(self, net: RescalingNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def example(self, n: int, height: int, width: int) -> tuple[Tensor, ...]:
+        """Inputs for hr of a size."""
+        return (torch.rand((n, IMAGE_CHANNELS, height, width), generator=torch.Generator().manual_seed(0)),)
+
+
+class Downscale(Half):
     """hr -> lr. The border is completed in the graph, so that images of any size go in."""
 
     file_name = 'downscale.onnx'
     inputs, output = ('hr',), 'lr'
 
-    def __init__(self, net: RescalingNet) -> None:
-        super().__init__()
-        self.net = net
-
     def forward(self, hr: Tensor) -> Tensor:
-        # As reflection_pad, but with sizes that are only known when the graph runs.
-        scale = self.net.scale
-        for dim in (-2, -1):
-            size = hr.shape[dim]
-            period = torch.full((), 2 * (size - 1), dtype=torch.int64).clamp(min=1)
-            index = torch.arange((size + scale - 1) // scale * scale) % period
-            hr = hr.index_select(dim, torch.minimum(index, period - index))
         return self.net.downscale(hr)[0]
 
-    def example(self, n: int, height: int, width: int) -> tuple[Tensor, ...]:
-        """Inputs for hr of a size."""
-        return (_picture(n, height, width),)
 
-
-class Upscale(nn.Module):
+class Upscale(Half):
     """(lr, latent) -> hr."""
 
     file_name = 'upscale.onnx'
     inputs, output = ('lr', 'latent'), 'hr'
 
-    def __init__(self, net: RescalingNet) -> None:
-        super().__init__()
-        self.net = net
-
     def forward(self, lr: Tensor, latent: Tensor) -> Tensor:
         return self.net.upscale(lr, latent)
 
     def example(self, n: int, height: int, width: int) -> tuple[Tensor, ...]:
-        """Inputs for hr of a size."""
         with torch.no_grad():
-            lr, latent = self.net.downscale(_picture(n, height, width))
+            lr, latent = self.net.downscale(*super().example(n, height, width))
         return quantize(lr), torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
 
 
-def _export(half: Downscale | Upscale, opset: int) -> bytes:
+def _export(half: Half, opset: int) -> bytes:
     net = half.net
     sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
-    logger = logging.getLogger('onnxscript')  # which warns of every Split that it leaves as it is
+    logger = logging.getLogger('onnxscript')
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.ERROR)  # it warns of every Split that it leaves as it is
     try:
         program = torch.onnx.export(
             half,
@@ -138,12 +135,13 @@ def _export(half: Downscale | Upscale, opset: int) -> bytes:
             dynamic_shapes=dict.fromkeys(half.inputs, sizes),
         )
     except Exception as error:
-        cause = error
+        cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         raise OnnxError(f'torch {torch.__version__} cannot export {half.file_name}: {cause}') from error
     finally:
         logger.setLevel(level)
+    assert program is not None  # it is one of `dynamo=True`
     written = program.model.opset_imports['']
     if written != opset:
         raise OnnxError(f'torch {torch.__version__} cannot export with opset {opset}; it offers {written}.')
@@ -151,7 +149,7 @@ def _export(half: Downscale | Upscale, opset: int) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-def largest_error(half: Downscale | Upscale, model: bytes) -> float:
+def largest_error(half: Half, model: bytes) -> float:
     """Largest deviation of an ONNX model, run by onnxruntime, from the module that it was made of.
 
     Several images are tried, with sides that are multiples of the scale and others. Results above 1 count relative to
@@ -166,9 +164,8 @@ def largest_error(half: Downscale | Upscale, model: bytes) -> float:
         inputs = half.example(*size)
         with torch.no_grad():
             expected = half(*inputs)
-        result = torch.from_numpy(
-            session.run(None, {name: value.numpy() for name, value in zip(half.inputs, inputs)})[0]
-        )
+        arrays = {name: value.numpy() for name, value in zip(half.inputs, inputs)}
+        result = torch.from_numpy(session.run(None, arrays)[0])
         if result.shape != expected.shape:
             raise OnnxError(
                 f'{half.file_name} gives a result of shape {tuple(result.shape)} instead of '
@@ -178,15 +175,13 @@ def largest_error(half: Downscale | Upscale, model: bytes) -> float:
     return worst
 
 
-def _picture(n: int, height: int, width: int) -> Tensor:
-    return torch.rand((n, IMAGE_CHANNELS, height, width), generator=torch.Generator().manual_seed(0))
-
-
 class _FixedMatrix(LearnableDownsampling):
     """A trained mixing layer with its inverse matrix at hand: ONNX cannot invert one."""
 
+    fixed_inverse: Tensor
+
     def __init__(self, layer: LearnableDownsampling) -> None:
-        super().__init__(layer.scale)
+        super().__init__(layer.factor)
         self.conv_weights = layer.conv_weights
         self.register_buffer('fixed_inverse', layer.inverse_matrix().detach(), persistent=False)
 

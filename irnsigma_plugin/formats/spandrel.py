@@ -10,8 +10,8 @@ from spandrel import MAIN_REGISTRY, Architecture, ArchSupport, ImageModelDescrip
 from spandrel.util import KeyCondition
 from torch import Tensor, nn
 
-from irnsigma_plugin.archs.irn_arch import IMAGE_CHANNELS, InvRescaleNet
-from irnsigma_plugin.archs.rescaling_net import scale_noise
+from irnsigma_plugin.archs.irn_arch import IMAGE_CHANNELS
+from irnsigma_plugin.archs.rescaling_net import RescalingNet, scale_noise
 from irnsigma_plugin.checkpoints.weights import DEFAULT_CLAMP, Checkpoint, build_network
 from irnsigma_plugin.checks import number
 from irnsigma_plugin.rescaling.noise import draw_epsilon
@@ -31,7 +31,7 @@ class Upscaler(nn.Module):
         (N, 3, h, w) in [0, 1] -> (N, 3, scale·h, scale·w), not clamped.
     """
 
-    def __init__(self, net: InvRescaleNet, sigma: float = 0.0) -> None:
+    def __init__(self, net: RescalingNet, sigma: float = 0.0) -> None:
         super().__init__()
         self.net = net
         self.sigma = sigma

@@ -13,9 +13,8 @@ def per_sample_gan_loss(
 ) -> Tensor:
     """Apply a GAN loss of BasicSR to each sample alone, so that samples can be weighted by their sigma.
 
-    BasicSR's losses average over the batch; applied to one sample they give that sample's term of the
-    average. So every `gan_type` works, with the formula of BasicSR. BasicSR's own losses are computed for all
-    samples at once, any other for one after the other.
+    These losses average over the batch; applied to one sample they give that sample's term of the average, whatever
+    the `gan_type`. BasicSR's own are computed for all samples at once, any other for one after the other.
 
     Args:
         criterion: BasicSR's `GANLoss`, `MultiScaleGANLoss` or a loss called in the same way.

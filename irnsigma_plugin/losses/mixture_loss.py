@@ -1,4 +1,4 @@
-"""The distances of the training losses, one value per sample."""
+"""The joint loss of a training, and its distances, one value per sample."""
 
 from __future__ import annotations
 
@@ -17,15 +17,9 @@ DISTRIBUTIONS = ('adversarial', 'latent')
 
 
 def charbonnier(prediction: Tensor, target: Tensor, eps: float = CHARBONNIER_EPS) -> Tensor:
-    """Smooth L1 distance, summed per sample: `sum over C,H,W of sqrt((prediction - target)^2 + eps)`.
+    """Smooth L1 distance, `sum over C,H,W of sqrt((prediction - target)^2 + eps)`: (N, ...) twice -> (N,).
 
-    Args:
-        prediction: (N, ...) tensor.
-        target: Tensor of the same shape.
-        eps: Added under the root, so that the gradient at 0 exists. IRN's value by default.
-
-    Returns:
-        (N,) tensor.
+    `eps`, IRN's by default, gives it a gradient at 0.
 
     Raises:
         ValueError: The shapes differ.
@@ -34,20 +28,13 @@ def charbonnier(prediction: Tensor, target: Tensor, eps: float = CHARBONNIER_EPS
 
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Squared L2 distance, summed per sample. Shapes as in :func:`charbonnier`."""
+    """Squared L2 distance, summed per sample. Shapes and errors as of :func:`charbonnier`."""
     return _difference(prediction, target).square().flatten(1).sum(1)
 
 
 def latent_energy(latent: Tensor) -> Tensor:
-    """`sum of z^2` per sample: the negative log-likelihood of z under N(0, I), up to scale and constant.
-
-    Args:
-        latent: (N, ...) tensor.
-
-    Returns:
-        (N,) tensor.
-    """
-    return torch.square(latent).flatten(1).sum(1)
+    """`sum of z^2`, the negative log-likelihood of z under N(0, I) up to scale and constant: (N, ...) -> (N,)."""
+    return latent.square().flatten(1).sum(1)
 
 
 def _difference(prediction: Tensor, target: Tensor) -> Tensor:
@@ -80,7 +67,7 @@ class MixtureLoss(nn.Module):
     - L_d: distribution: adversarial (IRN+, IRN_sigma), or latent, the sum of z² (IRN);
     - L_p: perceptual, see :class:`~irnsigma_plugin.losses.perceptual_loss.PerSamplePerceptualLoss`.
 
-    Every term is summed over the elements of a sample. The defaults are IRN+'s values at x4.
+    Each is summed over the elements of a sample. The defaults are IRN+'s values at x4.
 
     Args:
         lambda_reconstruction: λ1; IRN takes 1.
@@ -104,7 +91,7 @@ class MixtureLoss(nn.Module):
         distribution: str = 'adversarial',
     ) -> None:
         super().__init__()
-        lambdas = MixtureTerms(lambda_reconstruction, lambda_guidance, lambda_distribution, lambda_perceptual)
+        lambdas = lambda_reconstruction, lambda_guidance, lambda_distribution, lambda_perceptual
         raise_faults('MixtureLoss', MixtureLoss.check(*lambdas, weighting, distribution))
         self.lambdas = lambdas
         self.weighting = weighting
@@ -142,9 +129,8 @@ class MixtureLoss(nn.Module):
             hr: (N, 3, H, W) original images in [0, 1].
             lr_ref: (N, 3, h, w) their bicubic reductions.
             sigma: (N,) in [0, 1].
-            adversarial: (N,) the generator's adversarial loss of each sample, for `distribution:
-                adversarial`.
-            perceptual: (N,) perceptual distance of each sample; none leaves the term out.
+            adversarial: (N,) the generator's adversarial losses, for `distribution: adversarial`.
+            perceptual: (N,) perceptual distances; none leaves the term out.
 
         Returns:
             The loss, a scalar, and its four contributions.
@@ -154,21 +140,20 @@ class MixtureLoss(nn.Module):
         """
         if sigma.shape != hr.shape[:1]:
             raise ValueError(f'MixtureLoss: sigma must be of shape ({len(hr)},), but is {tuple(sigma.shape)}.')
-        if self.distribution == 'adversarial' and adversarial is None:
+        if self.distribution == 'latent':
+            distribution = latent_energy(result.latent)
+        elif adversarial is not None:
+            distribution = adversarial
+        else:
             raise ValueError('MixtureLoss: distribution adversarial needs the adversarial loss of each sample.')
-        distribution = latent_energy(result.latent) if self.distribution == 'latent' else adversarial
-        per_sample = MixtureTerms(
-            reconstruction=charbonnier(result.hr, hr),
-            guidance=squared_error(result.lr, lr_ref),
-            distribution=distribution,
-            perceptual=torch.zeros_like(sigma) if perceptual is None else perceptual,
+        per_sample = (
+            charbonnier(result.restored, hr),
+            squared_error(result.lr, lr_ref),
+            distribution,
+            torch.zeros_like(sigma) if perceptual is None else perceptual,
         )
-        terms = MixtureTerms(
-            *(
-                factor * (weight * distance).mean()
-                for factor, weight, distance in zip(self.lambdas, self.weights(sigma), per_sample)
-            )
-        )
+        weighted = zip(self.lambdas, self.weights(sigma), per_sample)
+        terms = MixtureTerms(*(factor * (weight * distance).mean() for factor, weight, distance in weighted))
         return torch.stack(terms).sum(), terms
 
     def weights(self, sigma: Tensor) -> MixtureTerms:

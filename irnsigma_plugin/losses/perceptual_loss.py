@@ -24,14 +24,13 @@ class VGGFeatures(nn.Module):
 
         image in [0, 1] -> ImageNet normalisation -> conv1_1 -> relu1_1 -> ... -> last requested layer
 
-    `convX_Y` is the output of that convolution, before its ReLU. The weights never train and the module stays
-    in evaluation mode; the gradient flows to the image.
+    The weights never train and the module stays in evaluation mode; the gradient flows to the image.
 
     Args:
-        layers: Names of BasicSR's table, such as `conv5_4`, `relu2_1`, `pool3`.
+        layers: Names of BasicSR's table, such as `conv5_4` (before its ReLU), `relu2_1`, `pool3`.
         vgg_type: `vgg16` or `vgg19`.
-        weights: `imagenet` (see :func:`irnsigma_plugin.imagenet.weights.imagenet_weights`), or `random` for tests,
-            where the values do not matter. There is no silent change from one to the other.
+        weights: `imagenet` (see :func:`irnsigma_plugin.imagenet.weights.imagenet_weights`), or `random` for tests;
+            never one in place of the other.
 
     Shapes:
         (N, 3, H, W) float RGB in [0, 1] -> `{layer: (N, C, H', W')}`. H and W are at least 2 ** (number of
@@ -41,6 +40,9 @@ class VGGFeatures(nn.Module):
         ValueError: Unknown `vgg_type`, layer or `weights`.
         WeightsError: The ImageNet weights are missing or damaged.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, layers: Sequence[str], vgg_type: str = 'vgg19', weights: str = 'imagenet') -> None:
         super().__init__()
@@ -89,14 +91,12 @@ class PerSamplePerceptualLoss(nn.Module):
 
         L_p = sum over layers of w_layer * sum over C,H,W of sqrt((phi(prediction) - phi(target))^2 + 1e-6)
 
-    It is neither averaged over the batch nor weighted by lambda: the mixture loss needs it per sample, to
-    weight it by sigma.
+    The mixture loss weights it by lambda and sigma.
 
     Args:
         layer_weights: Weight of each VGG layer, as in BasicSR's PerceptualLoss. By default the last
             convolution before its ReLU, weight 1: `conv5_4` of vgg19, `conv5_3` of vgg16.
-        vgg_type: `vgg19` or `vgg16`.
-        weights: `imagenet`, or `random` for tests (:class:`VGGFeatures`).
+        vgg_type, weights: See :class:`VGGFeatures`.
 
     Shapes:
         prediction, target: (N, 3, H, W) RGB in [0, 1], H and W at least 16 for conv5_Y -> (N,)
@@ -137,9 +137,10 @@ class PerSamplePerceptualLoss(nn.Module):
 
     def distance(self, prediction: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:
         """L_p of two sets of :meth:`features`: (N,)."""
-        return sum(
+        first, *others = (
             weight * charbonnier(prediction[layer], target[layer]) for layer, weight in self.layer_weights.items()
         )
+        return sum(others, first)
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():

@@ -137,9 +137,9 @@ LOADING: dict[str, Rule] = {  # read around a data set: building, sampling, load
 }
 _IN_UNIT_RANGE = 'the network takes images in [0, 1]; remove it'
 _REFUSED = {'mean': _IN_UNIT_RANGE, 'std': _IN_UNIT_RANGE, 'color': 'the network takes RGB; remove it'}
-HR_ROOT = Key(text, 'folder or LMDB of the hr images')
-LR_ROOT = Key(text, 'folder or LMDB of the lr images')
-FILENAME_TMPL = Key(text, 'name of the lr file, {} for that of the hr file', '{}')
+HR_ROOT: dict[str, Rule] = {'dataroot_gt': Key(text, 'folder or LMDB of the hr images')}
+LR_ROOT: dict[str, Rule] = {'dataroot_lq': Key(text, 'folder or LMDB of the lr images')}
+FILENAMES: dict[str, Rule] = {'filename_tmpl': Key(text, 'name of the lr file, {} for that of the hr file', '{}')}
 
 
 def data_set_faults(
@@ -182,13 +182,13 @@ def patch_faults(size: Any, scale: Any) -> Iterator[str]:
 
 
 def _paired_images(name: str, value: Mapping[str, Any]) -> Iterator[str]:
-    own: dict[str, Rule] = {'dataroot_gt': HR_ROOT, 'dataroot_lq': LR_ROOT, 'filename_tmpl': FILENAME_TMPL, **PATCHES}
     needed = 'dataroot_gt', 'dataroot_lq', 'io_backend', 'scale', 'phase'
+    own = {**HR_ROOT, **LR_ROOT, **FILENAMES, **PATCHES}
     yield from prefixed(name, data_set_faults(value, own, needed, ('gt_size', 'use_hflip', 'use_rot')))
 
 
 def _lr_images(name: str, value: Mapping[str, Any]) -> Iterator[str]:
-    yield from prefixed(name, data_set_faults(value, {'dataroot_lq': LR_ROOT}, ('dataroot_lq', 'io_backend')))
+    yield from prefixed(name, data_set_faults(value, LR_ROOT, ('dataroot_lq', 'io_backend')))
     if value.get('phase') == 'train':
         yield f'{name}.type: SingleImageDataset has no originals to train on. Use HRImageDataset or PairedImageDataset.'
 

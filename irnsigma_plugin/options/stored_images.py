@@ -92,9 +92,9 @@ def _open_lmdb(root: str) -> Store:
         )
     if not os.path.isdir(root):
         raise StoreError(f'the LMDB {root} does not exist (relative paths start at {os.getcwd()}).')
+    sizes = read_meta_info(root)
     if not os.path.isfile(os.path.join(root, 'data.mdb')):
         raise StoreError(f'{root} has no data.mdb; {_NO_LMDB}')
-    sizes = read_meta_info(root)
     return Store(list(sizes), list(sizes), sizes.__getitem__)
 
 

@@ -25,7 +25,7 @@ def tables(registered: Mapping[str, Mapping[str, Callable[..., Any]]]) -> dict[s
     }
     found = {
         'the file': [*_of_keys(TOP)],
-        'datasets, type: HRImageDataset': [*_of_keys({'dataroot_gt': HR_ROOT, **PATCHES, **LOADING})],
+        'datasets, type: HRImageDataset': [*_of_keys({**HR_ROOT, **PATCHES, **LOADING})],
         'path': [*_of_keys(PATH)],
         'logger': [*_of_keys(LOGGER)],
         'train': [*_of_class(TrainOptions), *_of_keys(TRAIN)],

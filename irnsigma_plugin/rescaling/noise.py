@@ -16,14 +16,14 @@ def draw_epsilon(shape: Sequence[int], seed: int, name: str, region: tuple[slice
     """Draw epsilon ~ N(0, 1) for the latent of an image, or for a region of it.
 
     The latent is divided into blocks of 64x64 cells, each drawn from a generator seeded by (seed, name, block
-    row, block column). So an image is restored alike whatever the order, the process, the tiles or the number
+    row, block column). So an image is restored alike whatever the order, the process, the windows or the number
     of sigmas, and a region costs no more than the blocks it touches.
 
     Args:
         shape: (..., h, w), the shape of the whole latent.
         seed: The user's seed.
         name: Name of the image, without folder and extension.
-        region: Rows and columns, in cells; everything by default.
+        region: Rows and columns; all by default.
 
     Returns:
         float32 tensor on the CPU, (..., rows, columns): that part of the whole.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
-import irnsigma_plugin
+from irnsigma_plugin import __version__
 from irnsigma_plugin.archs.bicubic import imresize
 from irnsigma_plugin.checks import whole_number
 from irnsigma_plugin.images.picture import Picture, check_memory, to_8_bit
@@ -33,7 +33,7 @@ class LrNote(NamedTuple):
     bits: int
     scale: int
     model: str
-    version: str = irnsigma_plugin.__version__
+    version: str = __version__
 
     def to_text(self) -> str:
         """The note as text, in ASCII."""
@@ -49,7 +49,8 @@ def read_note(text: str) -> LrNote:
     entries = json.loads(text)
     if not isinstance(entries, dict):
         raise ValueError(f'a note must be an object, but got {text!r}.')
-    note = LrNote(**{name: entries.get(name) for name in LrNote._fields})
+    fields: dict[str, Any] = {name: entries.get(name) for name in LrNote._fields}
+    note = LrNote(**fields)
     for name in ('height', 'width', 'scale'):
         whole_number(name, getattr(note, name))
     if note.bits not in (8, 16) or not isinstance(note.model, str):
@@ -57,23 +58,16 @@ def read_note(text: str) -> LrNote:
     return note
 
 
-def downscale_picture(
-    rescaler: Rescaler, hr: Picture, tile: int | str | None = None, overlap: int | None = None
-) -> Picture:
+def downscale_picture(rescaler: Rescaler, hr: Picture, overlap: int | None = None) -> Picture:
     """Downscale a picture; the result notes what :func:`upscale_picture` has to know.
 
-    Args:
-        rescaler: Network.
-        hr: Picture of any size, grey or RGB, 8 or 16 bits.
-        tile, overlap: See :meth:`Rescaler.downscale`.
-
-    Returns:
-        Picture of 8 bits. Its opacity, if any, is reduced bicubically.
+    `hr` is of any size, grey or RGB, of 8 or 16 bits, the result of 8. Opacity is reduced bicubically. `overlap` is
+    that of :meth:`Rescaler.downscale`.
     """
     height, width = hr.pixels.shape[:2]
     note = LrNote(height, width, hr.bits, rescaler.scale, rescaler.model_hash)
     return hr._replace(
-        pixels=rescaler.downscale(hr.pixels, tile=tile, overlap=overlap),
+        pixels=rescaler.downscale(hr.pixels, overlap),
         alpha=_resize(hr.alpha, 1 / rescaler.scale, np.uint8),
         text=note.to_text(),
     )
@@ -85,7 +79,6 @@ def upscale_picture(
     name: str,
     sigma: float | np.ndarray = 0.0,
     seed: int = 0,
-    tile: int | str | None = None,
     overlap: int | None = None,
 ) -> Picture:
     """Restore a picture: to its original's size and bits where it notes them, else to scale times its size.
@@ -94,7 +87,7 @@ def upscale_picture(
         rescaler: Network.
         lr: Picture; one of 16 bits is rounded to 8.
         name: Its file's name without folder and extension, which the restored detail depends on.
-        sigma, seed, tile, overlap: See :meth:`Rescaler.upscale`.
+        sigma, seed, overlap: See :meth:`Rescaler.upscale`.
 
     Returns:
         Picture without note. Its warnings tell of a note that does not fit the picture or the network.
@@ -104,7 +97,7 @@ def upscale_picture(
     """
     warnings = list(lr.warnings)
     height, width = (rescaler.scale * side for side in lr.pixels.shape[:2])
-    dtype = lr.pixels.dtype
+    bits = lr.bits
     note = _fitting_note(lr, warnings)
     if note:
         if note.scale != rescaler.scale:
@@ -117,19 +110,10 @@ def upscale_picture(
                 f'it was downscaled by the model {note.model}, not by this one ({rescaler.model_hash}), '
                 'so the restored picture may be poor'
             )
-        height, width = note.height, note.width
-        dtype = np.uint16 if note.bits == 16 else np.uint8
-    check_memory(width, height, 2 * lr.pixels[0, 0].size * np.dtype(dtype).itemsize, 'the restored picture')
-    pixels = rescaler.upscale(
-        to_8_bit(lr.pixels),
-        sigma=sigma,
-        seed=seed,
-        name=name,
-        size=(height, width),
-        tile=tile,
-        overlap=overlap,
-        dtype=dtype,
-    )
+        height, width, bits = note.height, note.width, note.bits
+    dtype = np.uint16 if bits == 16 else np.uint8
+    check_memory(width, height, 2 * lr.pixels[0, 0].size * bits // 8, 'the restored picture')
+    pixels = rescaler.upscale(to_8_bit(lr.pixels), sigma, seed, name, (height, width), overlap, dtype)
     alpha = _resize(None if lr.alpha is None else to_8_bit(lr.alpha), rescaler.scale, dtype)
     return lr._replace(
         pixels=pixels, alpha=None if alpha is None else alpha[:height, :width], text=None, warnings=tuple(warnings)

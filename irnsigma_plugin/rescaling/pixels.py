@@ -6,15 +6,18 @@ An array is (H, W) or (H, W, 3), uint8 or uint16; a tensor is (3, H, W), floatin
 
 from __future__ import annotations
 
-from typing import Union
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from irnsigma_plugin.rescaling.grid import Region, Size
+from irnsigma_plugin.archs.grid import Region, Size
 
-Image = Union[np.ndarray, Tensor]
+Image = TypeVar('Image', np.ndarray, Tensor)
+
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # of red, green, blue, ITU-R BT.601
+PIXELS_AT_ONCE = 1 << 22  # a comparison of the whole would need as much memory as the image
 
 
 def check_image(name: str, image: Image, dtypes: tuple[type, ...]) -> None:
@@ -41,14 +44,15 @@ def check_image(name: str, image: Image, dtypes: tuple[type, ...]) -> None:
 
 def height_width(image: Image) -> Size:
     """Size of an image."""
-    return tuple(image.shape[-2:] if isinstance(image, Tensor) else image.shape[:2])
+    height, width = image.shape[-2:] if isinstance(image, Tensor) else image.shape[:2]
+    return height, width
 
 
-def empty_like(like: Image, height: int, width: int, dtype: type) -> Image:
+def empty_like(like: Image, size: Size, dtype: type) -> Image:
     """An image to be filled, of the form, channels and device of another: an array of `dtype`, or a float tensor."""
     if isinstance(like, Tensor):
-        return torch.empty(3, height, width, device=like.device)
-    return np.empty((height, width, *like.shape[2:]), dtype)
+        return torch.empty(3, *size, device=like.device)
+    return np.empty((*size, *like.shape[2:]), dtype)
 
 
 def read_region(image: Image, region: Region) -> Tensor:
@@ -74,11 +78,7 @@ def write_region(image: Image, region: Region, pixels: Tensor) -> None:
         image[region] = values[0] if image.ndim == 2 else values.transpose(1, 2, 0)
 
 
-LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # of red, green, blue, ITU-R BT.601
-PIXELS_AT_ONCE = 1 << 22  # a comparison of the whole would need as much memory as the image
-
-
-def is_grey(image: np.ndarray | Tensor) -> bool:
+def is_grey(image: Image) -> bool:
     """Whether all channels of an image are equal.
 
     Args:
@@ -87,10 +87,10 @@ def is_grey(image: np.ndarray | Tensor) -> bool:
     if image.ndim == 2:
         return True
     channels = image if isinstance(image, Tensor) else image.transpose(2, 0, 1)
-    _, height, width = channels.shape
+    height, width = height_width(image)
     rows = max(1, PIXELS_AT_ONCE // width)
     parts = (channels[:, top : top + rows] for top in range(0, height, rows))
-    return all(bool((part[:1] == part[1:]).all()) for part in parts)
+    return all((part[:1] == part[1:]).all() for part in parts)
 
 
 def luma(images: Tensor) -> Tensor:

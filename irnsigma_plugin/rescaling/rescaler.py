@@ -7,19 +7,16 @@ import functools
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from numbers import Integral
-from typing import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from irnsigma_plugin.archs.grid import Size, Window, magnify, relative, windows
 from irnsigma_plugin.archs.rescaling_net import RescalingNet, quantize, scale_noise
 from irnsigma_plugin.checkpoints.weights import FindClass, build_network, model_hash, read_checkpoint
 from irnsigma_plugin.checks import whole_number
-from irnsigma_plugin.memory import available_memory
-from irnsigma_plugin.rescaling.grid import Size, Window, magnify, relative, windows
 from irnsigma_plugin.rescaling.noise import draw_epsilon
 from irnsigma_plugin.rescaling.pixels import (
     Image,
@@ -34,7 +31,8 @@ from irnsigma_plugin.rescaling.pixels import (
 from irnsigma_plugin.rescaling.sigma_map import check_sigma_map, sigma_of_cells
 
 # Side of the grid's cells, in hr pixels, and what a window adds around one by default, in lr pixels. Both
-# belong to the definition of the result: other values change the last bits of some pixels.
+# belong to the definition of the result: other values change the last bits of some pixels. A window takes 0.1 GiB on
+# a CPU; cells half as large would save a quarter of that, for a quarter more time.
 CELL = 1024
 OVERLAP = 16
 
@@ -46,10 +44,9 @@ class Rescaler:
 
     An image is worked on in windows of one fixed grid: cells of at most 1024 x 1024 hr pixels, each seen with
     `overlap` hr pixels around it. Where a sum is rounded depends on the shape that the network is given, so it
-    always gets one window, by itself: the same image, seed, sigma and overlap give the same bytes whatever the tile,
-    the batch, the order or the number of workers (on one machine; another kind of processor or another torch may
-    differ by one level where a value lies at a rounding boundary). Images stay in the form they have, and only
-    windows become floating point, so memory is bounded by the windows that are computed at once.
+    always gets one window, by itself: the same image, seed, sigma and overlap give the same bytes whatever the batch,
+    the order or the number of workers (on one machine; another may differ by one level where a value lies at a
+    rounding boundary). Only windows become floating point, so memory is bounded by one window.
 
     The overlap is 16 lr pixels by default (64 hr pixels at x4), or the network's receptive field where that is
     less. With the :meth:`~irnsigma_plugin.archs.rescaling_net.RescalingNet.receptive_field` (480 hr pixels for the
@@ -64,9 +61,7 @@ class Rescaler:
         device: Where to compute.
 
     Attributes:
-        net: The network.
-        scale: Its rescaling factor.
-        device: Where it is.
+        net, scale, device: The network, its rescaling factor, and where it is.
 
     Example:
         >>> rescaler = Rescaler.from_checkpoint('net_g_latest.pth')
@@ -103,13 +98,13 @@ class Rescaler:
         """See :func:`~irnsigma_plugin.checkpoints.weights.model_hash`."""
         return model_hash(self.net.state_dict())
 
-    def downscale(self, image: Image, tile: int | str | None = None, overlap: int | None = None) -> Image:
+    @torch.no_grad()
+    def downscale(self, image: Image, overlap: int | None = None) -> Image:
         """Downscale an image of any size, H x W, to h = ceil(H / scale) times w = ceil(W / scale).
 
         Args:
             image: Array (H, W) or (H, W, 3), RGB, of uint8 or uint16; or tensor (3, H, W) or (N, 3, H, W), float
                 in [0, 1].
-            tile: See :meth:`upscale`.
             overlap: See :meth:`upscale`.
 
         Returns:
@@ -120,22 +115,23 @@ class Rescaler:
             ValueError: An argument is of another form or out of range.
         """
         if isinstance(image, Tensor) and image.ndim == 4:
-            return torch.stack([self.downscale(one, tile, overlap) for one in image])
+            return torch.stack([self.downscale(one, overlap) for one in image])
         check_image('image', image, (np.uint8, np.uint16))
         hr_size = height_width(image)
-        lr_size = tuple(-(-side // self.scale) for side in hr_size)
-        lr = empty_like(image, *lr_size, np.uint8)
+        lr_size = (-(-hr_size[0] // self.scale), -(-hr_size[1] // self.scale))
+        lr = empty_like(image, lr_size, np.uint8)
         grey = is_grey(image)
-
-        def work(window: Window) -> None:
-            area = magnify(window.area, self.scale, *hr_size)
-            small, _ = self.net.downscale(read_region(image, area).to(self.device))
-            small = quantize(luma(small) if grey else small)
-            write_region(lr, window.core, small[(..., *relative(window.core, window.area))])
-
-        self._run(work, lr_size, tile, overlap)
+        window: Window  # which mypy does not find out
+        with _reproducible_convolutions(self.device):
+            for window in self._windows(lr_size, overlap):
+                area = magnify(window.area, self.scale, hr_size)
+                small, _ = self.net.downscale(read_region(image, area).to(self.device))
+                small = quantize(luma(small) if grey else small)
+                small = small[(..., *relative(window.core, window.area))]
+                write_region(lr, window.core, small)
         return lr
 
+    @torch.no_grad()
     def upscale(
         self,
         lr: Image,
@@ -143,7 +139,6 @@ class Rescaler:
         seed: int = 0,
         name: str | Sequence[str] = '',
         size: tuple[int, int] | None = None,
-        tile: int | str | None = None,
         overlap: int | None = None,
         dtype: type | None = None,
     ) -> Image:
@@ -158,12 +153,8 @@ class Rescaler:
             name: Name of the image, its file stem: every name has detail of its own. For a batch one name for
                 each image; a single one counts for all.
             size: Height and width to cut the result to: the original's, where it was no multiple of the scale.
-            tile: How much to compute at once: as many cells of the grid, side by side, as a square of this side
-                in hr pixels covers; `auto`: as many as half of the available memory allows. Never less than one
-                cell, which is the default, nor more than there are free cores for: on the CPU one cell has all of
-                torch's threads. It changes speed and memory, not the result. A network whose receptive field is
-                not known takes an image in one piece, unless `overlap` is given.
             overlap: What the network sees around each cell, in hr pixels (of lr pixels, whole ones). See the class.
+                A network whose receptive field is not known takes an image in one piece, unless it is given.
             dtype: np.uint8 (default) or np.uint16, of arrays.
 
         Returns:
@@ -178,35 +169,30 @@ class Rescaler:
             if len(names) != len(lr):
                 raise ValueError(f'name must have one name for each of {len(lr)} images, but has {len(names)}.')
             return torch.stack(
-                [
-                    self.upscale(one, sigma, seed, one_name, size, tile, overlap, dtype)
-                    for one, one_name in zip(lr, names)
-                ]
+                [self.upscale(one, sigma, seed, one_name, size, overlap, dtype) for one, one_name in zip(lr, names)]
             )
         check_image('lr', lr, (np.uint8,))
         lr_size = height_width(lr)
-        hr_size = self._check_size(size, lr_size)
+        hr_size = self._hr_size(size, lr_size)
         if isinstance(seed, bool) or not isinstance(seed, Integral):
             raise ValueError(f'seed must be a whole number, but got {seed!r}.')
         sigma = check_sigma_map(sigma, hr_size, lr_size)
-        hr = empty_like(lr, *hr_size, _check_dtype(dtype, lr))
+        hr = empty_like(lr, hr_size, _check_dtype(dtype, lr))
         latent_shape = self.net.latent_shape((1, 3, *lr_size))
-        per_pixel = self._has_latent_per_pixel(lr_size)
+        has_latent_per_pixel = self._has_latent_per_pixel(lr_size)
         grey = is_grey(lr)
-
-        def work(window: Window) -> None:
-            epsilon = draw_epsilon(latent_shape, seed, name, window.area if per_pixel else None)
-            latent = scale_noise(epsilon, sigma_of_cells(sigma, window.area, lr_size, self.scale))
-            restored = self.net.upscale(read_region(lr, window.area).to(self.device), latent.to(self.device))
-            area, core = (magnify(region, self.scale, *hr_size) for region in window)
-            restored = restored[(..., *relative(core, area))]
-            write_region(hr, core, luma(restored) if grey else restored)
-
-        self._run(work, lr_size, tile, overlap)
+        with _reproducible_convolutions(self.device):
+            for window in self._windows(lr_size, overlap):
+                epsilon = draw_epsilon(latent_shape, seed, name, window.area if has_latent_per_pixel else None)
+                latent = scale_noise(epsilon, sigma_of_cells(sigma, window.area, lr_size, self.scale))
+                restored = self.net.upscale(read_region(lr, window.area).to(self.device), latent.to(self.device))
+                area, core = (magnify(region, self.scale, hr_size) for region in window)
+                restored = restored[(..., *relative(core, area))]
+                write_region(hr, core, luma(restored) if grey else restored)
         return hr
 
-    def _check_size(self, size: tuple[int, int] | None, lr_size: Size) -> Size:
-        largest = tuple(self.scale * side for side in lr_size)
+    def _hr_size(self, size: tuple[int, int] | None, lr_size: Size) -> Size:
+        largest = (self.scale * lr_size[0], self.scale * lr_size[1])
         if size is None:
             return largest
         if len(size) != 2 or any(-(-side // self.scale) != lr_side for side, lr_side in zip(size, lr_size)):
@@ -215,55 +201,25 @@ class Rescaler:
                 f'at scale {self.scale}, {largest[0]}x{largest[1]} or up to {self.scale - 1} less, '
                 f'but got {size!r}.'
             )
-        return tuple(whole_number('size', side) for side in size)
+        return whole_number('size', size[0]), whole_number('size', size[1])
 
-    def _run(self, work: Callable[[Window], None], lr_size: Size, tile: int | str | None, overlap: int | None) -> None:
-        """Call `work` with every window of an image, as many at a time as `tile` says."""
-        if tile not in (None, 'auto'):
-            whole_number("tile, if neither None nor 'auto',", tile)
-        margin = self._margin(lr_size, tile, overlap)
-        grid = list(windows(*lr_size, CELL // self.scale if margin is not None else max(lr_size), margin or 0))
-        at_once = self._windows_at_once(tile, len(grid), margin or 0)
-        work = torch.no_grad()(work)  # inside of the threads: each has a switch of its own
-        with _reproducible_convolutions(self.device):
-            if at_once == 1:
-                for window in grid:
-                    work(window)
-            else:
-                with ThreadPoolExecutor(at_once) as pool:
-                    for _ in pool.map(work, grid):  # raises what a thread has raised
-                        pass
-
-    def _margin(self, lr_size: Size, tile: int | str | None, overlap: int | None) -> int | None:
-        """What a window adds around a cell, in lr pixels; none for a network that needs the image in one piece."""
+    def _windows(self, lr_size: Size, overlap: int | None) -> list[Window]:
+        """The windows of an image, in lr pixels; the image itself for a network that needs it in one piece."""
         if overlap is not None:
             whole_number('overlap', overlap, smallest=0)
-        reach = self.net.receptive_field()
-        if self._has_latent_per_pixel(lr_size):
-            if overlap is None and reach is not None:
-                overlap = min(reach, OVERLAP * self.scale)
-            if overlap is not None:
-                return -(-overlap // self.scale)
-            reason, remedy = 'its receptive field is not known', 'leave tile out, or give overlap'
-        else:
-            reason, remedy = 'its latent is not one of lr pixels', 'leave tile and overlap out'
-        if tile not in (None, 'auto') or overlap is not None:
-            raise ValueError(f'{type(self.net).__name__} takes images in one piece, because {reason}: {remedy}.')
-        return None
+            if not self._has_latent_per_pixel(lr_size):
+                raise ValueError(
+                    f'{type(self.net).__name__} takes images in one piece, because its latent is not one of lr '
+                    'pixels: leave overlap out.'
+                )
+        elif self._has_latent_per_pixel(lr_size) and (reach := self.net.receptive_field()) is not None:
+            overlap = min(reach, OVERLAP * self.scale)
+        if overlap is None:
+            return list(windows(*lr_size, max(lr_size), 0))
+        return list(windows(*lr_size, CELL // self.scale, -(-overlap // self.scale)))
 
     def _has_latent_per_pixel(self, lr_size: Size) -> bool:
         return tuple(self.net.latent_shape((1, 3, *lr_size))[2:]) == lr_size
-
-    def _windows_at_once(self, tile: int | str | None, count: int, margin: int) -> int:
-        if tile is None:
-            return 1
-        if tile == 'auto':
-            window_memory = self.net.bytes_per_pixel() * (CELL + 2 * margin * self.scale) ** 2
-            at_once = int(available_memory(self.device) / 2 / window_memory)
-        else:
-            at_once = (tile // CELL) ** 2
-        threads = torch.get_num_threads() if self.device.type == 'cpu' else 1
-        return max(1, min(at_once, count, (os.cpu_count() or 1) // threads))
 
 
 def _check_dtype(dtype: type | None, lr: Image) -> type:

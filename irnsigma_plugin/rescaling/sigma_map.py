@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from irnsigma_plugin.rescaling.grid import Region, Size, magnify
+from irnsigma_plugin.archs.grid import Region, Size, magnify
 from irnsigma_plugin.sigma import check_sigma
 
 
@@ -64,7 +64,7 @@ def sigma_of_cells(sigma: float | np.ndarray, area: Region, lr_size: Size, scale
     if not isinstance(sigma, np.ndarray):
         return sigma
     factor = 1 if sigma.shape == lr_size else scale
-    part = sigma[magnify(area, factor, *sigma.shape)]
+    part = sigma[magnify(area, factor, (sigma.shape[0], sigma.shape[1]))]
     unit = 1 if part.dtype.kind == 'f' else np.iinfo(part.dtype).max
     part = part.astype(np.float32).astype(np.float64)
     counts = np.ones(part.shape)

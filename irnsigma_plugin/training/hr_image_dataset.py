@@ -27,20 +27,15 @@ _open_lmdbs: weakref.WeakValueDictionary[str, FileClient] = weakref.WeakValueDic
 class HRImageDataset(Dataset):
     """hr images; their bicubic lr is made when they are read.
 
-    The lr has the values that `scripts/prepare_data.py` stores: those of the whole image, cut to a multiple
-    of the scale, shrunk bicubically and rounded to 8 bit. In training a random patch is cut out and
-    augmented, and only its own lr is computed; in validation and testing the image is used whole.
-
-    Images are found in one of three ways:
-        1. `io_backend: {type: lmdb}`: the LMDB `dataroot_gt`, by its meta_info.txt.
-        2. `meta_info_file`: the files of the folder `dataroot_gt` that begin a line of that file.
-        3. Otherwise: all image files in the folder `dataroot_gt` (not in its subfolders), sorted by name.
+    The lr has the values that `scripts/prepare_data.py` stores: those of the whole image, cut to a multiple of the
+    scale, shrunk bicubically and rounded to 8 bit. In training a random patch is cut out and augmented, and only its
+    own lr is computed; in validation and testing the image is used whole.
 
     Args:
         opt: Options of the dataset in an option file:
-            dataroot_gt (str): Folder or LMDB of the hr images.
+            dataroot_gt (str): LMDB, or folder whose images are used, sorted by name, without subfolders.
             io_backend (dict): `{type: disk}` or `{type: lmdb}`.
-            meta_info_file (str): List of file names, one per line, a size may follow. Default: none.
+            meta_info_file (str): List of the files to use, one per line, a size may follow. Default: none.
             gt_size (int): Side of the hr patch in training, a multiple of the scale.
             use_hflip (bool): Mirror half of the patches in training. Default: true.
             use_rot (bool): Flip and transpose half of the patches each in training. Default: true.
@@ -65,10 +60,8 @@ class HRImageDataset(Dataset):
         self.is_training = opt['phase'] == 'train'
         self.root = os.path.expanduser(opt['dataroot_gt'])
         self.is_lmdb = opt['io_backend']['type'] == 'lmdb'
-        # Opened when first used, in the process that uses it.
-        self._client: FileClient | None = None
-        if self.is_training:
-            self.patch_size = opt['gt_size']
+        self.smallest_side = opt['gt_size'] if self.is_training else self.scale
+        self._client: FileClient | None = None  # opened when first used, in the process that uses it
         store = open_store(self.root, opt)
         faults = list(size_faults(store, store.names, opt))  # now rather than somewhere in the first epoch
         if faults:
@@ -80,7 +73,7 @@ class HRImageDataset(Dataset):
         """What is wrong with the options, see :mod:`irnsigma_plugin.checks`."""
         yield from data_set_faults(
             opt,
-            {'dataroot_gt': HR_ROOT, **PATCHES},
+            {**HR_ROOT, **PATCHES},
             needed=('dataroot_gt', 'io_backend', 'scale', 'phase'),
             needed_to_train=('gt_size',),
             hints={
@@ -97,9 +90,9 @@ class HRImageDataset(Dataset):
         path = self.paths[index]
         hr = decode_rgb_image(self._read(path), self._name(path))
         height, width = (side // self.scale * self.scale for side in hr.shape[:2])
-        if min(height, width) < self._smallest_side:
+        if min(height, width) < self.smallest_side:
             raise ImageReadError(
-                f'{self._name(path)}: smaller than {self._smallest_side} in height or width '
+                f'{self._name(path)}: smaller than {self.smallest_side} in height or width '
                 f'({height}x{width}); remove it.'
             )
         hr = hr[:height, :width]
@@ -116,7 +109,7 @@ class HRImageDataset(Dataset):
 
     def _random_patch(self, hr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Cut out a patch aligned with the lr grid and augment it, with `random`, which BasicSR seeds."""
-        scale, size = self.scale, self.patch_size
+        scale, size = self.scale, self.opt['gt_size']
         top, left = (random.randint(0, (side - size) // scale) * scale for side in hr.shape[:2])
         lr = bicubic_downscale_crop(hr, scale, top, left, size)
         hr = np.ascontiguousarray(hr[top : top + size, left : left + size])
@@ -135,10 +128,6 @@ class HRImageDataset(Dataset):
 
     def _name(self, path: str) -> str:
         return f'{self.root}: image {path}' if self.is_lmdb else path
-
-    @property
-    def _smallest_side(self) -> int:
-        return self.patch_size if self.is_training else self.scale
 
 
 def _open_lmdb(path: str) -> FileClient:

@@ -1,4 +1,4 @@
-"""What a training has reached: its random numbers, and the wish to stop it."""
+"""What a training has reached: its place in the data, its random numbers, and the wish to stop it."""
 
 from __future__ import annotations
 
@@ -6,40 +6,111 @@ import random
 import signal
 import time
 import weakref
+from collections.abc import Mapping
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import torch
 from basicsr.utils import get_root_logger
 from torch import distributed as dist
 
-
-def random_state() -> dict[str, Any]:
-    """The generators of Python, numpy and torch, as tensors, numbers and lists; CUDA's where a GPU is in use."""
-    name, keys, *rest = np.random.get_state()
-    return {
-        'python': list(random.getstate()),
-        'numpy': [name, keys.tolist(), *rest],
-        'torch': torch.get_rng_state(),
-        'cuda': torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
-    }
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Put the generators back into a state of :func:`random_state`; CUDA's where it has one, and a GPU is in use."""
-    version, numbers, gauss = state['python']
-    random.setstate((version, tuple(numbers), gauss))
-    name, keys, *rest = state['numpy']
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
-    torch.set_rng_state(state['torch'])
-    if state['cuda'] is not None and torch.cuda.is_initialized():
-        torch.cuda.set_rng_state(state['cuda'])
-
+from irnsigma_plugin.checkpoints.saving import SaveError, save_atomically
+from irnsigma_plugin.checkpoints.training_states import prune
+from irnsigma_plugin.training.distributed import on_all_ranks
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAME_REQUEST = 2.0  # seconds: a terminal and torchrun both pass on one Ctrl-C
 ITERATIONS_PER_ROUND = 10  # between questions to the other processes, on GPUs, which each of them interrupts
+
+
+class Progress:
+    """How far a training is, what of it was saved and validated, and whether it is to stop.
+
+    All processes of a distributed training have to call each method alike.
+
+    Args:
+        opt: The whole option file.
+        device: Of the training.
+        keep_last: How many of the newest training states stay; none for all.
+    """
+
+    def __init__(self, opt: Mapping[str, Any], device: torch.device, keep_last: int | None = None) -> None:
+        self.opt = opt
+        self.keep_last = keep_last
+        self.stop_request = StopRequest(device)
+        self._place: dict[str, torch.Tensor] = {}  # in the data, of the last batch
+        self._validated: list[Any] = []  # data loaders, since the last batch
+        self._random: list[dict[str, Any]] = []  # of all processes
+        self._saved: dict[str, Any] = {}  # the last state
+
+    def take(self, batch: Mapping[str, Any]) -> None:
+        """Note the batch that is trained on next."""
+        self._validated.clear()
+        if 'seen' in batch:  # read when needed: with prefetch_mode: cuda it is on its way to the GPU
+            self._place = {key: batch[key][-1] for key in ('epoch', 'seen')}
+
+    def collect_random_states(self) -> None:
+        """Note the random numbers of all processes for the next state, before anything can fail in one of them."""
+        self._random = on_all_ranks('Saving random numbers', random_state)
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Save a training state, with place in the data and random numbers; remove those that are too old to be kept.
+
+        Raises:
+            SaveError: On rank 0, which alone writes.
+        """
+        self._saved = {**state, **{key: int(value) for key, value in self._place.items()}, 'random': self._random}
+        self._write()
+        if self.keep_last and self.opt['rank'] == 0:
+            prune(self.opt, self.keep_last, self._saved['iter'])
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Put back the random numbers of a training state. States that BasicSR saved have none."""
+        random_states, processes = state.get('random', ()), self.opt['world_size']
+        if len(random_states) == processes:
+            set_random_state(random_states[self.opt['rank']])
+        else:
+            get_root_logger().warning(
+                f'The training state is of {len(random_states)} processes, not of {processes}: random numbers start '
+                'anew.'
+            )
+
+    def is_validated(self, dataloader: Any) -> bool:
+        """Whether the network, as it is, was validated on a data set."""
+        return any(each is dataloader for each in self._validated)
+
+    def validated(self, dataloader: Any, current_iter: int) -> None:
+        """Note a validation; save the state once more if it was saved just before, without the results."""
+        self._validated.append(dataloader)
+        if self._saved.get('iter') == current_iter:
+            on_all_ranks('Saving', self._write, SaveError)
+
+    def stop_if_asked(self, current_iter: int, save: Callable[[int, int], None]) -> None:
+        """Exit at the start of an iteration if a signal came, after `save(epoch, iteration)` of the one before."""
+        self.stop_request.listen()
+        number, last_iter = self.stop_request.arrived(current_iter), current_iter - 1
+        if not number:
+            return
+        outcome = 'Nothing new to save.'
+        if self._place:
+            if self._saved.get('iter') != last_iter:
+                save(int(self._place['epoch']), last_iter)
+            outcome = f'Saved iteration {last_iter}, resume with --auto_resume.'
+        get_root_logger().info(f'Stopped by {signal.Signals(number).name}. {outcome}')
+        self.end()
+
+    def end(self) -> None:
+        """Give the signals back; exit with the status of the one that came, if any."""
+        number = self.stop_request.arrived()
+        self.stop_request.close()
+        if number:
+            raise SystemExit(128 + number)
+
+    def _write(self) -> None:
+        if self.opt['rank'] == 0:
+            save_atomically(self._saved, Path(self.opt['path']['training_states'], f'{self._saved["iter"]}.state'))
 
 
 class StopRequest:
@@ -81,9 +152,7 @@ class StopRequest:
     def arrived(self, current_iter: int | None = None) -> int:
         """The signal that came to any process by now, or 0; the same answer in all processes.
 
-        Args:
-            current_iter: Iteration. On several GPUs the answer is 0 in most iterations, so as not to wait for them.
-                None, at the end, asks in any case.
+        On several GPUs it is 0 in most iterations, so as not to wait for them. None, at the end, asks in any case.
         """
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return self._number
@@ -103,3 +172,26 @@ class StopRequest:
             'iteration. Once more ends it at once.'
         )
         return True
+
+
+def random_state() -> dict[str, Any]:
+    """The generators of Python, numpy and torch, as tensors, numbers and lists; CUDA's where a GPU is in use."""
+    state: Any = np.random.get_state()
+    name, keys, *rest = state
+    return {
+        'python': list(random.getstate()),
+        'numpy': [name, keys.tolist(), *rest],
+        'torch': torch.get_rng_state(),
+        'cuda': torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put the generators back into a state of :func:`random_state`; CUDA's where it has one, and a GPU is in use."""
+    version, numbers, gauss = state['python']
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = state['numpy']
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state['torch'])
+    if state['cuda'] is not None and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(state['cuda'])

@@ -1,16 +1,20 @@
-"""Ways to make the training step faster or smaller: mixed precision, parts of a batch, compilation."""
+"""One step of the generator and one of the discriminator, whatever has made networks, losses and optimisers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from irnsigma_plugin.archs.rescaling_net import RescaleResult
 from irnsigma_plugin.checks import one_line
+from irnsigma_plugin.losses.adversarial import per_sample_gan_loss
+from irnsigma_plugin.training.step_guard import StepGuard, finite_statistics
 
 AMP_DTYPES = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 # GradScaler starts at 2**16 and halves after each overflow, so this many in a row are no sign of divergence.
@@ -18,30 +22,166 @@ SCALER_HALVINGS = 16
 
 
 class MicroBatch(NamedTuple):
-    """A part of an iteration's batch.
+    """A part of an iteration's batch."""
+
+    hr: Tensor  # (n, 3, H, W) original images in [0, 1]
+    lr_ref: Tensor  # (n, 3, h, w) their bicubic reductions
+    sigma: Tensor  # (n,) in [0, 1]
+    share: float  # of the batch's samples: the weight of its mean losses
+    is_last: bool
+
+
+@dataclass
+class Adversary:
+    """A discriminator, and what trains it."""
+
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    gan_loss: Callable[..., Tensor]  # of BasicSR's kind: gan_loss(prediction, target_is_real, is_disc=...)
+    fake_weighting: str = 'sigma'  # of a restored image in its loss: the image's sigma, or 1 (`all`)
+
+
+@dataclass(eq=False)
+class TrainingStep:
+    """One step of a rescaling network, and one of its adversary where it has one, on a batch.
+
+    hr -> `net_g(hr, sigma)` -> `mixture_loss` -> step of G -> `gan_loss` of hr and of what was restored -> step of D
+
+    A step with a non-finite gradient is skipped. Networks may be wrapped in DistributedDataParallel, which averages
+    their gradients once in a step.
 
     Attributes:
-        hr: (n, 3, H, W) original images.
-        lr_ref: (n, 3, h, w) their bicubic reductions.
-        sigma: (n,).
-        share: Its share of the batch's samples: the weight of its mean losses.
-        is_last: Whether it is the last one of the iteration.
+        scaler: Scales the loss for `fp16`, otherwise does nothing.
+        guard: Counts skipped steps.
     """
 
-    hr: Tensor
-    lr_ref: Tensor
-    sigma: Tensor
-    share: float
-    is_last: bool
+    net_g: nn.Module  # a RescalingNet
+    optimizer_g: torch.optim.Optimizer
+    mixture_loss: Callable[..., tuple[Tensor, Any]]  # see MixtureLoss
+    perceptual_loss: Callable[[Tensor, Tensor], Tensor] | None = None  # (restored, hr) -> (n,)
+    adversary: Adversary | None = None
+    amp: str = 'off'  # precision of the convolutions: off (float32), bf16, or fp16 with a scaled loss
+    accumulate: int = 1  # parts that a batch is split into, one at a time in memory; a step is on all of them
+    grad_clip: float | None = None  # bound of the generator's gradient norm
+    max_skipped_steps: int = 10  # in a row of one network, that end the training; fp16 has SCALER_HALVINGS more
+
+    def __post_init__(self) -> None:
+        self.device_type = next(self.net_g.parameters()).device.type
+        scaled = self.amp == 'fp16'
+        self.scaler = torch.amp.GradScaler(self.device_type, init_scale=2.0**SCALER_HALVINGS, enabled=scaled)
+        self.guard = StepGuard(self.max_skipped_steps + SCALER_HALVINGS * scaled)
+
+    def __call__(self, hr: Tensor, lr_ref: Tensor, sigma: Tensor, train_g: bool = True) -> dict[str, Tensor]:
+        """Take both steps on a batch (see :class:`MicroBatch`), or that of D alone.
+
+        Returns:
+            Losses for the log, scalars on the device: reading them waits for a GPU.
+
+        Raises:
+            FloatingPointError: The training has diverged; see :class:`StepGuard`.
+        """
+        log: dict[str, Tensor] = {}
+        batches = split_batch(hr, lr_ref, sigma, self.accumulate)
+        with finite_statistics(self.net_g, *([self.adversary.net] if self.adversary else [])):
+            restored = self.step_generator(batches, train_g, log)
+            if self.adversary is not None:
+                self.step_discriminator(self.adversary, batches, restored, log)
+        self.scaler.update()
+        return log
+
+    def step_generator(self, batches: list[MicroBatch], train: bool, log: dict[str, Tensor]) -> list[Tensor]:
+        """Restore the images of each part and, where G is to be trained, take a step."""
+        restored = []
+        if self.adversary is not None:
+            self.adversary.net.requires_grad_(False)
+        self.optimizer_g.zero_grad()
+        for batch in batches:
+            with torch.set_grad_enabled(train), gradient_sync(self.net_g, batch.is_last):
+                with self.autocast(), explained_compile_errors():
+                    result = self.net_g(batch.hr, batch.sigma)
+                if train:
+                    losses = self.generator_losses(result, batch)
+                    self._backward(losses['l_g_total'], batch)
+                    _log(log, losses, batch)
+            restored.append(result.restored.detach())
+        if train:
+            self._take_step(self.optimizer_g, 'generator', self.grad_clip)
+        return restored
+
+    def generator_losses(self, result: RescaleResult, batch: MicroBatch) -> dict[str, Tensor]:
+        """Loss of G on one part, `l_g_total`, and the terms in it."""
+        adversarial = perceptual = None
+        if self.adversary is not None:
+            net_d = self.adversary.net
+            # The bare network: only D's own step is to be synchronised between processes.
+            bare = net_d.module if isinstance(net_d, DistributedDataParallel) else net_d
+            prediction = self.judge(bare, result.restored)
+            adversarial = per_sample_gan_loss(self.adversary.gan_loss, prediction, True, is_disc=False)
+        if self.perceptual_loss is not None:
+            with self.autocast():
+                perceptual = self.perceptual_loss(result.restored, batch.hr)
+        loss, terms = self.mixture_loss(result, batch.hr, batch.lr_ref, batch.sigma, adversarial, perceptual)
+        return {'l_g_total': loss, **{f'l_{name}': term for name, term in terms._asdict().items()}}
+
+    def step_discriminator(
+        self, adversary: Adversary, batches: list[MicroBatch], restored: list[Tensor], log: dict[str, Tensor]
+    ) -> None:
+        """Take a step of D, on the original and the restored images of each part."""
+        net, gan_loss = adversary.net.requires_grad_(True), adversary.gan_loss
+        adversary.optimizer.zero_grad()
+        for batch, fakes in zip(batches, restored):
+            # Real and restored images in batches of their own, so that batch normalisation does not mix them.
+            with gradient_sync(net, False):
+                real = gan_loss(self.judge(net, batch.hr), True, is_disc=True)
+                self._backward(real, batch)
+            with gradient_sync(net, batch.is_last):
+                fake = per_sample_gan_loss(gan_loss, self.judge(net, fakes), False, is_disc=True)
+                if adversary.fake_weighting == 'sigma':
+                    fake = fake * batch.sigma
+                fake = fake.mean()
+                self._backward(fake, batch)
+            _log(log, {'l_d_real': real, 'l_d_fake': fake}, batch)
+        self._take_step(adversary.optimizer, 'discriminator')
+
+    def judge(self, net_d: nn.Module, images: Tensor) -> Tensor | list:
+        """The discriminator's output in float32."""
+        with self.autocast():
+            # BasicSR's discriminators flatten by `view`, which other layouts do not allow.
+            return full_precision(net_d(images.contiguous()))
+
+    def autocast(self) -> torch.autocast:
+        """The precision of `amp`."""
+        dtype = AMP_DTYPES[self.amp]
+        return torch.autocast(self.device_type, dtype, enabled=dtype is not None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a training state has of this object."""
+        return {'step_guard': self.guard.state_dict(), 'scaler': self.scaler.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a training state, which may lack what :meth:`state_dict` has."""
+        if 'step_guard' in state:
+            self.guard.load_state_dict(state['step_guard'])
+        if state.get('scaler'):  # empty but for fp16
+            self.scaler.load_state_dict(state['scaler'])
+
+    def _backward(self, loss: Tensor, batch: MicroBatch) -> None:
+        self.scaler.scale(batch.share * loss).backward()
+
+    def _take_step(self, optimizer: torch.optim.Optimizer, what: str, max_norm: float | None = None) -> None:
+        self.scaler.unscale_(optimizer)
+        self.guard.step(optimizer, what, max_norm)
+
+
+def _log(log: dict[str, Tensor], losses: Mapping[str, Tensor], batch: MicroBatch) -> None:
+    for name, value in losses.items():
+        log[name] = log.get(name, 0) + batch.share * value.detach()
 
 
 def split_batch(hr: Tensor, lr_ref: Tensor, sigma: Tensor, count: int) -> list[MicroBatch]:
     """Split a batch into at most `count` parts, as equal as the number of samples allows."""
-    parts = list(zip(*(tensor.chunk(count) for tensor in (hr, lr_ref, sigma))))
-    return [
-        MicroBatch(*part, share=len(part[0]) / len(hr), is_last=index == len(parts))
-        for index, part in enumerate(parts, 1)
-    ]
+    parts = list(zip(hr.chunk(count), lr_ref.chunk(count), sigma.chunk(count)))
+    return [MicroBatch(*part, len(part[0]) / len(hr), part is parts[-1]) for part in parts]
 
 
 def gradient_sync(net: nn.Module, enabled: bool) -> AbstractContextManager[None]:
@@ -60,11 +200,7 @@ def full_precision(prediction: Tensor | list) -> Tensor | list:
 
 @contextmanager
 def explained_compile_errors() -> Iterator[None]:
-    """Say what to do where `torch.compile` fails, which it does at the first use of a network.
-
-    Raises:
-        RuntimeError: In the place of torch's error.
-    """
+    """Raise a RuntimeError with the remedy where `torch.compile` fails, which it does at the first use of a network."""
     try:
         yield
     except RuntimeError as error:

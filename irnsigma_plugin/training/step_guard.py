@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from basicsr.utils import get_root_logger
 from torch import Tensor, nn
+
+_logger = logging.getLogger('basicsr')  # whose messages the log file of a training has
 
 
 @contextmanager
-def finite_statistics(*nets: nn.Module | None) -> Iterator[None]:
+def finite_statistics(*nets: nn.Module) -> Iterator[None]:
     """Take back what makes a buffer of a network, such as a running mean, non-finite within the block.
 
     Otherwise it would stay so for ever, for new images are averaged into it. Nothing waits for a GPU. Autograd must be
     done with the networks by the end of the block.
     """
-    before = [
-        (buffer, buffer.clone())
-        for net in nets
-        if net is not None
-        for buffer in net.buffers()
-        if buffer.is_floating_point()
-    ]
+    buffers = [each for net in nets for each in net.buffers() if each.is_floating_point()]
+    before = [buffer.clone() for buffer in buffers]
     yield
-    for buffer, value in before:
+    for buffer, value in zip(buffers, before):
         buffer.copy_(torch.where(torch.isfinite(buffer), buffer, value))
 
 
 class StepGuard:
     """Takes an optimiser's step only where all gradients are finite.
 
-    A step with a NaN or infinite gradient would ruin the weights, and with them every later checkpoint.
-    It is skipped and counted instead, the optimiser's state untouched; several in a row mean that training has
-    diverged.
+    A step with a NaN or infinite gradient would ruin the weights, and with them every later checkpoint. It is skipped
+    and counted instead, the optimiser's state untouched; several in a row mean that the training has diverged.
 
     A fused optimiser skips the step on its device. Then nothing waits for a GPU: the counts stay there until
     :meth:`check` reads them. Any other optimiser has to wait for the gradient's norm. On a CPU every step checks.
@@ -54,35 +50,31 @@ class StepGuard:
         # For each network: steps skipped since the last check, in a row by now, in a row at worst.
         self._counts: dict[str, Tensor] = {}
 
-    def step(
-        self,
-        optimizer: torch.optim.Optimizer,
-        parameters: Iterable[nn.Parameter],
-        what: str,
-        max_norm: float | None = None,
-    ) -> None:
-        """Clip the gradients and step.
+    def step(self, optimizer: torch.optim.Optimizer, what: str, max_norm: float | None = None) -> None:
+        """Clip the gradient's L2 norm over all parameters of the optimiser, if `max_norm` is given, and step.
 
         Args:
-            optimizer: Steps where the gradients are finite.
-            parameters: The optimiser's parameters.
             what: Name of the network, for messages; each is counted by itself.
-            max_norm: Bound of the gradient's L2 norm over all parameters; none for no clipping.
 
         Raises:
             FloatingPointError: As :meth:`check`, on a CPU.
         """
+        parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
         norm = nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
-        finite = torch.isfinite(norm)
+        skip = ~torch.isfinite(norm)
         # A resumed optimiser has the groups' settings of the saved one, whatever its `defaults` say.
         if all(group.get('fused') for group in optimizer.param_groups):
+            fused: Any = optimizer
             # The way of torch's GradScaler to have a step skipped on the device.
-            optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
+            fused.grad_scale, fused.found_inf = None, skip.float()
+            fused.step()
+            del fused.grad_scale, fused.found_inf
+        elif not skip:
             optimizer.step()
-            del optimizer.grad_scale, optimizer.found_inf
-        elif finite:
-            optimizer.step()
-        self._count(what, ~finite)
+        counts = self._counts.get(what)
+        skipped, in_a_row, at_worst = skip.new_zeros(3, dtype=torch.long) if counts is None else counts
+        in_a_row = (in_a_row + 1) * skip
+        self._counts[what] = torch.stack((skipped + skip, in_a_row, torch.maximum(at_worst, in_a_row)))
         if norm.device.type == 'cpu':
             self.check()
 
@@ -93,18 +85,18 @@ class StepGuard:
             FloatingPointError: `max_skipped` steps in a row of one network had to be skipped.
         """
         for what, counts in self._counts.items():
-            skipped, in_a_row, most_in_a_row = counts.tolist()
+            skipped, in_a_row, at_worst = counts.tolist()
             if not skipped:
                 continue
             self.skipped += skipped
             self._counts[what] = counts.new_tensor([0, in_a_row, in_a_row])
-            get_root_logger().warning(
+            _logger.warning(
                 f'Skipped {skipped} step{"s" * (skipped > 1)} of the {what}: the gradient was '
-                f'not finite ({most_in_a_row} in a row).'
+                f'not finite ({at_worst} in a row).'
             )
-            if most_in_a_row >= self.max_skipped:
+            if at_worst >= self.max_skipped:
                 raise FloatingPointError(
-                    f'{most_in_a_row} steps in a row of the {what} had non-finite gradients, so training has '
+                    f'{at_worst} steps in a row of the {what} had non-finite gradients, so training has '
                     'diverged and stops. The saved checkpoints are untouched: lower the learning rate or '
                     'train.grad_clip, check the training images, and resume with --auto_resume.'
                 )
@@ -121,10 +113,3 @@ class StepGuard:
         """Go on from the counts of :meth:`state_dict`."""
         self.skipped = state['skipped']
         self._counts = {what: torch.tensor([0, count, count]) for what, count in state['in_a_row'].items()}
-
-    def _count(self, what: str, skip: Tensor) -> None:
-        if what not in self._counts:
-            self._counts[what] = torch.zeros(3, dtype=torch.long, device=skip.device)
-        skipped, in_a_row, most_in_a_row = self._counts[what].unbind()
-        in_a_row = (in_a_row + 1) * skip
-        self._counts[what] = torch.stack((skipped + skip, in_a_row, torch.maximum(most_in_a_row, in_a_row)))

@@ -25,29 +25,17 @@ from irnsigma_plugin.options.keys import MAX_CORRUPT
 from irnsigma_plugin.options.rules import OptionError
 
 
-class Place(NamedTuple):
-    """What a training sample is made from.
-
-    Attributes:
-        epoch: Epoch of the training.
-        seen: Samples of the epoch that all processes together have had once this one is trained on.
-        number: Number of the sample in the epoch, of all processes.
-        index: Image in the data set.
-    """
+class SampleIndex(NamedTuple):
+    """What a training sample is made from."""
 
     epoch: int
-    seen: int
-    number: int
-    index: int
+    seen: int  # samples of the epoch that all processes together have had once this one is trained on
+    number: int  # of the sample in the epoch, of all processes
+    image: int  # number in the data set
 
 
-class PlaceSampler(EnlargedSampler):
-    """BasicSR's order of images, which goes on within an epoch.
-
-    Args:
-        dataset, num_replicas, rank, ratio: See BasicSR.
-        resume_at: `epoch` that was interrupted, and how many of its samples were `seen`.
-    """
+class ResumableSampler(EnlargedSampler):
+    """BasicSR's order of images, which goes on within an epoch: at `resume_at`, its `epoch` and the samples `seen`."""
 
     def __init__(
         self, dataset: Dataset, num_replicas: int, rank: int, ratio: int = 1, resume_at: Mapping[str, int] | None = None
@@ -55,95 +43,97 @@ class PlaceSampler(EnlargedSampler):
         super().__init__(dataset, num_replicas, rank, ratio)
         self.resume_at = resume_at
 
-    def __iter__(self) -> Iterator[Place]:
+    def __iter__(self) -> Iterator[SampleIndex]:
         processes = self.num_replicas
-        places = (
-            Place(self.epoch, (position + 1) * processes, position * processes + self.rank, index)
-            for position, index in enumerate(super().__iter__())
+        samples = (
+            SampleIndex(self.epoch, (position + 1) * processes, position * processes + self.rank, image)
+            for position, image in enumerate(super().__iter__())
         )
         if self.resume_at is None or self.resume_at['epoch'] != self.epoch:
-            return places
-        return itertools.islice(places, self.resume_at['seen'] // processes, None)
+            return samples
+        return itertools.islice(samples, self.resume_at['seen'] // processes, None)
 
 
-class NamingDataset(Dataset):
-    """A data set whose errors name the image.
+class _GuardedDataset(Dataset):
+    """A data set whose errors name the image, by its entry in `dataset.paths`; the items are those of `dataset`."""
 
-    Args:
-        dataset: Its items and its `opt` are passed on. An item is named by its entry in `dataset.paths`.
-
-    Raises:
-        ImageReadError: (when reading) An image cannot be read.
-        MemoryError: (when reading) There is no memory for it.
-    """
-
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
         self.opt = dataset.opt
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def read(self, image: int) -> dict[str, Any]:
+        """The item of an image.
+
+        Raises:
+            ImageReadError: It cannot be read.
+            MemoryError: There is no memory for it.
+        """
         try:
-            return self.dataset[index]
+            return self.dataset[image]
         except ImageReadError:
             raise  # has the name
         except MemoryError:
             raise MemoryError(
-                f'No memory is left to read {self._name(index)}: lower num_worker_per_gpu or '
+                f'No memory is left to read {self._name(image)}: lower num_worker_per_gpu or '
                 'batch_size_per_gpu, and resume with --auto_resume.'
             ) from None
         except Exception as error:  # a decoder of damaged files raises whatever it stumbles over
-            raise ImageReadError(
-                f'{self._name(index)}: cannot be read ({one_line(error)}); replace or remove it.'
-            ) from error
+            message = f'{self._name(image)}: cannot be read ({one_line(error)}); replace or remove it.'
+            raise ImageReadError(message) from error
 
-    def _name(self, index: int) -> str:
-        paths = self.dataset.paths[index] if hasattr(self.dataset, 'paths') else f'image {index}'
-        paths = set(paths.values()) if isinstance(paths, Mapping) else {paths}
+    def _name(self, image: int) -> str:
+        paths = self.dataset.paths[image] if hasattr(self.dataset, 'paths') else f'image {image}'
+        name = ' or '.join(sorted(set(paths.values()) if isinstance(paths, Mapping) else {paths}))
         # Not by io_backend.type, which BasicSR removes when it reads.
         roots = [self.opt[key] for key in ('dataroot_gt', 'dataroot_lq') if self.opt.get(key)]
         if roots and all(root.endswith('.lmdb') for root in roots):
-            return f'image {" or ".join(sorted(paths))} of {" or ".join(roots)}'
-        return ' or '.join(sorted(paths))
+            return f'image {name} of {" or ".join(roots)}'
+        return name
 
 
-class TrainingDataset(NamingDataset):
-    """A training set that takes :class:`Place`s, and another image where one cannot be read.
+class NamingDataset(_GuardedDataset):
+    """A data set for validation and tests, whose errors name the image. Errors as of :meth:`read`."""
 
-    What is random about a sample (patch, mirroring) follows from the seed and the place alone, whatever process
-    reads it and whatever was read before.
+    def __getitem__(self, image: int) -> dict[str, Any]:
+        return self.read(image)
+
+
+class TrainingDataset(_GuardedDataset):
+    """A training set that takes :class:`SampleIndex`es, and another image where one cannot be read.
+
+    What is random about a sample (patch, mirroring) follows from the seed and the index alone, whatever process
+    reads it and whatever was read before. An item has `epoch` and `seen` of its index.
 
     Args:
-        dataset: Its items are passed on, with `epoch` and `seen` of the place.
-        seed: Of the random patches.
         max_corrupt: So many unreadable images, each named in the log, are passed over in a process of the training.
 
     Raises:
         ImageReadError: (when reading) More images are unreadable.
     """
 
-    def __init__(self, dataset: Dataset, seed: int, max_corrupt: int = MAX_CORRUPT) -> None:
+    def __init__(self, dataset: Any, seed: int, max_corrupt: int = MAX_CORRUPT) -> None:
         super().__init__(dataset)
         self.seed = seed
         self.max_corrupt = whole_number('datasets.train.max_corrupt', max_corrupt, smallest=0)
         self._corrupt = torch.zeros(len(dataset), dtype=torch.bool).share_memory_()  # by all workers
 
-    def __getitem__(self, place: Place) -> dict[str, Any]:
+    def __getitem__(self, index: SampleIndex) -> dict[str, Any]:
         _outlive_interrupts()
-        with _seeded(f'{self.seed} {place.epoch} {place.number}'):
-            item = self._read_whole(place.index)
-        return {**item, 'epoch': place.epoch, 'seen': place.seen}
+        with _seeded(f'{self.seed} {index.epoch} {index.number}'):
+            item = self._read_whole(index.image)
+        return {**item, 'epoch': index.epoch, 'seen': index.seen}
 
-    def _read_whole(self, index: int) -> dict[str, Any]:
-        """Read the image `index`, or the first readable one after it."""
+    def _read_whole(self, image: int) -> dict[str, Any]:
+        """Read an image, or the first readable one after it."""
         while True:
             try:
-                return super().__getitem__(index)
+                return self.read(image)
             except ImageReadError as error:
-                known = bool(self._corrupt[index])
-                self._corrupt[index] = True
+                known = bool(self._corrupt[image])
+                self._corrupt[image] = True
                 if self._corrupt.all() or self._corrupt.sum() > self.max_corrupt:
                     count = 'All' if self._corrupt.all() else f'More than {self.max_corrupt}'
                     raise ImageReadError(
@@ -155,21 +145,19 @@ class TrainingDataset(NamingDataset):
                         f'{error} Another image takes its place; the training stops after '
                         f'{self.max_corrupt} such images.'
                     )
-            index = (index + 1) % len(self)
+            image = (image + 1) % len(self)
 
 
 class DataSupply:
     """Builds data sets, samplers and loaders in BasicSR's place.
 
-    Args:
-        opt: The whole option file. `resume_at`, where it is set by then, is the `epoch`, `iter` and `seen` (see
-            :class:`Place`) to go on from.
+    `opt`, the whole option file, may have a `resume_at` by then: the `epoch`, `iter` and `seen` to go on from.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt
 
-    def build_dataset(self, dataset_opt: Mapping[str, Any]) -> NamingDataset:
+    def build_dataset(self, dataset_opt: Mapping[str, Any]) -> NamingDataset | TrainingDataset:
         """A data set of BasicSR's registry, guarded against unreadable images."""
         # Without empty keys: BasicSR asks of some only whether they are there.
         dataset_opt = {key: value for key, value in dataset_opt.items() if value is not None}
@@ -179,19 +167,11 @@ class DataSupply:
             return TrainingDataset(dataset, self.opt['manual_seed'], max_corrupt)
         return NamingDataset(dataset)
 
-    def build_sampler(self, dataset: Dataset, num_replicas: int, rank: int, ratio: int = 1) -> PlaceSampler:
+    def build_sampler(self, dataset: Dataset, num_replicas: int, rank: int, ratio: int = 1) -> ResumableSampler:
         """The order of a training set."""
-        return PlaceSampler(dataset, num_replicas, rank, ratio, self.opt.get('resume_at'))
+        return ResumableSampler(dataset, num_replicas, rank, ratio, self.opt.get('resume_at'))
 
-    def build_dataloader(
-        self,
-        dataset: Dataset,
-        dataset_opt: Mapping[str, Any],
-        num_gpu: int = 1,
-        dist: bool = False,
-        sampler: PlaceSampler | None = None,
-        seed: int | None = None,
-    ) -> DataLoader:
+    def build_dataloader(self, dataset: Dataset, dataset_opt: Mapping[str, Any], **arguments: Any) -> DataLoader:
         """BasicSR's loader; its seeds for workers are not drawn from the numbers that the model draws from.
 
         There is no `prefetch_mode: cpu`: worker processes read ahead in any case. BasicSR's thread for it draws its
@@ -199,9 +179,7 @@ class DataSupply:
         """
         if dataset_opt.get('prefetch_mode') == 'cpu':
             dataset_opt = {**dataset_opt, 'prefetch_mode': None}
-        loader = basicsr.data.build_dataloader(
-            dataset, dataset_opt, num_gpu=num_gpu, dist=dist, sampler=sampler, seed=seed
-        )
+        loader = basicsr.data.build_dataloader(dataset, dataset_opt, **arguments)
         loader.generator = torch.Generator().manual_seed(self.opt['manual_seed'])
         return loader
 
@@ -242,10 +220,7 @@ def _seeded(seed: str) -> Iterator[None]:
 
 
 def _outlive_interrupts() -> None:
-    """In a worker process: leave Ctrl-C and the first SIGTERM, which go to all processes, to the training itself.
-
-    A worker ends with the process that reads from it.
-    """
+    """In a worker: leave Ctrl-C and the first SIGTERM, which all processes get, to the training, which ends it."""
     if get_worker_info() is None or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)

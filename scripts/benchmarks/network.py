@@ -107,7 +107,7 @@ def flop_per_pixel(net: InvRescaleNet) -> float:
 def _train(net: InvRescaleNet, optimizer: torch.optim.Optimizer, hr: Tensor) -> None:
     """One training step of IRN."""
     result = net(hr, 1.0)
-    loss = (result.hr - hr).abs().mean() + (result.lr - 0.5).square().mean() + result.latent.square().mean()
+    loss = (result.restored - hr).abs().mean() + (result.lr - 0.5).square().mean() + result.latent.square().mean()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

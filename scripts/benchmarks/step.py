@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from helpers.invertibility import randomise
-from helpers.oracle import use_textbook_blocks
 from torch import Tensor
 
 from benchmarks.measure import seconds
+from benchmarks.textbook import randomise, use_textbook_blocks
 from benchmarks.watch import Watch
 from irnsigma_plugin.archs.rescaling_net import RescaleResult
 from irnsigma_plugin.imagenet.weights import find_weights
@@ -118,8 +117,8 @@ def watch_model(model: IRNSigmaModel) -> Watch:
         return of_d if learns else of_g
 
     def find_way_back(net_g: torch.nn.Module, inputs: tuple, result: RescaleResult) -> None:
-        if result.hr.requires_grad:
-            result.hr.register_hook(begin_way_back)
+        if result.restored.requires_grad:
+            result.restored.register_hook(begin_way_back)
 
     def begin_way_back(gradient: Tensor) -> None:
         # All that lies behind G has had its turn: autograd goes back in the opposite order of the forward pass.
@@ -128,11 +127,11 @@ def watch_model(model: IRNSigmaModel) -> Watch:
     watch.watch(model, 'optimize_parameters', REST)
     watch.watch(model.net_g, 'forward', 'forward of G')
     model.net_g.register_forward_hook(find_way_back)
-    watch.watch(model, '_backward_generator', 'loss terms')
-    watch.watch(model, '_backward', lambda: by_network('backward of losses, VGG, D', "D's step: backward"))
-    watch.watch(model, '_step', lambda: by_network("optimiser's step of G", "D's step: optimiser"))
+    watch.watch(model.step, 'generator_losses', 'loss terms')
+    watch.watch(model.step, '_backward', lambda: by_network('backward of losses, VGG, D', "D's step: backward"))
+    watch.watch(model.step, '_take_step', lambda: by_network("optimiser's step of G", "D's step: optimiser"))
     if model.net_d is not None:
-        watch.watch(model, '_optimize_discriminator', "D's step: forward, losses")
+        watch.watch(model.step, 'step_discriminator', "D's step: forward, losses")
         watch.watch(model.net_d, 'forward', lambda: by_network('forward of D', "D's step: forward, losses"))
     if model.cri_perceptual is not None:
         watch.watch(

@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from benchmarks.textbook import randomise  # noqa: F401  for the tests, which import it from here
 
 from irnsigma_plugin.archs.rescaling_net import RescalingNet, reflection_pad
 
@@ -26,16 +27,6 @@ class PixelShuffleNet(RescalingNet):
     def upscale(self, lr, latent):
         bands = torch.cat((lr.unsqueeze(2), latent.unflatten(1, (3, 3))), 2)
         return torch.nn.functional.pixel_shuffle(bands.flatten(1, 2), 2)
-
-
-def randomise(module, std=0.05, seed=0):
-    """Add noise to every trainable parameter: a fresh coupling block, the identity, would hide faults."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.requires_grad:
-                parameter.add_(std * torch.randn(parameter.shape, generator=generator).to(parameter))
-    return module
 
 
 def random_image(*shape, dtype=torch.float32, seed=0):

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from basicsr.models.base_model import BaseModel
-from helpers.experiment import set_option
+from basicsr.models.srgan_model import SRGANModel
+from helpers.experiment import differences, set_option
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.checkpoints.weights import CheckpointError, build_network, read_checkpoint
 from irnsigma_plugin.options.rules import OptionError
 from irnsigma_plugin.training.model import IRNSigmaModel
+from irnsigma_plugin.training.progress import random_state
+from irnsigma_plugin.training.step import Adversary
 
 
 def fixed_sigma(value: float):
@@ -106,9 +109,9 @@ def test_non_finite_step_changes_nothing_and_too_many_stop_the_training(make_mod
 
 def test_non_finite_images_leave_the_discriminators_statistics_finite(make_model):
     model = make_model(change=fixed_sigma(1))
-    model.net_d = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.BatchNorm2d(2), torch.nn.Conv2d(2, 1, 1))
-    model.optimizer_d = torch.optim.Adam(model.net_d.parameters())
-    statistics = model.net_d[1]
+    net_d = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.BatchNorm2d(2), torch.nn.Conv2d(2, 1, 1))
+    model.step.adversary = Adversary(net_d, torch.optim.Adam(net_d.parameters()), model.cri_gan)
+    statistics = net_d[1]
     model.optimize_parameters(1)
     good = statistics.running_mean.clone()
     assert good.abs().min() > 0
@@ -189,6 +192,76 @@ def test_a_saved_network_is_enough_to_build_it_and_loads_into_plain_basicsr(make
     fresh = InvRescaleNet(block_num=[1, 1], growth_channels=4)
     BaseModel.load_network(model, fresh, str(folder / 'net_g_7.pth'))
     torch.testing.assert_close(dict(fresh.state_dict()), checkpoint.state_dict)
+
+
+def test_networks_are_saved_as_basicsr_saves_them(make_model, monkeypatch):
+    model = make_model(change=set_option('train', 'ema_decay', 0.5))
+    original = torch.save
+    model.save(0, 7)
+    model.save(-1, -1)
+    assert torch.save is original
+    folder = Path(model.opt['path']['models'])
+    assert {path.name for path in folder.iterdir()} == {f'net_{net}_{i}.pth' for net in 'dg' for i in (7, 'latest')}
+    ours = {path.name: torch.load(path, weights_only=False) for path in folder.iterdir()}
+    for name in ('save_network', 'save_training_state'):
+        monkeypatch.setattr(IRNSigmaModel, name, getattr(BaseModel, name))
+    SRGANModel.save(model, 0, 7)
+    for name in ('net_g_7.pth', 'net_d_7.pth'):
+        theirs = torch.load(folder / name, weights_only=False)
+        assert ours[name].keys() - theirs.keys() == ({'network_g'} if 'net_g' in name else set())
+        for key, state_dict in theirs.items():
+            assert ours[name][key]._metadata == state_dict._metadata
+            assert differences(ours[name][key], state_dict) == []
+
+
+def old_state(model):
+    """A training state as it was saved before the step and the progress were objects of their own."""
+    return {
+        'epoch': 1,
+        'iter': 6,
+        'seen': 9,
+        'optimizers': [optimizer.state_dict() for optimizer in model.optimizers],
+        'schedulers': [scheduler.state_dict() for scheduler in model.schedulers],
+        'random': [random_state()],
+        'step_guard': {'skipped': 3, 'in_a_row': {'generator': 2, 'discriminator': 0}},
+        'scaler': {},
+        'best': {'held_out': {'sigma_0/psnr_y': (20.0, 4)}},
+        'model_type': 'IRNSigmaModel',
+        'networks': ['network_g', 'network_d'],
+    }
+
+
+def test_a_state_has_the_entries_that_it_always_had(make_model):
+    model = make_model()
+    old = old_state(model)
+    model.feed_data({'gt': model.gt, 'lq': model.lq, 'epoch': torch.tensor([1]), 'seen': torch.tensor([9])})
+    model.save(0, 6)
+    state = torch.load(Path(model.opt['path']['training_states'], '6.state'), weights_only=True)
+    assert state.keys() == old.keys()
+    assert {key: type(value) for key, value in state.items()} == {key: type(value) for key, value in old.items()}
+    assert state['step_guard'].keys() == old['step_guard'].keys()
+    assert state['random'][0].keys() == old['random'][0].keys()
+    assert (state['epoch'], state['seen'], state['networks']) == (1, 9, old['networks'])
+
+
+def test_a_state_with_the_old_entries_resumes(make_model):
+    model = make_model(change=set_option('train', 'max_skipped_steps', 3))
+    old = old_state(model)
+    expected = torch.rand(3)
+    model.resume_training(old)
+    assert torch.equal(torch.rand(3), expected)
+    assert model.validator.best == old['best']
+    assert model.step.guard.skipped == 3
+    model.gt[0, 0, 0, 0] = math.nan
+    with pytest.raises(FloatingPointError, match='3 steps in a row of the generator'):
+        model.optimize_parameters(7)
+
+
+def test_a_state_of_basicsr_resumes(make_model, basicsr_log):
+    model = make_model()
+    model.resume_training({key: old_state(model)[key] for key in ('epoch', 'iter', 'optimizers', 'schedulers')})
+    assert (model.step.guard.skipped, model.validator.best) == (0, {})
+    assert 'of 0 processes, not of 1' in basicsr_log.text
 
 
 def test_another_clamp_than_the_saved_one_is_refused(make_model):

@@ -1,7 +1,8 @@
-"""The faster and smaller ways of a training step compute what the plain one does."""
+"""A step of G and D: against values computed by hand, and its faster and smaller ways against the plain one."""
 
 from __future__ import annotations
 
+import ast
 import functools
 import math
 from pathlib import Path
@@ -14,9 +15,172 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.archs.rescaling_net import RescaleResult
+from irnsigma_plugin.losses.mixture_loss import MixtureLoss
 from irnsigma_plugin.options.rules import OptionError
-from irnsigma_plugin.training.step import SCALER_HALVINGS, explained_compile_errors, full_precision, split_batch
+from irnsigma_plugin.training import step as step_module
+from irnsigma_plugin.training.step import (
+    SCALER_HALVINGS,
+    Adversary,
+    TrainingStep,
+    explained_compile_errors,
+    full_precision,
+    split_batch,
+)
 from irnsigma_plugin.training.step_guard import StepGuard
+
+# --------------------------------------------------------------------- two numbers for G, one for D, by hand
+
+
+class Gains(nn.Module):
+    """Images of one pixel h: lr = c·h, restored = g·h."""
+
+    def __init__(self):
+        super().__init__()
+        self.g = nn.Parameter(torch.tensor(3.0, dtype=torch.float64))
+        self.c = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+
+    def forward(self, hr, sigma):
+        return RescaleResult(self.c * hr, self.c * hr, torch.zeros_like(hr), self.g * hr)
+
+
+class Critic(nn.Module):
+    """Its output is d·h."""
+
+    def __init__(self):
+        super().__init__()
+        self.d = nn.Parameter(torch.tensor(0.2, dtype=torch.float64))
+
+    def forward(self, images):
+        return self.d * images
+
+
+def wgan(prediction, target_is_real, is_disc):
+    return -prediction.mean() if target_is_real else prediction.mean()
+
+
+def squares(restored, hr):
+    return (restored - hr).square().flatten(1).sum(1)
+
+
+def pixels(*values):
+    return torch.tensor(values, dtype=torch.float64).view(-1, 1, 1, 1)
+
+
+HR, LR_REF, SIGMA = pixels(100, 200), pixels(40, 120), torch.tensor([0.25, 1.0], dtype=torch.float64)
+LAMBDAS = (0.01, 1.0, 0.5, 0.001)
+
+
+def by_hand(fake_weighting='sigma', adversarial=True, **settings):
+    """A step of plain gradient descent, learning rate 1."""
+    net_g, net_d = Gains(), Critic()
+    adversary = Adversary(net_d, torch.optim.SGD(net_d.parameters(), lr=1.0), wgan, fake_weighting)
+    distribution = 'adversarial' if adversarial else 'latent'
+    return TrainingStep(
+        net_g,
+        torch.optim.SGD(net_g.parameters(), lr=1.0),
+        MixtureLoss(*LAMBDAS, distribution=distribution),
+        squares,
+        adversary if adversarial else None,
+        **settings,
+    )
+
+
+def values(step):
+    return [parameter.item() for net in (step.net_g, step.adversary.net) for parameter in net.parameters()]
+
+
+# dL/dg = λ1 mean((1-σ) h) - λ3 mean(σ d h) + λ4 mean(2 σ (g-1) h²) = 0.375 - 11.25 + 85
+# dL/dc = 2 λ2 mean((c h - lr) h)
+GRADIENT_G = [74.125, -3000.0]
+
+
+@pytest.mark.parametrize('accumulate', [1, 2])
+@pytest.mark.parametrize(('fake_weighting', 'weight'), [('sigma', 112.5), ('all', 150.0)])  # mean(σ h), mean(h)
+def test_both_steps_are_those_of_the_equations(fake_weighting, weight, accumulate):
+    step = by_hand(fake_weighting, accumulate=accumulate)
+    log = step(HR, LR_REF, SIGMA)
+    g, c, d = values(step)
+    assert [3 - g, 0.5 - c] == pytest.approx(GRADIENT_G, rel=1e-8)
+    assert 0.2 - d == pytest.approx(3 * weight - 150)  # -mean(h) + mean(w g h), of what g = 3 restored
+    assert {name: value.item() for name, value in log.items()} == pytest.approx(
+        {
+            'l_g_total': 0.75 + 250 - 33.75 + 85,
+            'l_reconstruction': 0.75,  # 0.01 · (0.75 · 200 + 0) / 2
+            'l_guidance': 250,  # (10² + 20²) / 2
+            'l_distribution': -33.75,  # -0.5 · 0.2 · 3 · 112.5
+            'l_perceptual': 85,  # 0.001 · (0.25 · 200² + 400²) / 2
+            'l_d_real': -30,  # -0.2 · 150
+            'l_d_fake': 0.6 * weight,
+        },
+        rel=1e-8,
+    )
+
+
+def test_the_gradient_of_g_is_clipped_and_that_of_d_is_not():
+    step = by_hand(grad_clip=1.0)
+    step(HR, LR_REF, SIGMA)
+    g, c, d = values(step)
+    norm = math.hypot(*GRADIENT_G)
+    assert [3 - g, 0.5 - c] == pytest.approx([each / norm for each in GRADIENT_G], rel=1e-6)
+    assert 0.2 - d == pytest.approx(187.5)
+
+
+@pytest.mark.parametrize('accumulate', [2, 3, 9])
+def test_parts_of_any_size_make_the_step_of_the_whole_batch(accumulate):
+    whole, parts = by_hand(), by_hand(accumulate=accumulate)
+    batch = pixels(100, 200, 50), pixels(40, 120, 10), torch.tensor([0.25, 1.0, 0.5], dtype=torch.float64)
+    torch.testing.assert_close(parts(*batch), whole(*batch))
+    assert values(parts) == pytest.approx(values(whole), rel=1e-12)
+
+
+def test_d_can_learn_alone():
+    step = by_hand()
+    log = step(HR, LR_REF, SIGMA, train_g=False)
+    g, c, d = values(step)
+    assert (g, c) == (3.0, 0.5)
+    assert 0.2 - d == pytest.approx(187.5)
+    assert set(log) == {'l_d_real', 'l_d_fake'}
+
+
+def test_a_generator_without_adversary():
+    step = by_hand(adversarial=False)
+    log = step(HR, LR_REF, SIGMA)
+    assert 3 - step.net_g.g.item() == pytest.approx(85.375)
+    assert log['l_distribution'] == 0
+    assert not any(name.startswith('l_d_') for name in log)
+
+
+def test_a_step_is_skipped_by_each_network_whose_gradient_is_not_finite():
+    step = by_hand()
+    start = values(step)
+    step(pixels(math.nan, 200), LR_REF, SIGMA)
+    assert values(step) == start
+    assert step.guard.skipped == 2
+    step.adversary.gan_loss = lambda prediction, real, is_disc: (
+        wgan(prediction, real, is_disc) * (math.inf if is_disc else 1)
+    )
+    step(HR, LR_REF, SIGMA)
+    assert [3 - values(step)[0], values(step)[2]] == pytest.approx([GRADIENT_G[0], 0.2])
+    assert step.guard.skipped == 3
+
+
+def test_too_many_skipped_steps_end_the_training_also_after_resuming():
+    step, resumed = by_hand(max_skipped_steps=2), by_hand(max_skipped_steps=2)
+    step(pixels(math.nan, 200), LR_REF, SIGMA)
+    resumed.load_state_dict(step.state_dict())
+    with pytest.raises(FloatingPointError, match='2 steps in a row of the generator'):
+        resumed(pixels(math.nan, 200), LR_REF, SIGMA)
+
+
+def test_the_step_knows_nothing_of_basicsr_and_option_files():
+    source = ast.parse(Path(step_module.__file__).read_text())
+    modules = {node.module for node in ast.walk(source) if isinstance(node, ast.ImportFrom)}
+    modules |= {name.name for node in ast.walk(source) if isinstance(node, ast.Import) for name in node.names}
+    assert not [name for name in modules if name.startswith(('basicsr', 'irnsigma_plugin.options'))]
+
+
+# ------------------------------------------------------------------------------------- faster and smaller ways
 
 
 @pytest.fixture(autouse=True)
@@ -45,12 +209,12 @@ def one_step(model):
     for parameter in model.net_g.parameters():  # the layout changes the order in which values are drawn in place
         if parameter.requires_grad:
             parameter.data.copy_(torch.randn(parameter.shape) * 0.05)
-    model.net_d = SmallDiscriminator()
-    model.optimizer_d = torch.optim.Adam(model.net_d.parameters(), lr=1e-4)
+    net_d = SmallDiscriminator()
+    model.step.adversary = Adversary(net_d, torch.optim.Adam(net_d.parameters(), lr=1e-4), model.cri_gan)
     model.optimize_parameters(1)
     gradients = [
         parameter.grad.clone()
-        for net in (model.net_g, model.net_d)
+        for net in (model.net_g, net_d)
         for parameter in net.parameters()
         if parameter.requires_grad
     ]
@@ -76,7 +240,7 @@ def test_gradients_and_losses_are_those_of_the_plain_step(make_model, option, va
     expected, expected_log = one_step(make_model())
     model = make_model(change=set_option('train', option, value))
     if value == 'fp16':  # a scale without overflow, which training finds in its first steps
-        model.scaler.load_state_dict({**model.scaler.state_dict(), 'scale': 64.0})
+        model.step.scaler.load_state_dict({**model.step.scaler.state_dict(), 'scale': 64.0})
     gradients, log = one_step(model)
     assert log == pytest.approx(expected_log, rel=tolerance / 10)
     assert difference(gradients, expected) < tolerance
@@ -169,7 +333,7 @@ def test_overflows_at_first_are_no_divergence_in_fp16(make_model):
     model.gt[0, 0, 0, 0] = math.nan
     for step in range(1, 2 + SCALER_HALVINGS):
         model.optimize_parameters(step)
-    assert model.scaler.get_scale() == 0.5  # halved 17 times from 2**16
+    assert model.step.scaler.get_scale() == 0.5  # halved 17 times from 2**16
     with pytest.raises(FloatingPointError, match='18 steps in a row of the generator'):
         model.optimize_parameters(2 + SCALER_HALVINGS)
 
@@ -187,12 +351,12 @@ def test_gradients_are_averaged_once_per_step(make_model, tmp_path):
             future.set_result(bucket.buffer())
             return future
 
-        for name in ('net_g', 'net_d'):
-            net = DistributedDataParallel(getattr(model, name))
+        for owner, name in ((model.step, 'net_g'), (model.step.adversary, 'net')):
+            net = DistributedDataParallel(getattr(owner, name))
             net.register_comm_hook(name, count)
-            setattr(model, name, net)
+            setattr(owner, name, net)
         model.optimize_parameters(1)
-        assert exchanged == ['net_g', 'net_d']
+        assert exchanged == ['net_g', 'net']
     finally:
         distributed.destroy_process_group()
 

@@ -11,7 +11,7 @@ Region = tuple[slice, slice]  # rows, columns
 
 
 class Window(NamedTuple):
-    """A part of an image to work on, in lr pixels.
+    """A part of an image to work on.
 
     Attributes:
         area: Rows and columns that the network sees.
@@ -25,28 +25,23 @@ class Window(NamedTuple):
 def windows(height: int, width: int, cell: int, overlap: int) -> Iterator[Window]:
     """Divide an image into windows, whose cores cover it exactly once.
 
-    Each side is cut into as few cells of at most `cell` as will do, alike but for one lr pixel, so that none
-    is narrow. A window reaches `overlap` beyond its cell, but not beyond the image.
-
-    Args:
-        height, width: Size of the image, in lr pixels.
-        cell: Largest side of a cell, in lr pixels.
-        overlap: In lr pixels.
+    Each side is cut into as few cells of at most `cell` pixels as will do, alike but for one pixel, so that none is
+    narrow. A window reaches `overlap` pixels beyond its cell, but not beyond the image.
     """
     for rows, columns in itertools.product(_cells(height, cell), _cells(width, cell)):
         yield Window((_widen(rows, overlap, height), _widen(columns, overlap, width)), (rows, columns))
 
 
-def magnify(region: Region, factor: int, height: int, width: int) -> Region:
-    """A region of lr pixels in hr pixels, as far as it is inside an hr image of this height and width."""
-    return tuple(
-        slice(factor * part.start, min(factor * part.stop, size)) for part, size in zip(region, (height, width))
-    )
+def magnify(region: Region, factor: int, size: Size) -> Region:
+    """A region of lr pixels in hr pixels, as far as it is inside an hr image of this size."""
+    rows, columns = (slice(factor * part.start, min(factor * part.stop, side)) for part, side in zip(region, size))
+    return rows, columns
 
 
 def relative(region: Region, area: Region) -> Region:
     """A region, counted from the start of an area."""
-    return tuple(slice(part.start - whole.start, part.stop - whole.start) for part, whole in zip(region, area))
+    rows, columns = (slice(part.start - whole.start, part.stop - whole.start) for part, whole in zip(region, area))
+    return rows, columns
 
 
 def _cells(size: int, cell: int) -> list[slice]:

@@ -1,4 +1,4 @@
-"""The network in textbook form, slow and plain: the oracle of tests and benchmark."""
+"""The network in textbook form, slow and plain: what the benchmark and the tests compare with."""
 
 from __future__ import annotations
 
@@ -59,3 +59,13 @@ def use_textbook_blocks(net: InvRescaleNet) -> InvRescaleNet:
         if isinstance(operation, CouplingBlock):
             net.operations[i] = TextbookCouplingBlock(operation)
     return net.to(memory_format=torch.contiguous_format)
+
+
+def randomise(module: nn.Module, std: float = 0.05, seed: int = 0) -> nn.Module:
+    """Add noise to every trainable parameter: a fresh coupling block, the identity, would hide faults."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.add_(std * torch.randn(parameter.shape, generator=generator).to(parameter))
+    return module
