@@ -109,7 +109,7 @@ def rescale_files(
     """Read, rescale and write pictures; reading and writing go on in threads beside the network.
 
     `rescale` makes a result of a picture and its source's path. Results that exist are skipped, unless `overwrite` is
-    set. So many `workers` read and write, and as many pictures wait before and behind the network. After an
+    set. `workers` threads read and write, and as many pictures wait before and behind the network. After an
     interruption the files that are being written are finished, and no others begun. Returns the exit status.
     """
     waiting = [job for job in jobs if overwrite or not job.target.is_file()]
@@ -144,7 +144,8 @@ def _read_ahead(pool: ThreadPoolExecutor, jobs: Iterable[Job], count: int) -> It
         begun.append((job, pool.submit(read_picture, job.source)))
         if len(begun) > count:
             yield begun.popleft()
-    yield from begun
+    while begun:
+        yield begun.popleft()
 
 
 def _write(picture: Picture, target: Path) -> None:
