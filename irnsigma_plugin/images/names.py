@@ -62,7 +62,7 @@ def _image_files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[
     except OSError as error:
         raise OSError(f'{folder}: the folder cannot be read ({error.strerror}); check the rights.') from error
     for path in (folder / name for name in names if not name.startswith('.')):
-        if path.is_dir():
+        if os.path.isdir(path):
             yield from _image_files(path, above | {real})
         elif is_image_name(path.name):
             yield path
