@@ -68,10 +68,8 @@ def bicubic_downscale_crop(image: np.ndarray, scale: int, top: int, left: int, s
     if top % scale or left % scale or size % scale or size < 1:
         raise ValueError(f'top, left and size must be multiples of the scale {scale}, got {top}, {left}, {size}.')
     if top < 0 or left < 0 or top + size > image.shape[0] or left + size > image.shape[1]:
-        raise ValueError(
-            f'The part of {size}x{size} pixels at row {top}, column {left} is not inside the '
-            f'image of {image.shape[0]}x{image.shape[1]} pixels.'
-        )
+        part = f'The part of {size}x{size} pixels at row {top}, column {left}'
+        raise ValueError(f'{part} is not inside the image of {image.shape[0]}x{image.shape[1]} pixels.')
     return _downscale_part(image, scale, top, left, size, size)
 
 
@@ -137,10 +135,8 @@ def _convolve(images: Tensor, taps: list[float], scale: int, transposed: bool) -
 def _downscale_part(image: np.ndarray, scale: int, top: int, left: int, height: int, width: int) -> np.ndarray:
     images = _to_tensor(image, scale)
     if image.shape[0] % scale or image.shape[1] % scale or not image.size:
-        raise ValueError(
-            f'An image of {image.shape[0]}x{image.shape[1]} pixels cannot be shrunk by {scale}: its sides must '
-            f'be multiples of {scale}; cut it first.'
-        )
+        remedy = f'its sides must be multiples of {scale}; cut it first.'
+        raise ValueError(f'An image of {image.shape[0]}x{image.shape[1]} pixels cannot be shrunk by {scale}: {remedy}')
     return _to_array(_downscale(images, scale, top, left, height, width), (16 * scale**4) ** 2)
 
 
@@ -158,7 +154,11 @@ def _to_array(images: Tensor, unit: int) -> np.ndarray:
 
 
 class BicubicRescaleNet(RescalingNet):
-    """MATLAB-style bicubic down and up, by a whole number. It has no parameters, and nothing in its latent to scale."""
+    """MATLAB-style bicubic down and up. It has no parameters and no latent, so sigma has no effect.
+
+    Args:
+        scale: Rescaling factor, a whole number.
+    """
 
     def __init__(self, scale: int = 4) -> None:
         super().__init__()
