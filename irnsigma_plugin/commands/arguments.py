@@ -125,7 +125,7 @@ def read_sigma_map(path: str) -> np.ndarray:
 @contextlib.contextmanager
 def named_sigma_map(path: str | None) -> Iterator[None]:
     """Let an error of a map of sigma within the block name the file."""
-    from irnsigma_plugin.rescaling.sigma_map import SigmaMapError
+    from irnsigma_plugin.rescaling.latent import SigmaMapError
 
     try:
         yield
