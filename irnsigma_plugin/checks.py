@@ -3,19 +3,13 @@
 A rule takes the name of a value and the value, and yields one sentence for every fault, none for a good value.
 
 A class or function of BasicSR's registries owns its arguments. Which there are, and their defaults, is told by its
-signature; what their values may be, by a static generator `check`, if it has one. That takes the same arguments (those
-of them that it judges, by name) and yields sentences that begin with an argument's name. The check of option files puts
-the dotted name of the block before it, the constructor its class::
+signature; what their values may be, by a static generator `check`, if it has one. That takes those arguments that it
+judges, by name, and yields sentences that begin with an argument's name. The check of option files puts the dotted name
+of the block before it, the constructor its class, by `raise_faults('MyNet', MyNet.check(scale))`::
 
-    class MyNet(RescalingNet):
-        def __init__(self, scale: int = 4, width: int = 64) -> None:
-            super().__init__()
-            raise_faults('MyNet', MyNet.check(scale, width))
-
-        @staticmethod
-        def check(scale: Any, width: Any) -> Iterator[str]:
-            yield from one_of(2, 4)('scale', scale)
-            yield from whole()('width', width)
+    @staticmethod
+    def check(scale: Any) -> Iterator[str]:
+        yield from one_of(2, 4)('scale', scale)
 """
 
 from __future__ import annotations
@@ -47,11 +41,9 @@ def whole_number(name: str, value: Any, smallest: int = 1) -> int:
     return int(value)
 
 
-def number(
-    name: str, value: Any, above: float = -math.inf, smallest: float = -math.inf, largest: float = math.inf
-) -> float:
-    """Return `value` if :func:`finite` takes it; otherwise raise a ValueError that names it."""
-    for fault in finite(above, smallest, largest)(name, value):
+def number(name: str, value: Any, **bounds: float) -> float:
+    """Return `value` if :func:`finite` with these bounds takes it; otherwise raise a ValueError that names it."""
+    for fault in finite(**bounds)(name, value):
         raise ValueError(fault)
     return float(value)
 
@@ -126,9 +118,9 @@ def one_of(*choices: Any) -> Rule:
     return rule
 
 
-def empty_or(other: Rule) -> Rule:
-    """`~`, or what another rule takes."""
-    return lambda name, value: iter(()) if value is None else other(name, value)
+def either(choice: Any, other: Rule) -> Rule:
+    """One value, or what another rule takes."""
+    return lambda name, value: other(name, value) if any(one_of(choice)(name, value)) else iter(())
 
 
 def list_of(item: Rule, example: str, shortest: int = 1, longest: float = math.inf) -> Rule:
