@@ -45,7 +45,7 @@ def _run(args: argparse.Namespace) -> None:
     from irnsigma_plugin.compat.registry import registered
 
     if args.list_keys:
-        print('\n'.join(_tables(registered())))
+        print('\n\n'.join(_tables(registered())))
     elif not args.options:
         raise ValueError('name one or more option files, or give --list-keys')
     refused = [path for path in args.options if not _check(path, not args.no_data, args.run_imports)]
@@ -102,7 +102,7 @@ def _count_keys(block: Any) -> int:
 
 
 def _tables(registered: Registered) -> Iterator[str]:
-    """Lines of a table for each block: its keys, with defaults and meanings that are asked of those who own them."""
+    """A table for each block: its keys, with defaults and meanings that are asked of those who own them."""
     from irnsigma_plugin.options import keys, train_val
     from irnsigma_plugin.sigma import SigmaSampler
 
@@ -127,13 +127,14 @@ def _tables(registered: Registered) -> Iterator[str]:
         blocks[f'{block}, type: {name}'] = _arguments(registered[registry][name])
     shown = {'Ellipsis': '', '{}': '', 'None': 'none', 'True': '`true`', 'False': '`false`'}
     for title, rows in blocks.items():
-        yield from (f'**`{title}`**', '', '| key | default | meaning |', '|---|---|---|')
+        table = [f'**`{title}`**', '', '| key | default | meaning |', '|---|---|---|']
         for name, key in rows.items():
             if key.meaning:
                 default = str(list(key.default) if isinstance(key.default, tuple) else key.default)
-                meaning = f'{key.meaning[0].upper()}{key.meaning[1:].removesuffix(".")}.'
-                yield f'| `{name}` | {shown.get(default, f"`{default}`")} | {meaning} |'
-        yield ''
+                is_sentence = key.meaning.endswith('.')
+                meaning = key.meaning if is_sentence else f'{key.meaning[0].upper()}{key.meaning[1:]}.'
+                table.append(f'| `{name}` | {shown.get(default, f"`{default}`")} | {meaning} |')
+        yield '\n'.join(table)
 
 
 def _arguments(cls: Callable[..., Any]) -> dict[str, Any]:

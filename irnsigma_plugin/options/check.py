@@ -38,7 +38,7 @@ _BLOCKS = {
     'train.perceptual_opt': ('loss', 'PerSamplePerceptualLoss'),
     'train.gan_opt': ('loss', 'GANLoss'),
 }
-_TABLES = {'': keys.TOP, 'train': TRAIN, 'val': VAL, 'path': keys.PATH, 'logger': keys.LOGGER, 'datasets': keys.SETS}
+_TABLES = {'': keys.TOP, 'datasets': keys.SETS, 'train': TRAIN, 'val': VAL, 'path': keys.PATH, 'logger': keys.LOGGER}
 
 
 class _Component(NamedTuple):
@@ -65,7 +65,7 @@ class _Component(NamedTuple):
         yield from rules.type_faults(self.name, self.value, self.example)
         rule, refused = self.rule(), keys.REFUSED_TYPES.get(self.name, {})
         if self.type in refused:
-            yield f'{self.name}.type: {refused[self.type]}'
+            yield f'{self.name}.type: {self.type} {refused[self.type]}'
         elif rule is not None:
             yield from rule(self.name, self.value if self.registry == 'dataset' else rules.without_type(self.value))
             if default_of(self.cls, 'better') == 'lower' and 'better' not in self.value:
@@ -80,10 +80,7 @@ def is_training(opt: Mapping[str, Any]) -> bool:
 def option_faults(opt: Any, is_train: bool, registered: Registered) -> list[str]:
     """Everything that is wrong with an option file in itself, a sentence each; nothing outside it is looked at.
 
-    Args:
-        opt: The option file, as read or as BasicSR has completed it.
-        is_train: Whether it is used for training.
-        registered: The classes that there are.
+    The file may be as it was read, or as BasicSR has completed it.
     """
     if not isinstance(opt, Mapping):
         return ['An option file is a block of keys; this one is not.']
@@ -98,12 +95,8 @@ def option_faults(opt: Any, is_train: bool, registered: Registered) -> list[str]
 def outside_faults(opt: Mapping[str, Any], registered: Registered, resumes: bool = False) -> list[str]:
     """Everything that is wrong with the files that an option file names: images, checkpoints, training states.
 
-    Data sets and networks with faults of their own are left to :func:`option_faults`.
-
-    Args:
-        opt: The option file.
-        registered: The classes that there are.
-        resumes: Whether the networks come from a training that goes on, and not from `path.pretrain_network_...`.
+    Data sets and networks with faults of their own are left to :func:`option_faults`. In a training that goes on, which
+    `resumes`, the networks do not come from `path.pretrain_network_...`.
     """
     faults: list[str] = []
     judged = list(_judged(opt, registered))
@@ -130,8 +123,8 @@ def unchecked_blocks(opt: Mapping[str, Any], registered: Registered) -> list[str
         if component.type and (component not in judged or component.rule() is None or takes_anything):
             types[component.name] = component.type
     known = {MODEL, *itertools.chain(*registered.values(), *keys.BASICSR.values())}
-    nearest = {kind: difflib.get_close_matches(kind, known - {kind}, n=1, cutoff=0.88) for kind in types.values()}
-    hints = {kind: f': did you mean {near[0]}?' for kind, near in nearest.items() if near and kind not in known}
+    nearest = {kind: difflib.get_close_matches(kind, known, 1, 0.88) for kind in types.values() if kind not in known}
+    hints = {kind: f': did you mean {similar[0]}?' for kind, similar in nearest.items() if similar}
     return [f'{name} ({kind}{hints.get(kind, "")})' for name, kind in types.items()]
 
 
@@ -156,8 +149,8 @@ def _blocks_in(opt: Mapping[str, Any], parent: str) -> Iterator[tuple[str, Any]]
 
 
 def _components(opt: Mapping[str, Any], registered: Registered) -> Iterator[_Component]:
-    blocks = [(name, *of_class, value_at(opt, name)) for name, of_class in _BLOCKS.items()]
-    blocks = [block for block in blocks if block[-1] is not None]
+    given = {name: value_at(opt, name) for name in _BLOCKS}
+    blocks = [(name, *_BLOCKS[name], value) for name, value in given.items() if value is not None]
     blocks += [(name, 'dataset', 'HRImageDataset', value) for name, value in data_sets(opt)]
     for parent in ('val.metrics', 'val.lr_metrics'):
         blocks += [(name, 'metric', 'calculate_psnr', value) for name, value in _blocks_in(opt, parent)]
@@ -206,8 +199,7 @@ def _file_faults(opt: Mapping[str, Any], is_train: bool) -> Iterator[str]:
     yield from _data_faults(opt, phase)
     if is_train and opt.get('train') is not None:
         yield from train_faults(opt)
-    if opt.get('val') is not None:
-        yield from val_faults(opt)
+    yield from val_faults(opt)
     for name, table in _TABLES.items():
         yield from keys.missing(name, table, opt.get(name) if name else opt, phase)
     if value_at(opt, 'logger.wandb.project') is not None and value_at(opt, 'logger.use_tb_logger') is not True:
@@ -215,13 +207,13 @@ def _file_faults(opt: Mapping[str, Any], is_train: bool) -> Iterator[str]:
 
 
 def _data_faults(opt: Mapping[str, Any], main: str) -> Iterator[str]:
-    purpose = 'a training' if main == 'train' else 'a test'
     names: dict[str, str] = {}
     for name, value in data_sets(opt):
         if isinstance(value, Mapping):
             phase, called = value['phase'], value.get('name')
             if phase not in (main, 'val') or phase == 'train' and name != 'datasets.train':
-                yield f'{name}: {purpose} takes data sets named {main} and val, val_2 and so on.'
+                purpose = 'training' if main == 'train' else 'test'
+                yield f'{name}: a {purpose} takes data sets named {main} and val, val_2 and so on.'
             yield from keys.missing(name, keys.LOADING, value, phase)
             if phase != 'train' and isinstance(called, str) and names.setdefault(called, name) != name:
                 yield f'{name}.name is also that of {names[called]}, and their results would be mixed: rename one.'

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from irnsigma_plugin.checks import Rule, each, either, finite, flag, is_whole, iterations, list_of, one_of, text, whole
-from irnsigma_plugin.options.rules import NO_HINTS, anything, block, join, prefixed, typed, value_at
+from irnsigma_plugin.options.rules import anything, block, join, prefixed, typed, value_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Key:
     rule: Rule
     meaning: str = ''  # in one line; empty for keys that BasicSR sets, or that are like the one before
     default: Any = ...  # `...` where there is none
-    needed: tuple[str, ...] = ()  # in which phases BasicSR would end with a KeyError without it
+    needed: tuple[str, ...] = ()  # the phases in which BasicSR would end with a KeyError without it
 
     def __call__(self, name: str, value: Any) -> Iterator[str]:
         return iter(()) if value is None else self.rule(name, value)
@@ -31,14 +31,12 @@ PHASES = ALWAYS = ('train', 'val', 'test')
 TRAINING = ('train',)
 
 
-def missing(name: str, keys: Mapping[str, Key], value: Any, phase: str) -> Iterator[str]:
-    """Keys without which BasicSR would stumble over a block, if it is one."""
+def missing(name: str, keys: Mapping[str, Key], value: Any, phase: str, reason: str = '') -> Iterator[str]:
+    """Keys that a block, if it is one, needs in a phase."""
     for key, known in keys.items() if isinstance(value, Mapping) else ():
         if phase in known.needed and value.get(key) is None:
-            yield f'{join(name, key)} is missing: {known.meaning}.'
+            yield f'{join(name, key)} is missing: {reason or known.meaning}.'
 
-
-# ------------------------------------------------------------------------------------------- losses and optimisation
 
 GAN_LOSS = {
     'gan_type': Key(one_of('vanilla', 'lsgan', 'wgan', 'wgan_softplus', 'hinge'), 'kind of adversarial loss'),
@@ -55,12 +53,8 @@ _ADAM: dict[str, Rule] = {
     **dict.fromkeys(('foreach', 'fused'), Key(flag)),
     **dict.fromkeys(('amsgrad', 'maximize', 'capturable', 'differentiable', 'decoupled_weight_decay'), flag),
 }
-OPTIMIZER = typed(
-    {
-        'Adam': block(_ADAM, ['lr']),
-        **dict.fromkeys(('AdamW', 'Adamax', 'SGD', 'ASGD', 'RMSprop', 'Rprop'), anything),  # of BasicSR's git master
-    }
-)
+_OTHERS = dict.fromkeys(('AdamW', 'Adamax', 'SGD', 'ASGD', 'RMSprop', 'Rprop'), anything)  # of BasicSR's git master
+OPTIMIZER = typed({'Adam': block(_ADAM, ['lr']), **_OTHERS})
 _WEIGHTS = list_of(finite(smallest=0), '[1]')
 _MULTI_STEP = {
     'milestones': list_of(iterations(), '[50000, 100000]', 0),
@@ -69,12 +63,8 @@ _MULTI_STEP = {
     'restart_weights': _WEIGHTS,
 }
 _COSINE = {'periods': list_of(iterations(), '[400000]'), 'restart_weights': _WEIGHTS, 'eta_min': finite(smallest=0)}
-SCHEDULER = typed(
-    {
-        **dict.fromkeys(('MultiStepLR', 'MultiStepRestartLR'), block(_MULTI_STEP, ['milestones'])),
-        'CosineAnnealingRestartLR': block(_COSINE, ['periods']),
-    }
-)
+_STEPS = dict.fromkeys(('MultiStepLR', 'MultiStepRestartLR'), block(_MULTI_STEP, ['milestones']))
+SCHEDULER = typed({**_STEPS, 'CosineAnnealingRestartLR': block(_COSINE, ['periods'])})
 TRAIN: dict[str, Key] = {
     'total_iter': Key(iterations(), 'how many iterations', needed=TRAINING),
     'warmup_iter': Key(iterations(-1), 'iterations in which the learning rate rises; -1 for none', -1),
@@ -87,8 +77,6 @@ TRAIN: dict[str, Key] = {
     'perceptual_opt': Key(anything, 'type and arguments of the perceptual loss'),
     'gan_opt': Key(anything, 'type and arguments of the adversarial loss'),
 }
-
-# ------------------------------------------------------------------------------------------- metrics
 
 _METRIC = {
     'better': one_of('higher', 'lower'),
@@ -103,8 +91,6 @@ VAL: dict[str, Key] = {
     'metrics': Key(each(anything), 'metrics of the restored images, at every sigma; `paper` for the usual ones'),
     'pbar': Key(flag, 'whether to show progress', True),
 }
-
-# ------------------------------------------------------------------------------------------- data sets
 
 MAX_CORRUPT = 10
 HR_ROOT = {'dataroot_gt': Key(text, 'folder or LMDB of the hr images', needed=ALWAYS)}
@@ -137,23 +123,15 @@ _IN_UNIT_RANGE = 'the network takes images in [0, 1]; remove it'
 _REFUSED = {'mean': _IN_UNIT_RANGE, 'std': _IN_UNIT_RANGE, 'color': 'the network takes RGB; remove it'}
 
 
-def data_set_faults(
-    opt: Mapping[str, Any], own: Mapping[str, Key], hints: Mapping[str, str] = NO_HINTS
-) -> Iterator[str]:
-    """What is wrong with the options of a data set, as sentences of a class's `check`.
-
-    Args:
-        opt: As BasicSR hands them to the class, that is with `type`, and `scale` and `phase`.
-        own: The class's own keys; those of every data set are known here.
-        hints: See :func:`~irnsigma_plugin.options.rules.block`.
-    """
+def data_set_faults(opt: Mapping[str, Any], own: Mapping[str, Key], hints: Mapping[str, str] = {}) -> Iterator[str]:
+    """What is wrong with the options of a data set, as BasicSR hands them over; `own` are the keys of its class."""
     keys, phase = {**own, **IMAGES}, opt.get('phase')
     yield from block({**keys, **LOADING}, hints={**_REFUSED, **hints})('', opt)
-    for key in keys:
-        if (phase or 'test') in keys[key].needed and opt.get(key) is None:
-            yield f'{key} is missing: a {opt.get("type")} needs it.'
+    yield from missing('', keys, opt, phase or 'test', f'a {opt.get("type")} needs it')
     if phase == 'train':
         yield from patch_faults(opt.get('gt_size'), opt.get('scale'))
+        if 'dataroot_gt' not in own:
+            yield f'type: {opt.get("type")} has no originals to train on. Use HRImageDataset or PairedImageDataset.'
     if opt.get('meta_info_file') is not None and value_at(opt, 'io_backend.type') == 'lmdb':
         yield 'meta_info_file is for io_backend type disk; remove it: an LMDB has its own meta_info.txt.'
     if opt.get('prefetch_mode') == 'cuda' and opt.get('pin_memory') is not True:
@@ -176,44 +154,34 @@ _AUGMENTED = {key: dataclasses.replace(PATCHES[key], needed=TRAINING) for key in
 _PAIRS = {**HR_ROOT, **LR_ROOT, **_FILENAMES, **PATCHES, **_AUGMENTED}
 
 
-def _paired_images(name: str, value: Mapping[str, Any]) -> Iterator[str]:
-    return prefixed(name, data_set_faults(value, _PAIRS))
+def _data_set(own: Mapping[str, Key]) -> Rule:
+    return lambda name, value: prefixed(name, data_set_faults(value, own))
 
-
-def _lr_images(name: str, value: Mapping[str, Any]) -> Iterator[str]:
-    yield from prefixed(name, data_set_faults(value, LR_ROOT))
-    if value.get('phase') == 'train':
-        yield f'{name}.type: SingleImageDataset has no originals to train on. Use HRImageDataset or PairedImageDataset.'
-
-
-# ------------------------------------------------------------------------------------------- the rest of a file
 
 #: Rules of BasicSR's classes and functions, by registry and name.
 BASICSR: dict[str, dict[str, Rule]] = {
     'arch': {},
     'loss': dict.fromkeys(('GANLoss', 'MultiScaleGANLoss'), _GAN_LOSS),
     'metric': dict.fromkeys(('calculate_psnr', 'calculate_ssim'), block(_METRIC, ['crop_border'])),
-    'dataset': {'PairedImageDataset': _paired_images, 'SingleImageDataset': _lr_images},
+    'dataset': {'PairedImageDataset': _data_set(_PAIRS), 'SingleImageDataset': _data_set(LR_ROOT)},
 }
 #: Types that exist but cannot be used in a block: why.
 REFUSED_TYPES: dict[str, Mapping[str, str]] = {
-    'train.mixture_opt': {
-        loss: f'{loss} is no loss of a rescaling network. Use type: MixtureLoss.'
-        for loss in ('L1Loss', 'MSELoss', 'CharbonnierLoss', 'PerceptualLoss', 'GANLoss')
-    },
+    'train.mixture_opt': dict.fromkeys(
+        ('L1Loss', 'MSELoss', 'CharbonnierLoss', 'PerceptualLoss', 'GANLoss'),
+        'is no loss of a rescaling network. Use type: MixtureLoss.',
+    ),
     'train.perceptual_opt': {
-        'PerceptualLoss': 'PerceptualLoss averages over the batch, but sigma weights every sample. '
-        'Use type: PerSamplePerceptualLoss.'
+        'PerceptualLoss': 'averages over the batch, but sigma weights every sample. Use type: PerSamplePerceptualLoss.'
     },
 }
+_WANDB = block({'project': Key(text), 'resume_id': Key(text)})
 LOGGER: dict[str, Key] = {
     'print_freq': Key(iterations(), 'iterations between messages', needed=TRAINING),
     'save_checkpoint_freq': Key(iterations(), 'iterations between checkpoints', needed=TRAINING),
     'keep_last': Key(whole(), 'how many training states are kept; all of them without it'),
     'use_tb_logger': Key(flag, 'true or false: whether to write events for TensorBoard', needed=TRAINING),
-    'wandb': Key(
-        block({'project': Key(text), 'resume_id': Key(text)}), '{project: ..., resume_id: ...} of Weights & Biases'
-    ),
+    'wandb': Key(_WANDB, '{project: ..., resume_id: ...} of Weights & Biases'),
 }
 PATH: dict[str, Key] = {
     'pretrain_network_g': Key(text, 'checkpoint to start from'),
@@ -224,10 +192,8 @@ PATH: dict[str, Key] = {
     'strict_load_d': Key(flag),
     'resume_state': Key(text, 'training state to go on from; better: --auto_resume'),
     'ignore_resume_networks': Key(list_of(text, '[network_d]', 0), 'networks that a resumed training starts anew'),
-    # Set by BasicSR:
-    **dict.fromkeys(
-        ('experiments_root', 'models', 'training_states', 'log', 'visualization', 'results_root'), Key(anything)
-    ),
+    **dict.fromkeys(('experiments_root', 'models', 'training_states', 'log'), Key(anything)),  # set by BasicSR
+    **dict.fromkeys(('visualization', 'results_root'), Key(anything)),
 }
 
 
@@ -240,9 +206,7 @@ TOP: dict[str, Key] = {
     'find_unused_parameters': Key(flag, 'for networks of which not every part is used in every step', False),
     'path': Key(block(PATH), 'a block; {} where nothing is to be loaded', needed=ALWAYS),
     'logger': Key(block(LOGGER), 'how often to log and to save', needed=TRAINING),
-    'dist_params': Key(
-        block({'backend': Key(text), 'port': Key(whole())}), '{backend: nccl, port: 29500}, for several processes'
-    ),
+    'dist_params': Key(block({'backend': Key(text), 'port': Key(whole())}), '{backend: nccl, port: 29500}'),
     # Judged by themselves:
     'imports': Key(anything, 'modules and files to import first: [my_net, ./my_loss.py]'),
     'datasets': Key(each(anything), 'the images', needed=ALWAYS),

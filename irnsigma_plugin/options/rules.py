@@ -12,8 +12,8 @@ from typing import Any, Callable
 
 from irnsigma_plugin.checks import Rule, one_line, one_of, text
 
-NO_HINTS: Mapping[str, str] = {}
 UNKNOWN = 'Unknown key '
+_VARIABLE = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
 class OptionError(ValueError):
@@ -23,10 +23,9 @@ class OptionError(ValueError):
 def refuse(faults: Iterable[str], source: str = 'The option file') -> None:
     """Raise an OptionError with the only fault, or all of them below each other, if there are any."""
     faults = list(faults)
-    if len(faults) > 1:
-        raise OptionError(f'{source} has {len(faults)} faults:' + ''.join(f'\n  {fault}' for fault in faults))
     if faults:
-        raise OptionError(faults[0])
+        listed = ''.join(f'\n  {fault}' for fault in faults)
+        raise OptionError(f'{source} has {len(faults)} faults:{listed}' if len(faults) > 1 else faults[0])
 
 
 def anything(name: str, value: Any) -> Iterator[str]:
@@ -34,14 +33,8 @@ def anything(name: str, value: Any) -> Iterator[str]:
     return iter(())
 
 
-def block(keys: Mapping[str, Rule], needed: Iterable[str] = (), hints: Mapping[str, str] = NO_HINTS) -> Rule:
-    """A block with no other keys than these.
-
-    Args:
-        keys: Rule of each key.
-        needed: Keys that must be there, whatever the option file is for.
-        hints: For keys that people expect but that do not exist: why, or what to take instead.
-    """
+def block(keys: Mapping[str, Rule], needed: Iterable[str] = (), hints: Mapping[str, str] = {}) -> Rule:
+    """A block with no other keys than these; `hints` say of others what to take instead, or why they do not exist."""
 
     def rule(name: str, value: Any) -> Iterator[str]:
         if not isinstance(value, Mapping):
@@ -76,12 +69,9 @@ def prefixed(name: str, faults: Iterable[str]) -> Iterator[str]:
 def constructed(cls: Callable[..., Any], given: Container[str] = ()) -> Rule:
     """A block that becomes the arguments of a class or function, which owns them (:mod:`irnsigma_plugin.checks`).
 
-    Args:
-        cls: The class or function.
-        given: Arguments that do not come from the option file.
+    Those `given` do not come from the option file.
     """
-    parameters = inspect.signature(cls).parameters
-    defaults = {name: each.default for name, each in parameters.items() if name not in given and not _is_variable(each)}
+    defaults = {name: default for name, default in _defaults(cls).items() if name not in given}
     needed = [name for name, default in defaults.items() if default is inspect.Parameter.empty]
 
     def rule(name: str, value: Any) -> Iterator[str]:
@@ -106,21 +96,22 @@ def asked(cls: Any, name: str, *arguments: Any, **named: Any) -> Iterator[str]:
 
 def default_of(cls: Callable[..., Any] | None, argument: str) -> Any:
     """The default of a class's or function's argument; None where it has none, or there is no class."""
-    default = getattr(_parameters(cls).get(argument), 'default', inspect.Parameter.empty)
+    default = _defaults(cls).get(argument, inspect.Parameter.empty)
     return None if default is inspect.Parameter.empty else default
 
 
 def takes_all(cls: Callable[..., Any] | None) -> bool:
     """Whether a class or function takes arguments that its signature does not name."""
-    return any(map(_is_variable, _parameters(cls).values()))
+    return any(each.kind in _VARIABLE for each in _parameters(cls).values())
 
 
 def _parameters(cls: Callable[..., Any] | None) -> Mapping[str, inspect.Parameter]:
     return {} if cls is None else inspect.signature(cls).parameters
 
 
-def _is_variable(parameter: inspect.Parameter) -> bool:
-    return parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+def _defaults(cls: Callable[..., Any] | None) -> dict[str, Any]:
+    """Of all arguments that the signature names; those without a default have `Parameter.empty`."""
+    return {name: each.default for name, each in _parameters(cls).items() if each.kind not in _VARIABLE}
 
 
 def typed(types: Mapping[str, Rule]) -> Rule:

@@ -40,16 +40,16 @@ class Store(NamedTuple):
 def stored_faults(name: str, options: Mapping[str, Any], saves_pictures: bool = False) -> Iterator[str]:
     """Everything that is wrong with the images of a data set, which is called `name`.
 
-    Args:
-        name: Of the data set.
-        options: Its block, with valid values, and with `scale` and `phase`.
-        saves_pictures: Whether what is made of an image will be saved under the image's name.
+    The options are its block, with valid values, and with `scale` and `phase`. If it `saves_pictures`, what is made of
+    an image is saved under the image's name.
     """
     stores = {}
     for key in ('dataroot_gt', 'dataroot_lq'):
         if options.get(key) is not None:
             try:
-                stores[key] = open_store(options[key], options, key == 'dataroot_gt' or 'dataroot_gt' not in options)
+                # The list of files is that of the hr images, if there are any.
+                listed = {} if key == 'dataroot_gt' or 'dataroot_gt' not in options else {'meta_info_file': None}
+                stores[key] = open_store(options[key], {**options, **listed})
             except StoreError as error:
                 yield f'{name}.{key}: {error}'
     hr, lr = stores.get('dataroot_gt'), stores.get('dataroot_lq')
@@ -57,24 +57,17 @@ def stored_faults(name: str, options: Mapping[str, Any], saves_pictures: bool = 
         yield from (f'{name}.dataroot_gt: {fault}' for fault in size_faults(hr, hr.sample, options))
     if hr is not None and lr is not None:
         yield from (f'{name}: {fault}' for fault in _pair_faults(hr, lr, options))
-    if saves_pictures:
-        first: dict[str, str] = {}
-        for image in lr.names if lr is not None else hr.names if hr is not None else ():
-            other = first.setdefault(PurePath(image).stem, image)
-            if other != image:
-                remedy = 'rename one, or set val.save_img: false.'
-                yield f'{name}: pictures of {other} and {image} would be saved under the same name; {remedy}'
-                return
+    last, first = lr or hr, dict[str, str]()
+    for image in last.names if saves_pictures and last else ():
+        other = first.setdefault(PurePath(image).stem, image)
+        if other != image:
+            remedy = 'rename one, or set val.save_img: false.'
+            yield f'{name}: pictures of {other} and {image} would be saved under the same name; {remedy}'
+            return
 
 
-def open_store(root: str, options: Mapping[str, Any], listed: bool = True) -> Store:
-    """Find the images of a folder or LMDB; raises StoreError where there are none.
-
-    Args:
-        root: Of the images.
-        options: The data set's block, with valid values.
-        listed: Whether `meta_info_file`, if there is one, is the list of these images.
-    """
+def open_store(root: str, options: Mapping[str, Any]) -> Store:
+    """Find the images of a data set, given its block, in a folder or LMDB; raises StoreError where there are none."""
     root = os.path.expanduser(root)
     is_lmdb = options['io_backend']['type'] == 'lmdb'
     if is_lmdb and not root.endswith('.lmdb'):
@@ -89,7 +82,7 @@ def open_store(root: str, options: Mapping[str, Any], listed: bool = True) -> St
         if not os.path.isfile(os.path.join(root, 'data.mdb')):
             raise StoreError(f'{root} has no data.mdb; {_NO_LMDB}')
         return Store(list(sizes), list(sizes), sizes.__getitem__)
-    if listed and options.get('meta_info_file') is not None:
+    if options.get('meta_info_file') is not None:
         names = _listed_names(Path(options['meta_info_file']).expanduser())
     else:
         names = _names_in(root, images_only=options['type'] == 'HRImageDataset')
@@ -97,11 +90,7 @@ def open_store(root: str, options: Mapping[str, Any], listed: bool = True) -> St
 
 
 def read_meta_info(path: str | os.PathLike) -> dict[str, Size]:
-    """Keys of an LMDB, given its folder, and sizes of its images.
-
-    Raises:
-        StoreError: It has no meta_info.txt, or there is none in it, or a line not like 'name.png (480,480,3) 1'.
-    """
+    """Keys of an LMDB, given its folder, and sizes of its images; StoreError for a missing or wrong meta_info.txt."""
     try:
         lines = Path(path, 'meta_info.txt').read_text(encoding='utf-8', errors='replace').splitlines()
     except OSError:
@@ -168,8 +157,8 @@ def size_faults(hr: Store, images: Sequence[str], options: Mapping[str, Any]) ->
 
 def _pair_faults(hr: Store, lr: Store, options: Mapping[str, Any]) -> Iterator[str]:
     """Images without counterpart, pairs whose sizes are not in the ratio of the scale, and mixed preparations."""
-    scale, on_disk = options['scale'], options['io_backend']['type'] == 'disk'
-    template = on_disk and options.get('filename_tmpl') or '{}'
+    scale, training = options['scale'], options['phase'] == 'train'
+    template = options['io_backend']['type'] == 'disk' and options.get('filename_tmpl') or '{}'
     counterparts = {}
     for image in hr.names:
         stem, extension = os.path.splitext(os.path.basename(image))
@@ -188,7 +177,6 @@ def _pair_faults(hr: Store, lr: Store, options: Mapping[str, Any]) -> Iterator[s
         except (StoreError, KeyError):  # reported above, or found when it is read
             continue
         # In training to the pixel; otherwise BasicSR cuts off what the original has too much.
-        training = options['phase'] == 'train'
         if any(high != scale * low if training else not high / 2 < scale * low <= high for high, low in sizes):
             wrong.append('{} ({}x{}, lr {}x{})'.format(image, *(side for pair in zip(*sizes) for side in pair)))
     if wrong:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from irnsigma_plugin.checks import each, either, finite, flag, integer, is_whole, iterations, list_of, one_of, whole
 from irnsigma_plugin.evaluation.measures import LR_METRICS, hr_metrics
@@ -21,8 +21,8 @@ from irnsigma_plugin.sigma import SigmaSampler, sigma_value
 
 FAKE_WEIGHTINGS = ('sigma', 'all')
 AMP_MODES = ('off', 'bf16', 'fp16')
-
-Options = TypeVar('Options')
+_SIGMAS = list_of(sigma_value, '[0, 0.5, 1]')
+_AMP = either(False, one_of(*AMP_MODES))  # False: how YAML reads a plain `off`
 
 
 def _field(*arguments: Any) -> Any:
@@ -40,26 +40,15 @@ class TrainOptions:
     mixture_opt: Mapping[str, Any] = _field(anything, 'type and arguments of the loss, see `MixtureLoss`')
     sigma: Mapping[str, Any] = _field(constructed(SigmaSampler), 'arguments of `SigmaSampler`', {})
     fake_weighting: str = _field(
-        one_of(*FAKE_WEIGHTINGS),
-        'which restored images the discriminator learns to tell from real ones: each with its sigma as weight '
-        '(`sigma`), or all alike (`all`)',
-        'sigma',
+        one_of(*FAKE_WEIGHTINGS), 'weights of restored images for the discriminator: `sigma`, or `all` alike', 'sigma'
     )
     grad_clip: float | None = _field(finite(above=0), "bound of the generator's gradient norm, or none", None)
     max_skipped_steps: int = _field(whole(), 'non-finite steps in a row that end the training', 10)
-    amp: str = _field(
-        either(False, one_of(*AMP_MODES)),  # False: how YAML reads a plain `off`
-        'precision of the convolutions: float32 (`off`), `bf16`, or `fp16` with a scaled loss',
-        'off',
-    )
-    accumulate: int = _field(
-        whole(), 'number of parts into which the batch of an iteration is split, one at a time in memory', 1
-    )
+    amp: str = _field(_AMP, 'precision of the convolutions: float32 (`off`), `bf16`, or `fp16` (loss scaled)', 'off')
+    accumulate: int = _field(whole(), 'parts into which the batch of an iteration is split, one at a time in memory', 1)
     channels_last: bool = _field(flag, 'whether images, the generator and VGG keep their channels innermost', False)
     compile: bool = _field(flag, 'whether torch compiles the generator', False)
-    checkpoint_blocks: bool = _field(
-        flag, 'whether the generator recomputes its blocks in the backward pass instead of keeping them', False
-    )
+    checkpoint_blocks: bool = _field(flag, 'whether the generator recomputes its blocks in the backward pass', False)
 
     def __post_init__(self) -> None:
         if self.amp is False:
@@ -74,12 +63,10 @@ class TrainOptions:
 class ValOptions:
     """The plugin's keys in `val`."""
 
-    sigmas: tuple[float, ...] = _field(
-        list_of(sigma_value, '[0, 0.5, 1]'), 'the sigma at which every image is restored', (0.0, 0.5, 1.0)
-    )
+    sigmas: tuple[float, ...] = _field(_SIGMAS, 'the sigma at which every image is restored', (0.0, 0.5, 1.0))
     seed: int = _field(integer, "seed of the detail's noise; with the image's name it fixes the noise of that image", 0)
     lr_metrics: Mapping[str, Any] = _field(
-        each(anything), "metrics of the low-resolution image against bicubic, described as BasicSR's `metrics`", {}
+        each(anything), "metrics of the lr image against bicubic, as BasicSR's `metrics`", {}
     )
 
     def __post_init__(self) -> None:
@@ -107,13 +94,13 @@ def expand_metrics(opt: Any) -> None:
 def read_train_options(opt: Mapping[str, Any]) -> TrainOptions:
     """Read and check `train` of an option file and what must agree with it; an OptionError names all faults."""
     refuse(train_faults(opt))
-    return _read(TrainOptions, opt['train'])
+    return TrainOptions(**_given(TrainOptions, opt['train']))
 
 
 def read_val_options(opt: Mapping[str, Any]) -> ValOptions:
     """Read and check `val` of an option file; an OptionError names all faults."""
     refuse(val_faults(opt))
-    return _read(ValOptions, opt.get('val') or {})
+    return ValOptions(**_given(ValOptions, opt.get('val') or {}))
 
 
 def read_keep_last(opt: Mapping[str, Any]) -> int | None:
@@ -123,9 +110,9 @@ def read_keep_last(opt: Mapping[str, Any]) -> int | None:
     return value
 
 
-def _read(cls: type[Options], values: Mapping[str, Any]) -> Options:
-    # A key that is left empty (`~`) takes its default.
-    return cls(**{key: values[key] for key in _keys(cls) if values.get(key) is not None})
+def _given(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The plugin's keys without those that are left empty (`~`), which take their defaults."""
+    return {key: values[key] for key in _keys(cls) if values.get(key) is not None}
 
 
 def train_faults(opt: Mapping[str, Any]) -> Iterator[str]:
@@ -167,10 +154,9 @@ def _adversarial_faults(opt: Mapping[str, Any], train: Mapping[str, Any]) -> Ite
         needs['distribution: adversarial'] = distribution == 'adversarial'
     absent = [name for name, present in needs.items() if not present]
     if 0 < len(absent) < len(needs):
-        yield (
-            f'An adversarial loss needs {", ".join(needs)}; missing: {", ".join(absent)}. Without a '
-            'discriminator leave out all of them and set train.mixture_opt.distribution: latent.'
-        )
+        remedy = 'leave out all of them and set train.mixture_opt.distribution: latent.'
+        listed = f'{", ".join(needs)}; missing: {", ".join(absent)}'
+        yield f'An adversarial loss needs {listed}. Without a discriminator {remedy}'
 
 
 def _schedule_faults(train: Mapping[str, Any]) -> Iterator[str]:
