@@ -194,27 +194,26 @@ def _outline(network: _Component) -> nn.Module | None:
 
 
 def _file_faults(opt: Mapping[str, Any], is_train: bool) -> Iterator[str]:
-    phase = 'train' if is_train else 'test'
     yield from rules.block(keys.TOP)('', opt)
-    yield from _data_faults(opt, phase)
+    yield from _data_faults(opt, is_train)
     if is_train and opt.get('train') is not None:
         yield from train_faults(opt)
     yield from val_faults(opt)
     for name, table in _TABLES.items():
-        yield from keys.missing(name, table, opt.get(name) if name else opt, phase)
+        yield from keys.missing(name, table, opt.get(name) if name else opt, is_train)
     if value_at(opt, 'logger.wandb.project') is not None and value_at(opt, 'logger.use_tb_logger') is not True:
         yield 'logger.wandb.project needs logger.use_tb_logger: true.'
 
 
-def _data_faults(opt: Mapping[str, Any], main: str) -> Iterator[str]:
+def _data_faults(opt: Mapping[str, Any], is_train: bool) -> Iterator[str]:
+    purpose, main = ('training', 'train') if is_train else ('test', 'test')
     names: dict[str, str] = {}
     for name, value in data_sets(opt):
         if isinstance(value, Mapping):
             phase, called = value['phase'], value.get('name')
             if phase not in (main, 'val') or phase == 'train' and name != 'datasets.train':
-                purpose = 'training' if main == 'train' else 'test'
                 yield f'{name}: a {purpose} takes data sets named {main} and val, val_2 and so on.'
-            yield from keys.missing(name, keys.LOADING, value, phase)
+            yield from keys.missing(name, keys.LOADING, value, training=phase == 'train')
             if phase != 'train' and isinstance(called, str) and names.setdefault(called, name) != name:
                 yield f'{name}.name is also that of {names[called]}, and their results would be mixed: rename one.'
             if value.get('prefetch_mode') == 'cuda' and opt.get('num_gpu') == 0:

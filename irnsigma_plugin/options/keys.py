@@ -21,20 +21,20 @@ class Key:
     rule: Rule
     meaning: str = ''  # in one line; empty for keys that BasicSR sets, or that are like the one before
     default: Any = ...  # `...` where there is none
-    needed: tuple[str, ...] = ()  # the phases in which BasicSR would end with a KeyError without it
+    needed: tuple[str, ...] = ()  # for 'train' or 'test', where BasicSR would end with a KeyError without it
 
     def __call__(self, name: str, value: Any) -> Iterator[str]:
         return iter(()) if value is None else self.rule(name, value)
 
 
-PHASES = ALWAYS = ('train', 'val', 'test')
+ALWAYS = ('train', 'test')
 TRAINING = ('train',)
 
 
-def missing(name: str, keys: Mapping[str, Key], value: Any, phase: str, reason: str = '') -> Iterator[str]:
-    """Keys that a block, if it is one, needs in a phase."""
+def missing(name: str, keys: Mapping[str, Key], value: Any, training: bool, reason: str = '') -> Iterator[str]:
+    """Keys that a block, if it is one, needs in training or otherwise."""
     for key, known in keys.items() if isinstance(value, Mapping) else ():
-        if phase in known.needed and value.get(key) is None:
+        if ('train' if training else 'test') in known.needed and value.get(key) is None:
             yield f'{join(name, key)} is missing: {reason or known.meaning}.'
 
 
@@ -105,11 +105,11 @@ IMAGES: dict[str, Key] = {  # read by every data set
     'io_backend': Key(block({'type': one_of('disk', 'lmdb')}, ['type']), '{type: disk} or {type: lmdb}', ..., ALWAYS),
     'meta_info_file': Key(text, 'list of file names, one to a line'),
     'scale': Key(whole(), needed=ALWAYS),  # copied by BasicSR, as is the phase
-    'phase': Key(one_of(*PHASES), needed=ALWAYS),
+    'phase': Key(one_of('train', 'val', 'test'), needed=ALWAYS),
 }
 LOADING: dict[str, Key] = {  # read around a data set: building, sampling, loading
     'type': Key(text, 'the class of the data set'),
-    'name': Key(text, 'what to call it', needed=ALWAYS),
+    'name': Key(text, 'what to call the data set', needed=ALWAYS),
     'use_shuffle': Key(flag, 'whether to draw images in random order', True),
     'num_worker_per_gpu': Key(whole(0), 'how many processes read images; 0 for none', needed=TRAINING),
     'batch_size_per_gpu': Key(whole(), 'how many images a step takes', needed=TRAINING),
@@ -125,10 +125,10 @@ _REFUSED = {'mean': _IN_UNIT_RANGE, 'std': _IN_UNIT_RANGE, 'color': 'the network
 
 def data_set_faults(opt: Mapping[str, Any], own: Mapping[str, Key], hints: Mapping[str, str] = {}) -> Iterator[str]:
     """What is wrong with the options of a data set, as BasicSR hands them over; `own` are the keys of its class."""
-    keys, phase = {**own, **IMAGES}, opt.get('phase')
+    keys, training = {**own, **IMAGES}, opt.get('phase') == 'train'
     yield from block({**keys, **LOADING}, hints={**_REFUSED, **hints})('', opt)
-    yield from missing('', keys, opt, phase or 'test', f'a {opt.get("type")} needs it')
-    if phase == 'train':
+    yield from missing('', keys, opt, training, f'a {opt.get("type")} needs it')
+    if training:
         yield from patch_faults(opt.get('gt_size'), opt.get('scale'))
         if 'dataroot_gt' not in own:
             yield f'type: {opt.get("type")} has no originals to train on. Use HRImageDataset or PairedImageDataset.'
@@ -136,9 +136,9 @@ def data_set_faults(opt: Mapping[str, Any], own: Mapping[str, Key], hints: Mappi
         yield 'meta_info_file is for io_backend type disk; remove it: an LMDB has its own meta_info.txt.'
     if opt.get('prefetch_mode') == 'cuda' and opt.get('pin_memory') is not True:
         yield 'prefetch_mode: cuda needs pin_memory: true beside it.'
-    if opt.get('persistent_workers') is True and (phase != 'train' or opt.get('num_worker_per_gpu') == 0):
+    if opt.get('persistent_workers') is True and (not training or opt.get('num_worker_per_gpu') == 0):
         others = 'remove it; images of validations and tests are read without.'
-        remedy = 'set num_worker_per_gpu to 1 or more, or remove it.' if phase == 'train' else others
+        remedy = 'set num_worker_per_gpu to 1 or more, or remove it.' if training else others
         yield f'persistent_workers needs workers: {remedy}'
 
 
