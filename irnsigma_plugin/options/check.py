@@ -213,7 +213,7 @@ def _data_faults(opt: Mapping[str, Any], is_train: bool) -> Iterator[str]:
             phase, called = value['phase'], value.get('name')
             if phase not in (main, 'val') or phase == 'train' and name != 'datasets.train':
                 yield f'{name}: a {purpose} takes data sets named {main} and val, val_2 and so on.'
-            yield from keys.missing(name, keys.LOADING, value, training=phase == 'train')
+            yield from keys.missing(name, keys.LOADING, value, is_train and phase == 'train')
             if phase != 'train' and isinstance(called, str) and names.setdefault(called, name) != name:
                 yield f'{name}.name is also that of {names[called]}, and their results would be mixed: rename one.'
             if value.get('prefetch_mode') == 'cuda' and opt.get('num_gpu') == 0:
