@@ -3,19 +3,13 @@
 A rule takes the name of a value and the value, and yields one sentence for every fault, none for a good value.
 
 A class or function of BasicSR's registries owns its arguments. Which there are, and their defaults, is told by its
-signature; what their values may be, by a static generator `check`, if it has one. That takes the same arguments (those
-of them that it judges, by name) and yields sentences that begin with an argument's name. The check of option files puts
-the dotted name of the block before it, the constructor its class::
+signature; what their values may be, by a static generator `check`, if it has one. That takes those arguments that it
+judges, by name, and yields sentences that begin with an argument's name. The check of option files puts the dotted name
+of the block before it, the constructor its class, by `raise_faults('MyNet', MyNet.check(scale))`::
 
-    class MyNet(RescalingNet):
-        def __init__(self, scale: int = 4, width: int = 64) -> None:
-            super().__init__()
-            raise_faults('MyNet', MyNet.check(scale, width))
-
-        @staticmethod
-        def check(scale: Any, width: Any) -> Iterator[str]:
-            yield from one_of(2, 4)('scale', scale)
-            yield from whole()('width', width)
+    @staticmethod
+    def check(scale: Any) -> Iterator[str]:
+        yield from one_of(2, 4)('scale', scale)
 """
 
 from __future__ import annotations
@@ -30,8 +24,7 @@ Rule = Callable[[str, Any], Iterator[str]]
 
 def raise_faults(name: str, faults: Iterable[str]) -> None:
     """Raise a ValueError with all faults, after `name` and a colon, if there are any."""
-    text = ' '.join(faults)
-    if text:
+    if text := ' '.join(faults):
         raise ValueError(f'{name}: {text}')
 
 
@@ -47,34 +40,41 @@ def whole_number(name: str, value: Any, smallest: int = 1) -> int:
     return int(value)
 
 
-def number(
-    name: str, value: Any, above: float = -math.inf, smallest: float = -math.inf, largest: float = math.inf
-) -> float:
-    """Return `value` if :func:`finite` takes it; otherwise raise a ValueError that names it."""
-    for fault in finite(above, smallest, largest)(name, value):
+def number(name: str, value: Any, **bounds: float) -> float:
+    """Return `value` if :func:`finite` with these bounds takes it; otherwise raise a ValueError that names it."""
+    for fault in finite(**bounds)(name, value):
         raise ValueError(fault)
     return float(value)
 
 
-def is_whole(value: Any, smallest: int = 1) -> bool:
+def is_whole(value: Any, smallest: float = 1) -> bool:
     """Whether a value is a whole number from `smallest`; `true` and `false` are none."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= smallest
 
 
-def whole(smallest: int = 1) -> Rule:
-    """A whole number."""
-
+def _rule(accepts: Callable[[Any], object], demand: str) -> Rule:
     def rule(name: str, value: Any) -> Iterator[str]:
-        if not is_whole(value, smallest):
-            yield f'{name} must be a whole number, {smallest} or more, but got {value!r}.'
+        if not accepts(value):
+            yield f'{name} must be {demand} {value!r}.'
 
     return rule
 
 
-def integer(name: str, value: Any) -> Iterator[str]:
-    """A whole number of either sign."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        yield f'{name} must be an integer, but is {value!r}.'
+def whole(smallest: int = 1) -> Rule:
+    """A whole number."""
+    return _rule(lambda value: is_whole(value, smallest), f'a whole number, {smallest} or more, but got')
+
+
+def one_of(*choices: Any) -> Rule:
+    """One of a few values, of the same type."""
+    known = [(type(choice), choice) for choice in choices]
+    return _rule(lambda value: (type(value), value) in known, f'one of {list(choices)}, but is')
+
+
+integer = _rule(lambda value: is_whole(value, -math.inf), 'an integer, but is')
+flag = _rule(lambda value: isinstance(value, bool), 'true or false, but is')
+#: A name such as 2024 needs quotes, since YAML reads it as a number.
+text = _rule(lambda value: isinstance(value, str) and value, 'text, in quotes where it looks like a number, but is')
 
 
 def finite(above: float = -math.inf, smallest: float = -math.inf, largest: float = math.inf) -> Rule:
@@ -82,53 +82,25 @@ def finite(above: float = -math.inf, smallest: float = -math.inf, largest: float
 
     def rule(name: str, value: Any) -> Iterator[str]:
         is_finite = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-        if is_finite and value > above and smallest <= value <= largest:
-            return
-        bounds = [f', more than {above:g}'] * (above > -math.inf) + [f', {smallest:g} or more'] * (smallest > -math.inf)
-        bounds += [f', {largest:g} or less'] * (largest < math.inf)
-        hint = ' (text: write !!float before a number such as 1e-4)' if isinstance(value, str) else ''
-        yield f'{name} must be a number{"".join(bounds)}, but got {value!r}{hint}.'
+        if not (is_finite and value > above and smallest <= value <= largest):
+            limits = {', more than {:g}': above, ', {:g} or more': smallest, ', {:g} or less': largest}
+            bounds = ''.join(words.format(limit) for words, limit in limits.items() if math.isfinite(limit))
+            hint = ' (text: write !!float before a number such as 1e-4)' if isinstance(value, str) else ''
+            yield f'{name} must be a number{bounds}, but got {value!r}{hint}.'
 
     return rule
 
 
 def iterations(smallest: int = 1) -> Rule:
     """A whole number, which may be written `!!float 5e3` as in BasicSR's option files."""
-
-    def rule(name: str, value: Any) -> Iterator[str]:
-        faults = list(finite(smallest=smallest)(name, value))
-        yield from faults
-        if not faults and value != int(value):
-            yield f'{name} must be a whole number, but got {value!r}.'
-
-    return rule
+    is_number = finite(smallest=smallest)
+    is_integral = _rule(lambda value: value == int(value), 'a whole number, but got')
+    return lambda name, value: iter(list(is_number(name, value)) or is_integral(name, value))
 
 
-def text(name: str, value: Any) -> Iterator[str]:
-    """Text; a name such as 2024 needs quotes, since YAML reads it as a number."""
-    if not isinstance(value, str) or not value:
-        yield f'{name} must be text, in quotes where it looks like a number, but is {value!r}.'
-
-
-def flag(name: str, value: Any) -> Iterator[str]:
-    """`true` or `false`."""
-    if not isinstance(value, bool):
-        yield f'{name} must be true or false, but is {value!r}.'
-
-
-def one_of(*choices: Any) -> Rule:
-    """One of a few values, of the same type."""
-
-    def rule(name: str, value: Any) -> Iterator[str]:
-        if not any(type(value) is type(choice) and value == choice for choice in choices):
-            yield f'{name} must be one of {list(choices)}, but is {value!r}.'
-
-    return rule
-
-
-def empty_or(other: Rule) -> Rule:
-    """`~`, or what another rule takes."""
-    return lambda name, value: iter(()) if value is None else other(name, value)
+def either(choice: Any, other: Rule) -> Rule:
+    """One value, or what another rule takes."""
+    return lambda name, value: other(name, value) if any(one_of(choice)(name, value)) else iter(())
 
 
 def list_of(item: Rule, example: str, shortest: int = 1, longest: float = math.inf) -> Rule:

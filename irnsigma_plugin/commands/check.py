@@ -1,10 +1,14 @@
-"""`irnsigma check`: say what is wrong with option files, without training."""
+"""`irnsigma check`: say what is wrong with option files, without training, or which keys there are."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+Registered = Mapping[str, Mapping[str, Callable[..., Any]]]  # by registry and name
 
 
 def add_command(subparsers: argparse._SubParsersAction) -> None:
@@ -41,9 +45,7 @@ def _run(args: argparse.Namespace) -> None:
     from irnsigma_plugin.compat.registry import registered
 
     if args.list_keys:
-        from irnsigma_plugin.options.table import markdown
-
-        print(markdown(registered()))
+        print('\n\n'.join(_tables(registered())))
     elif not args.options:
         raise ValueError('name one or more option files, or give --list-keys')
     refused = [path for path in args.options if not _check(path, not args.no_data, args.run_imports)]
@@ -52,9 +54,8 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _check(path: str, with_data: bool, run_imports: bool) -> bool:
-    from irnsigma_plugin.compat.extensions import import_faults, import_named
-    from irnsigma_plugin.compat.registry import registered
-    from irnsigma_plugin.options.check import is_training, option_faults, outside_faults
+    from irnsigma_plugin.compat import extensions, registry
+    from irnsigma_plugin.options import check
     from irnsigma_plugin.options.file import read_option_file
     from irnsigma_plugin.options.rules import OptionError, value_at
     from irnsigma_plugin.options.train_val import expand_metrics
@@ -65,21 +66,29 @@ def _check(path: str, with_data: bool, run_imports: bool) -> bool:
         print(error)
         return False
     imports = value_at(opt, 'imports')
-    faults = list(import_faults(imports))
+    faults = list(extensions.import_faults(imports))
     if run_imports and not faults:
         try:
-            import_named(imports)
+            extensions.import_named(imports)
         except OptionError as error:
             faults.append(str(error))
-    known = registered()
+    known = registry.registered()
     expand_metrics(opt)
-    faults += option_faults(opt, isinstance(opt, Mapping) and is_training(opt), known)
-    if isinstance(opt, Mapping) and isinstance(opt.get('model_type'), str):
-        print(f'{path}: {_looked_at(opt, known, with_data)}')
+    is_training = isinstance(opt, Mapping) and check.is_training(opt)
+    faults += check.option_faults(opt, is_training, known)
+    if isinstance(value_at(opt, 'model_type'), str):
+        names = ', '.join(name for name, _ in check.data_sets(opt))
+        outside = f'with the images of {names}, and checkpoints' if with_data else 'without images and checkpoints'
+        unchecked = ', '.join(check.unchecked_blocks(opt, known))
+        left = f'; left to BasicSR or an extension: {unchecked}' if unchecked else ''
+        purpose = f'{"training" if is_training else "test"} of {opt["model_type"]}'
+        print(f'{path}: {purpose}, {_count_keys(opt)} keys, {outside}{left}')
         if with_data:
-            faults += outside_faults(opt, known)
+            faults += check.outside_faults(opt, known)
         if imports and not run_imports:
-            print(f'  {_left_out(opt)}')
+            blocks = ', '.join(f'{name} ({kind})' for name, kind, _ in registry.unregistered(opt)) or 'none'
+            unrun = 'imports is not run (--run-imports: run its code)'
+            print(f'  {unrun}; blocks that could not be checked for that: {blocks}')
     else:
         print(path)
     for fault in faults:
@@ -88,27 +97,55 @@ def _check(path: str, with_data: bool, run_imports: bool) -> bool:
     return not faults
 
 
-def _looked_at(opt: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]], with_data: bool) -> str:
-    from irnsigma_plugin.options.check import data_sets, is_training, unchecked_blocks
-
-    names = ', '.join(name for name, _ in data_sets(opt))
-    outside = f'with the images of {names}, and checkpoints' if with_data else 'without images and checkpoints'
-    unchecked = unchecked_blocks(opt, known)
-    return (
-        f'{"training" if is_training(opt) else "test"} of {opt["model_type"]}, {_count_keys(opt)} keys, {outside}'
-        + (f'; left to BasicSR or an extension: {", ".join(unchecked)}' if unchecked else '')
-    )
-
-
-def _left_out(opt: Mapping[str, Any]) -> str:
-    """Say what could not be checked, since nothing that an option file names is run."""
-    from irnsigma_plugin.compat.registry import unregistered
-
-    blocks = ', '.join(f'{name} ({kind})' for name, kind, _ in unregistered(opt)) or 'none'
-    return f'imports is not run (--run-imports: run its code); blocks that could not be checked for that: {blocks}'
-
-
 def _count_keys(block: Any) -> int:
-    if not isinstance(block, Mapping):
-        return 0
-    return len(block) + sum(map(_count_keys, block.values()))
+    return len(block) + sum(map(_count_keys, block.values())) if isinstance(block, Mapping) else 0
+
+
+def _tables(registered: Registered) -> Iterator[str]:
+    """A table for each block: its keys, with defaults and meanings that are asked of those who own them."""
+    from irnsigma_plugin.options import keys, train_val
+    from irnsigma_plugin.sigma import SigmaSampler
+
+    blocks = {
+        'the file': keys.TOP,
+        'datasets, type: HRImageDataset': {**keys.HR_ROOT, **keys.PATCHES, **keys.IMAGES, **keys.LOADING},
+        'path': keys.PATH,
+        'logger': keys.LOGGER,
+        'train': train_val.TRAIN,
+        'train.sigma': _arguments(SigmaSampler),
+        'train.gan_opt, type: GANLoss': keys.GAN_LOSS,
+        'val': train_val.VAL,
+    }
+    for block, registry, name in (
+        ('network_g', 'arch', 'InvRescaleNet'),
+        ('network_g', 'arch', 'BicubicRescaleNet'),
+        ('network_d', 'arch', 'IRNDiscriminator'),
+        ('train.mixture_opt', 'loss', 'MixtureLoss'),
+        ('train.perceptual_opt', 'loss', 'PerSamplePerceptualLoss'),
+        ('val.metrics', 'metric', 'calculate_lpips'),
+    ):
+        blocks[f'{block}, type: {name}'] = _arguments(registered[registry][name])
+    shown = {'Ellipsis': '', '{}': '', 'None': 'none', 'True': '`true`', 'False': '`false`'}
+    for title, rows in blocks.items():
+        table = [f'**`{title}`**', '', '| key | default | meaning |', '|---|---|---|']
+        for name, key in rows.items():
+            if key.meaning:
+                default = str(list(key.default) if isinstance(key.default, tuple) else key.default)
+                is_sentence = key.meaning.endswith('.')
+                meaning = key.meaning if is_sentence else f'{key.meaning[0].upper()}{key.meaning[1:]}.'
+                table.append(f'| `{name}` | {shown.get(default, f"`{default}`")} | {meaning} |')
+        yield '\n'.join(table)
+
+
+def _arguments(cls: Callable[..., Any]) -> dict[str, Any]:
+    """Arguments of a class or function as keys, each with what its docstring says of it."""
+    from irnsigma_plugin.options.keys import Key
+    from irnsigma_plugin.options.rules import anything
+
+    plain = re.sub(r':\w+:`~?(?:\w+\.)*(\w+)`', r'`\1`', inspect.getdoc(cls) or '')
+    meanings = dict(re.findall(r'^ {4}(\w+): (.*(?:\n {8}.*)*)', plain, flags=re.MULTILINE))
+    return {
+        name: Key(anything, ' '.join(meanings[name].split()), ... if each.default is each.empty else each.default)
+        for name, each in inspect.signature(cls).parameters.items()
+        if name in meanings
+    }

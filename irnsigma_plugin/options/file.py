@@ -18,17 +18,6 @@ MAX_ALIASES = 32
 class _Loader(yaml.SafeLoader):
     """Plain values only, in the order of the file, and every key once."""
 
-    aliases = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """As yaml does, but not without end."""
-        if self.check_event(yaml.AliasEvent):
-            self.aliases += 1
-            if self.aliases > MAX_ALIASES:
-                mark = self.peek_event().start_mark
-                raise yaml.composer.ComposerError(None, None, f'more than {MAX_ALIASES} aliases', mark)
-        return super().compose_node(parent, index)
-
     def construct_block(self, node: yaml.MappingNode) -> dict[Any, Any]:
         """As BasicSR does, that is without `<<`."""
         values: dict[Any, Any] = {}
@@ -49,12 +38,16 @@ def read_option_file(path: str | os.PathLike) -> Any:
     """Read an option file as BasicSR reads it, but safely: `!!float` and the like, no tag that makes Python objects.
 
     Raises:
-        OptionError: It cannot be read, is no YAML, holds a tag that could run code, has a key twice in one block, or
-            more than `MAX_ALIASES` aliases.
+        OptionError: It cannot be read, is no YAML, has a tag that could run code, a key twice, or too many aliases.
     """
     try:
         with open(path, 'rb') as file:
-            return yaml.load(file, Loader=_Loader)
+            content = file.read()
+        aliases = [event for event in yaml.parse(content, Loader=_Loader) if isinstance(event, yaml.AliasEvent)]
+        if len(aliases) > MAX_ALIASES:
+            mark = aliases[MAX_ALIASES].start_mark
+            raise yaml.composer.ComposerError(None, None, f'more than {MAX_ALIASES} aliases', mark)
+        return yaml.load(content, Loader=_Loader)
     except OSError as error:
         raise OptionError(f'{path} cannot be read ({error.strerror}).') from None
     except (yaml.YAMLError, ValueError) as error:

@@ -30,80 +30,67 @@ class StoreError(ValueError):
 
 
 class Store(NamedTuple):
-    """A folder or an LMDB of images.
+    """A folder or an LMDB of images."""
 
-    Attributes:
-        names: Of the images: file names, or keys of the LMDB.
-        sample: Those whose sizes are looked at.
-        size: Gives height and width of an image by its name; raises StoreError.
-    """
-
-    names: Sequence[str]
-    sample: Sequence[str]
-    size: Callable[[str], Size]
+    names: Sequence[str]  # file names, or keys of the LMDB
+    sample: Sequence[str]  # those whose sizes are looked at
+    size: Callable[[str], Size]  # of an image, by its name; raises StoreError
 
 
 def stored_faults(name: str, options: Mapping[str, Any], saves_pictures: bool = False) -> Iterator[str]:
     """Everything that is wrong with the images of a data set, which is called `name`.
 
-    Args:
-        name: Of the data set.
-        options: Its block, with valid values, and with `scale` and `phase`.
-        saves_pictures: Whether what is made of an image will be saved under the image's name.
+    The options are its block, with valid values, and with `scale` and `phase`. If it `saves_pictures`, what is made of
+    an image is saved under the image's name.
     """
     stores = {}
     for key in ('dataroot_gt', 'dataroot_lq'):
         if options.get(key) is not None:
-            listed = key == 'dataroot_gt' or 'dataroot_gt' not in options
             try:
-                stores[key] = open_store(options[key], options, listed)
+                # The list of files is that of the hr images, if there are any.
+                listed = {} if key == 'dataroot_gt' or 'dataroot_gt' not in options else {'meta_info_file': None}
+                stores[key] = open_store(options[key], {**options, **listed})
             except StoreError as error:
                 yield f'{name}.{key}: {error}'
     hr, lr = stores.get('dataroot_gt'), stores.get('dataroot_lq')
     if hr is not None:
         yield from (f'{name}.dataroot_gt: {fault}' for fault in size_faults(hr, hr.sample, options))
-        if lr is not None:
-            yield from _pair_faults(name, hr, lr, options)
-            yield from _mixed_preparations(name, options['dataroot_gt'], options['dataroot_lq'])
-    last = lr or hr
-    if saves_pictures and last is not None:
-        yield from (f'{name}: {fault}' for fault in _namesakes(last.names))
+    if hr is not None and lr is not None:
+        yield from (f'{name}: {fault}' for fault in _pair_faults(hr, lr, options))
+    last, first = lr or hr, dict[str, str]()
+    for image in last.names if saves_pictures and last else ():
+        other = first.setdefault(PurePath(image).stem, image)
+        if other != image:
+            remedy = 'rename one, or set val.save_img: false.'
+            yield f'{name}: pictures of {other} and {image} would be saved under the same name; {remedy}'
+            return
 
 
-def open_store(root: str, options: Mapping[str, Any], listed: bool = True) -> Store:
-    """Find the images of a folder or LMDB; raises StoreError where there are none.
-
-    Args:
-        root: Of the images.
-        options: The data set's block, with valid values.
-        listed: Whether `meta_info_file`, if there is one, is the list of these images.
-    """
+def open_store(root: str, options: Mapping[str, Any]) -> Store:
+    """Find the images of a data set, given its block, in a folder or LMDB; raises StoreError where there are none."""
     root = os.path.expanduser(root)
-    if options['io_backend']['type'] == 'lmdb':
-        return _open_lmdb(root)
-    listing = options.get('meta_info_file') if listed else None
-    return _open_folder(root, listing, images_only=options['type'] == 'HRImageDataset')
-
-
-def _open_lmdb(root: str) -> Store:
-    if not root.endswith('.lmdb'):
+    is_lmdb = options['io_backend']['type'] == 'lmdb'
+    if is_lmdb and not root.endswith('.lmdb'):
         raise StoreError(
             f"{root} must end with '.lmdb' for io_backend type lmdb; use type disk for a folder of images."
         )
     if not os.path.isdir(root):
-        raise StoreError(f'the LMDB {root} does not exist (relative paths start at {os.getcwd()}).')
-    sizes = read_meta_info(root)
-    if not os.path.isfile(os.path.join(root, 'data.mdb')):
-        raise StoreError(f'{root} has no data.mdb; {_NO_LMDB}')
-    return Store(list(sizes), list(sizes), sizes.__getitem__)
+        kind = 'LMDB' if is_lmdb else 'folder'
+        raise StoreError(f'the {kind} {root} does not exist (relative paths start at {os.getcwd()}).')
+    if is_lmdb:
+        sizes = read_meta_info(root)
+        if not os.path.isfile(os.path.join(root, 'data.mdb')):
+            raise StoreError(f'{root} has no data.mdb; {_NO_LMDB}')
+        return Store(list(sizes), list(sizes), sizes.__getitem__)
+    if options.get('meta_info_file') is not None:
+        names = _listed_names(Path(options['meta_info_file']).expanduser())
+    else:
+        names = _names_in(root, images_only=options['type'] == 'HRImageDataset')
+    return Store(names, names[:: math.ceil(len(names) / HEADERS)], lambda name: _read_size(os.path.join(root, name)))
 
 
 def read_meta_info(path: str | os.PathLike) -> dict[str, Size]:
-    """Keys of an LMDB, given its folder, and sizes of its images.
-
-    Raises:
-        StoreError: It has no meta_info.txt, or there is none in it, or a line not like 'name.png (480,480,3) 1'.
-    """
+    """Keys of an LMDB, given its folder, and sizes of its images; StoreError for a missing or wrong meta_info.txt."""
     try:
         lines = Path(path, 'meta_info.txt').read_text(encoding='utf-8', errors='replace').splitlines()
     except OSError:
@@ -112,39 +99,34 @@ def read_meta_info(path: str | os.PathLike) -> dict[str, Size]:
     for number, line in enumerate(lines, 1):
         match = _META_LINE.fullmatch(line)
         if match is None:
-            raise StoreError(
-                f'line {number} of {path}/meta_info.txt is {line.strip()!r}, but must be like '
-                "'name.png (480,480,3) 1'; prepare the LMDB again."
-            )
+            remedy = "but must be like 'name.png (480,480,3) 1'; prepare the LMDB again."
+            raise StoreError(f'line {number} of {path}/meta_info.txt is {line.strip()!r}, {remedy}')
         sizes[match[1]] = int(match[2]), int(match[3])
     if not sizes:
         raise StoreError(f'the LMDB {path} lists no images; prepare it again.')
     return sizes
 
 
-def _open_folder(root: str, listing: str | None, images_only: bool) -> Store:
-    if not os.path.isdir(root):
-        raise StoreError(f'the folder {root} does not exist (relative paths start at {os.getcwd()}).')
-    if listing is None:
-        entries = [entry for entry in os.scandir(root) if not entry.name.startswith('.')]
-        files = sorted(entry.name for entry in entries if entry.is_file())
-        names = list(filter(is_image_name, files)) if images_only else files
-        if not names:
-            folders = sorted(entry.name for entry in entries if entry.is_dir())
-            hint = f' Its subfolders are not searched: {", ".join(folders[:5])}.' if folders else ''
-            raise StoreError(f'no images in the folder {root}.{hint}')
-    else:
-        file = Path(listing).expanduser()
-        if not file.is_file():
-            raise StoreError(
-                f'meta_info_file {file} does not exist; correct the path, or leave the key out to use '
-                'all images of the folder.'
-            )
-        lines = file.read_text(encoding='utf-8', errors='replace').splitlines()
-        names = [re.sub(r' \(.*', '', line).strip() for line in lines if line.strip()]
-        if not names:
-            raise StoreError(f'meta_info_file {file} lists no images.')
-    return Store(names, names[:: math.ceil(len(names) / HEADERS)], lambda name: _read_size(os.path.join(root, name)))
+def _listed_names(file: Path) -> list[str]:
+    if not file.is_file():
+        remedy = 'correct the path, or leave the key out to use all images of the folder.'
+        raise StoreError(f'meta_info_file {file} does not exist; {remedy}')
+    lines = file.read_text(encoding='utf-8', errors='replace').splitlines()
+    names = [re.sub(r' \(.*', '', line).strip() for line in lines if line.strip()]
+    if not names:
+        raise StoreError(f'meta_info_file {file} lists no images.')
+    return names
+
+
+def _names_in(folder: str, images_only: bool) -> list[str]:
+    entries = {entry.name: entry for entry in os.scandir(folder) if not entry.name.startswith('.')}
+    files = sorted(name for name, entry in entries.items() if entry.is_file())
+    names = list(filter(is_image_name, files)) if images_only else files
+    if not names:
+        folders = sorted(name for name, entry in entries.items() if entry.is_dir())
+        hint = f' Its subfolders are not searched: {", ".join(folders[:5])}.' if folders else ''
+        raise StoreError(f'no images in the folder {folder}.{hint}')
+    return names
 
 
 def _read_size(path: str) -> Size:
@@ -156,10 +138,7 @@ def _read_size(path: str) -> Size:
 
 
 def size_faults(hr: Store, images: Sequence[str], options: Mapping[str, Any]) -> Iterator[str]:
-    """Find, of some images of a store, those smaller than a patch (or than one pixel of the lr), or unreadable.
-
-    The options are the data set's block, with valid values, and with `scale` and `phase`.
-    """
+    """Find, of some images of a store, those smaller than a patch (or than one pixel of the lr), or unreadable."""
     training = options['phase'] == 'train'
     smallest, what = (options['gt_size'], 'gt_size') if training else (options['scale'], 'the scale')
     too_small, unreadable = [], []
@@ -176,23 +155,21 @@ def size_faults(hr: Store, images: Sequence[str], options: Mapping[str, Any]) ->
         yield f'images smaller than {what} {smallest}: {_name_some(too_small)}; {remedy}.'
 
 
-def _pair_faults(name: str, hr: Store, lr: Store, options: Mapping[str, Any]) -> Iterator[str]:
-    """Images without counterpart, and pairs whose sizes are not in the ratio of the scale."""
-    scale, on_disk = options['scale'], options['io_backend']['type'] == 'disk'
-    template = (options.get('filename_tmpl') or '{}') if on_disk else '{}'
+def _pair_faults(hr: Store, lr: Store, options: Mapping[str, Any]) -> Iterator[str]:
+    """Images without counterpart, pairs whose sizes are not in the ratio of the scale, and mixed preparations."""
+    scale, training = options['scale'], options['phase'] == 'train'
+    template = options['io_backend']['type'] == 'disk' and options.get('filename_tmpl') or '{}'
     counterparts = {}
     for image in hr.names:
         stem, extension = os.path.splitext(os.path.basename(image))
         counterparts[image] = template.replace('{}', stem) + extension
     stored = set(lr.names)
-    alone = [image for image in hr.names if counterparts[image] not in stored]
+    alone = [image for image, counterpart in counterparts.items() if counterpart not in stored]
     is_whole_folder = options.get('meta_info_file') is None  # else a part of the folders is used
     if alone or is_whole_folder and len(stored) != len(counterparts):
-        yield (
-            f'{name}: dataroot_gt lists {len(hr.names)} images and dataroot_lq {len(lr.names)}'
-            + (f'; without lr: {_name_some(alone)}' if alone else '')
-            + '. Give the two of one preparation.'
-        )
+        without = f'; without lr: {_name_some(alone)}' if alone else ''
+        counts = f'dataroot_gt lists {len(hr.names)} images and dataroot_lq {len(lr.names)}'
+        yield f'{counts}{without}. Give the two of one preparation.'
     wrong = []
     for image in hr.sample:
         try:
@@ -200,39 +177,18 @@ def _pair_faults(name: str, hr: Store, lr: Store, options: Mapping[str, Any]) ->
         except (StoreError, KeyError):  # reported above, or found when it is read
             continue
         # In training to the pixel; otherwise BasicSR cuts off what the original has too much.
-        training = options['phase'] == 'train'
         if any(high != scale * low if training else not high / 2 < scale * low <= high for high, low in sizes):
             wrong.append('{} ({}x{}, lr {}x{})'.format(image, *(side for pair in zip(*sizes) for side in pair)))
     if wrong:
-        yield f'{name}: dataroot_gt must be {scale} times the size of dataroot_lq, but is not for {_name_some(wrong)}.'
-
-
-def _mixed_preparations(name: str, hr_root: str, lr_root: str) -> Iterator[str]:
-    """Two LMDBs that scripts/prepare_data.py did not make together; they can agree in all names and sizes."""
-    settings = []
-    for root in (hr_root, lr_root):
-        try:
-            settings.append(json.loads(Path(os.path.expanduser(root), SETTINGS).read_text(encoding='utf-8')))
-        except (OSError, ValueError):  # made by something else
-            return
-    if settings[0] != settings[1]:
-        yield (
-            f'{name}: {hr_root} and {lr_root} were not made together. Prepare them again, for each scale under a '
-            '--name of its own.'
-        )
-
-
-def _namesakes(images: Sequence[str]) -> Iterator[str]:
-    """The first two images, if any, that differ in folder or extension only."""
-    first: dict[str, str] = {}
-    for image in images:
-        other = first.setdefault(PurePath(image).stem, image)
-        if other != image:
-            yield (
-                f'pictures of {other} and {image} would be saved under the same name; rename one, or set '
-                'val.save_img: false.'
-            )
-            return
+        yield f'dataroot_gt must be {scale} times the size of dataroot_lq, but is not for {_name_some(wrong)}.'
+    try:  # two LMDBs that were not made together can agree in all names and sizes
+        roots = [options[key] for key in ('dataroot_gt', 'dataroot_lq')]
+        made = [json.loads(Path(root, SETTINGS).expanduser().read_text(encoding='utf-8')) for root in roots]
+    except (OSError, ValueError):  # made by something else
+        return
+    if made[0] != made[1]:
+        remedy = 'Prepare them again, for each scale under a --name of its own.'
+        yield f'{roots[0]} and {roots[1]} were not made together. {remedy}'
 
 
 def _name_some(images: Sequence[str]) -> str:

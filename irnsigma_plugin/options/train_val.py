@@ -1,8 +1,7 @@
 """Typed view of the plugin's keys in `train` and `val` of an option file.
 
 These blocks mix keys of BasicSR with keys of the plugin. Whatever belongs to neither is a typing error and is
-refused, for BasicSR would pass over it in silence. Networks, losses and metrics are judged by
-:mod:`irnsigma_plugin.options.check`.
+refused, for BasicSR would pass over it in silence.
 """
 
 from __future__ import annotations
@@ -10,61 +9,46 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-from irnsigma_plugin.checks import Rule, each, finite, flag, integer, is_whole, iterations, list_of, one_of, whole
+from irnsigma_plugin.checks import each, either, finite, flag, integer, is_whole, iterations, list_of, one_of, whole
 from irnsigma_plugin.evaluation.measures import LR_METRICS, hr_metrics
 from irnsigma_plugin.losses.mixture_loss import MixtureLoss
-from irnsigma_plugin.options.keys import SCHEDULER, TRAIN, VAL, patch_faults
+from irnsigma_plugin.options import keys
+from irnsigma_plugin.options.keys import Key
 from irnsigma_plugin.options.rules import anything, block, constructed, default_of, prefixed, refuse, value_at
 from irnsigma_plugin.sigma import SigmaSampler, sigma_value
 
 FAKE_WEIGHTINGS = ('sigma', 'all')
 AMP_MODES = ('off', 'bf16', 'fp16')
-
-Options = TypeVar('Options')
-
-
-def _amp(name: str, value: Any) -> Iterator[str]:
-    return iter(()) if value is False else one_of(*AMP_MODES)(name, value)  # False: how YAML reads a plain `off`
+_SIGMAS = list_of(sigma_value, '[0, 0.5, 1]')
+_AMP = either(False, one_of(*AMP_MODES))  # False: how YAML reads a plain `off`
 
 
-def _key(rule: Rule, default: Any = dataclasses.MISSING) -> Any:
-    """Field of an option key: what its value may be, and its default. A default block is an empty one."""
-    metadata = {'rule': rule}
-    if default == {}:
-        return dataclasses.field(default_factory=dict, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+def _field(*arguments: Any) -> Any:
+    """Field of an option key, given by the arguments of :class:`Key`."""
+    key = Key(*arguments)
+    if key.default is ...:
+        return dataclasses.field(metadata={'key': key})
+    return dataclasses.field(default_factory=lambda: key.default, metadata={'key': key})
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """The plugin's keys in `train`.
+    """The plugin's keys in `train`."""
 
-    Attributes:
-        mixture_opt: Type and arguments of the loss, see :class:`MixtureLoss`.
-        sigma: Arguments of :class:`SigmaSampler`.
-        fake_weighting: Which restored images the discriminator learns to tell from real ones: each with its
-            sigma as weight (`sigma`), or all alike (`all`).
-        grad_clip: Bound of the generator's gradient norm, or none.
-        max_skipped_steps: Non-finite steps in a row that end the training.
-        amp: Precision of the convolutions: float32 (`off`), `bf16`, or `fp16` with a scaled loss.
-        accumulate: Number of parts into which the batch of an iteration is split, one at a time in memory.
-        channels_last: Whether images, the generator and VGG keep their channels innermost.
-        compile: Whether torch compiles the generator.
-        checkpoint_blocks: Whether the generator recomputes its blocks in the backward pass instead of keeping them.
-    """
-
-    mixture_opt: Mapping[str, Any] = _key(anything)
-    sigma: Mapping[str, Any] = _key(constructed(SigmaSampler), {})
-    fake_weighting: str = _key(one_of(*FAKE_WEIGHTINGS), 'sigma')
-    grad_clip: float | None = _key(finite(above=0), None)
-    max_skipped_steps: int = _key(whole(), 10)
-    amp: str = _key(_amp, 'off')
-    accumulate: int = _key(whole(), 1)
-    channels_last: bool = _key(flag, False)
-    compile: bool = _key(flag, False)
-    checkpoint_blocks: bool = _key(flag, False)
+    mixture_opt: Mapping[str, Any] = _field(anything, 'type and arguments of the loss, see `MixtureLoss`')
+    sigma: Mapping[str, Any] = _field(constructed(SigmaSampler), 'arguments of `SigmaSampler`', {})
+    fake_weighting: str = _field(
+        one_of(*FAKE_WEIGHTINGS), 'weights of restored images for the discriminator: `sigma`, or `all` alike', 'sigma'
+    )
+    grad_clip: float | None = _field(finite(above=0), "bound of the generator's gradient norm, or none", None)
+    max_skipped_steps: int = _field(whole(), 'non-finite steps in a row that end the training', 10)
+    amp: str = _field(_AMP, 'precision of the convolutions: float32 (`off`), `bf16`, or `fp16` (loss scaled)', 'off')
+    accumulate: int = _field(whole(), 'parts into which the batch of an iteration is split, one at a time in memory', 1)
+    channels_last: bool = _field(flag, 'whether images, the generator and VGG keep their channels innermost', False)
+    compile: bool = _field(flag, 'whether torch compiles the generator', False)
+    checkpoint_blocks: bool = _field(flag, 'whether the generator recomputes its blocks in the backward pass', False)
 
     def __post_init__(self) -> None:
         if self.amp is False:
@@ -77,28 +61,25 @@ class TrainOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ValOptions:
-    """The plugin's keys in `val`.
+    """The plugin's keys in `val`."""
 
-    Attributes:
-        sigmas: The sigma at which every image is restored.
-        seed: Seed of the detail's noise; with the image's name it fixes the noise of that image.
-        lr_metrics: Metrics of the low-resolution image against bicubic, described as BasicSR's `metrics`.
-    """
-
-    sigmas: tuple[float, ...] = _key(list_of(sigma_value, '[0, 0.5, 1]'), (0.0, 0.5, 1.0))
-    seed: int = _key(integer, 0)
-    lr_metrics: Mapping[str, Any] = _key(each(anything), {})
+    sigmas: tuple[float, ...] = _field(_SIGMAS, 'the sigma at which every image is restored', (0.0, 0.5, 1.0))
+    seed: int = _field(integer, "seed of the detail's noise; with the image's name it fixes the noise of that image", 0)
+    lr_metrics: Mapping[str, Any] = _field(
+        each(anything), "metrics of the lr image against bicubic, as BasicSR's `metrics`", {}
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'sigmas', tuple(float(sigma) for sigma in self.sigmas))
 
 
-def _rules(cls: type) -> dict[str, Rule]:
-    return {field.name: field.metadata['rule'] for field in dataclasses.fields(cls)}
+def _keys(cls: type) -> dict[str, Key]:
+    return {field.name: field.metadata['key'] for field in dataclasses.fields(cls)}
 
 
-_TRAIN = block({**_rules(TrainOptions), **TRAIN}, {'pixel_opt': 'its place is taken by mixture_opt'})
-_VAL = block({**_rules(ValOptions), **VAL})
+#: All keys of `train` and `val`, BasicSR's and the plugin's.
+TRAIN = {**_keys(TrainOptions), **keys.TRAIN}
+VAL = {**_keys(ValOptions), **keys.VAL}
 
 
 def expand_metrics(opt: Any) -> None:
@@ -111,48 +92,40 @@ def expand_metrics(opt: Any) -> None:
 
 
 def read_train_options(opt: Mapping[str, Any]) -> TrainOptions:
-    """Read and check `train` and what must agree with it.
-
-    Args:
-        opt: The whole option file.
-
-    Raises:
-        OptionError: Keys are unknown or missing, or values are wrong.
-    """
+    """Read and check `train` of an option file and what must agree with it; an OptionError names all faults."""
     refuse(train_faults(opt))
-    return _read(TrainOptions, opt['train'])
+    return TrainOptions(**_given(TrainOptions, opt['train']))
 
 
 def read_val_options(opt: Mapping[str, Any]) -> ValOptions:
-    """Read and check `val`. Errors as in :func:`read_train_options`."""
+    """Read and check `val` of an option file; an OptionError names all faults."""
     refuse(val_faults(opt))
-    return _read(ValOptions, opt.get('val') or {})
+    return ValOptions(**_given(ValOptions, opt.get('val') or {}))
 
 
 def read_keep_last(opt: Mapping[str, Any]) -> int | None:
     """Read and check `logger.keep_last`: how many of the newest training states stay; none for all."""
     value = value_at(opt, 'logger.keep_last')
-    if value is not None:
-        refuse(whole()('logger.keep_last', value))
+    refuse(keys.LOGGER['keep_last']('logger.keep_last', value))
     return value
 
 
-def _read(cls: type[Options], values: Mapping[str, Any]) -> Options:
-    # A key that is left empty (`~`) takes its default.
-    return cls(**{key: values[key] for key in _rules(cls) if values.get(key) is not None})
+def _given(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The plugin's keys without those that are left empty (`~`), which take their defaults."""
+    return {key: values[key] for key in _keys(cls) if values.get(key) is not None}
 
 
 def train_faults(opt: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with `train`, in itself and beside `network_d` and the training set."""
     train = opt['train']
-    yield from _TRAIN('train', train)
+    yield from block(TRAIN, hints={'pixel_opt': 'its place is taken by mixture_opt'})('train', train)
     if isinstance(train, Mapping):
         if not train.get('mixture_opt'):
             yield 'train.mixture_opt is missing: it names the loss, for example {type: MixtureLoss}.'
         yield from _adversarial_faults(opt, train)
         yield from _schedule_faults(train)
     size, input_size = value_at(opt, 'datasets.train.gt_size'), value_at(opt, 'network_d.input_size')
-    yield from prefixed('datasets.train', patch_faults(size, opt.get('scale')))
+    yield from prefixed('datasets.train', keys.patch_faults(size, opt.get('scale')))
     yield from input_size_faults(size, input_size)
 
 
@@ -165,7 +138,7 @@ def input_size_faults(gt_size: Any, input_size: Any) -> Iterator[str]:
 def val_faults(opt: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with `val`."""
     val = opt.get('val') or {}
-    yield from _VAL('val', val)
+    yield from block(VAL)('val', val)
     if value_at(val, 'lr_metrics') and not value_at(val, 'metrics'):
         yield 'val.lr_metrics needs val.metrics: without them nothing is measured.'
     sigmas = value_at(val, 'sigmas')
@@ -175,33 +148,25 @@ def val_faults(opt: Mapping[str, Any]) -> Iterator[str]:
 
 def _adversarial_faults(opt: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[str]:
     mixture: Any = train.get('mixture_opt')
-    needs = {
-        'network_d': opt.get('network_d'),
-        'train.gan_opt': train.get('gan_opt'),
-        'train.optim_d': train.get('optim_d'),
-    }
+    needs = {'network_d': opt.get('network_d'), **{f'train.{key}': train.get(key) for key in ('gan_opt', 'optim_d')}}
     if value_at(mixture, 'type') == MixtureLoss.__name__:
         distribution = mixture.get('distribution', default_of(MixtureLoss, 'distribution'))
         needs['distribution: adversarial'] = distribution == 'adversarial'
     absent = [name for name, present in needs.items() if not present]
     if 0 < len(absent) < len(needs):
-        yield (
-            f'An adversarial loss needs {", ".join(needs)}; missing: {", ".join(absent)}. Without a '
-            'discriminator leave out all of them and set train.mixture_opt.distribution: latent.'
-        )
+        remedy = 'leave out all of them and set train.mixture_opt.distribution: latent.'
+        listed = f'{", ".join(needs)}; missing: {", ".join(absent)}'
+        yield f'An adversarial loss needs {listed}. Without a discriminator {remedy}'
 
 
 def _schedule_faults(train: Mapping[str, Any]) -> Iterator[str]:
     scheduler: Any = train.get('scheduler')
     total: Any = train.get('total_iter')
-    if any(SCHEDULER('', scheduler)) or any(iterations()('', total)):
+    if any(keys.SCHEDULER('', scheduler)) or any(iterations()('', total)):
         return
-    cosine = scheduler['type'] == 'CosineAnnealingRestartLR'
-    parts, weights = ('periods', 'restart_weights') if cosine else ('restarts', 'restart_weights')
-    if len(scheduler.get(parts, (0,))) != len(scheduler.get(weights, (1,))):
-        yield f'train.scheduler: {parts} and {weights} must be of the same length.'
-    if cosine and sum(scheduler['periods']) < total - 1:
-        yield (
-            f'train.scheduler.periods add up to {sum(scheduler["periods"])} iterations, but train.total_iter is '
-            f'{total}: make them last to the end.'
-        )
+    parts = 'periods' if 'periods' in scheduler else 'restarts'
+    if len(scheduler.get(parts, (0,))) != len(scheduler.get('restart_weights', (1,))):
+        yield f'train.scheduler: {parts} and restart_weights must be of the same length.'
+    if parts == 'periods' and sum(scheduler['periods']) < total - 1:
+        given = f'train.scheduler.periods add up to {sum(scheduler["periods"])} iterations'
+        yield f'{given}, but train.total_iter is {total}: make them last to the end.'

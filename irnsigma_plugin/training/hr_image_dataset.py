@@ -74,8 +74,6 @@ class HRImageDataset(Dataset):
         yield from data_set_faults(
             opt,
             {**HR_ROOT, **PATCHES},
-            needed=('dataroot_gt', 'io_backend', 'scale', 'phase'),
-            needed_to_train=('gt_size',),
             hints={
                 'filename_tmpl': 'there are no lr files; remove it',
                 'dataroot_lq': 'the lr is made from the hr image; remove it, or use type: PairedImageDataset for a '
