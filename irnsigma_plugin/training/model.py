@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
-from irnsigma_plugin.checkpoints.saving import SaveError, save_atomically, weights_to_save
+from irnsigma_plugin.checkpoints.training_states import SaveError, save_atomically, weights_to_save
 from irnsigma_plugin.checkpoints.weights import NETWORK_ENTRY, check_arguments, check_fits, read_checkpoint
 from irnsigma_plugin.memory import oom_hint
 from irnsigma_plugin.options.rules import OptionError

@@ -16,7 +16,7 @@ import torch
 from basicsr.utils import get_root_logger
 from torch import distributed as dist
 
-from irnsigma_plugin.checkpoints.saving import SaveError, save_atomically
+from irnsigma_plugin.checkpoints.training_states import SaveError, save_atomically
 from irnsigma_plugin.checkpoints.training_states import prune
 from irnsigma_plugin.training.distributed import on_all_ranks
 
