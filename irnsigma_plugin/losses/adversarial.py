@@ -17,10 +17,8 @@ def per_sample_gan_loss(
     the `gan_type`. BasicSR's own are computed for all samples at once, any other for one after the other.
 
     Args:
-        criterion: BasicSR's `GANLoss`, `MultiScaleGANLoss` or a loss called in the same way.
+        criterion: BasicSR's `GANLoss`, `MultiScaleGANLoss` or a loss called in the same way, also as to flags.
         prediction: The discriminator's output: logits (N, ...), or nested lists of such tensors.
-        target_is_real: Whether to compare with the label of real images.
-        is_disc: Whether the loss is the discriminator's.
 
     Returns:
         (N,) tensor.
