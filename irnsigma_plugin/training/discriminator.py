@@ -14,10 +14,7 @@ SMALLEST_PATCH, LARGEST_PATCH = 128, 159
 
 
 class IRNDiscriminator(VGGStyleDiscriminator):
-    """VGG-style discriminator of SRGAN for patches that five stride-2 layers shrink to 4x4.
-
-    BasicSR's :class:`VGGStyleDiscriminator` with the size check widened from 128 to all sides that its
-    layers handle, the 144 of IRN+ among them. Layers, keys and result are the same.
+    """BasicSR's VGGStyleDiscriminator for all patches that its five stride-2 layers shrink to 4x4, not for 128 alone.
 
     Args:
         num_in_ch: Channels of the image.
