@@ -9,8 +9,7 @@ from basicsr.archs.discriminator_arch import VGGStyleDiscriminator
 
 from irnsigma_plugin.checks import is_whole, raise_faults, whole
 
-# Sides of the patches: five halvings, each rounding down, end at 4 x 4 pixels.
-SMALLEST_PATCH, LARGEST_PATCH = 128, 159
+SMALLEST_PATCH, LARGEST_PATCH = 128, 159  # five halvings, each rounding down, end at 4 x 4 pixels
 
 
 class IRNDiscriminator(VGGStyleDiscriminator):

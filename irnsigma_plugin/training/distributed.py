@@ -10,7 +10,6 @@ import torch
 from basicsr.utils.dist_util import get_dist_info
 from torch.utils.data import DataLoader, Subset
 
-Item = TypeVar('Item')
 Result = TypeVar('Result')
 
 
@@ -46,6 +45,6 @@ def shard(dataloader: DataLoader) -> DataLoader:
     return DataLoader(Subset(dataset, range(rank, len(dataset), world_size)))
 
 
-def unshard(shares: Sequence[Sequence[Item]]) -> list[Item]:
+def unshard(shares: Sequence[Sequence[Result]]) -> list[Result]:
     """Put what was made of all ranks' shares, an item of each, into the data set's order."""
     return [item for turn in zip_longest(*shares) for item in turn if item is not None]

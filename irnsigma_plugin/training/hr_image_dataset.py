@@ -48,15 +48,12 @@ class HRImageDataset(Dataset):
     def __init__(self, opt: Mapping):
         opt = {**opt, 'type': 'HRImageDataset'}
         raise_faults('HRImageDataset', HRImageDataset.check(opt))
-        self.opt = opt
-        self.scale = opt['scale']
-        self.is_training = opt['phase'] == 'train'
+        self.opt, self.scale, self.is_training = opt, opt['scale'], opt['phase'] == 'train'
         self.root = os.path.expanduser(opt['dataroot_gt'])
         self.is_lmdb = opt['io_backend']['type'] == 'lmdb'
         self._client: FileClient | None = None  # opened when first used, in the process that uses it
         store = open_store(self.root, opt)
-        faults = list(size_faults(store, store.names, opt))  # now rather than somewhere in the first epoch
-        if faults:
+        if faults := list(size_faults(store, store.names, opt)):  # now rather than somewhere in the first epoch
             raise StoreError(f'{self.root}: {" ".join(faults)}')
         self.paths = sorted(store.names) if self.is_lmdb else [os.path.join(self.root, name) for name in store.names]
 

@@ -51,10 +51,8 @@ class IRNSigmaModel(SRGANModel):
         if options.checkpoint_blocks:
             net_g = self.get_bare_model(self.net_g)
             if net_g.checkpoint_blocks is None:
-                raise OptionError(
-                    f'train.checkpoint_blocks: {type(net_g).__name__} cannot recompute its blocks. '
-                    'Leave the key out, or save memory with train.accumulate.'
-                )
+                problem = f'train.checkpoint_blocks: {type(net_g).__name__} cannot recompute its blocks.'
+                raise OptionError(f'{problem} Leave the key out, or save memory with train.accumulate.')
             net_g.checkpoint_blocks = True
         self.ema_decay = train.get('ema_decay', 0)
         if self.ema_decay > 0:
@@ -114,10 +112,8 @@ class IRNSigmaModel(SRGANModel):
             return net.to(self.device)  # DistributedDataParallel refuses what has nothing to train
         if self.opt['dist'] and self.device.type == 'cpu':
             if torch.distributed.get_backend() == 'nccl':
-                raise OptionError(
-                    'num_gpu is 0, but --launcher uses the GPUs of this machine: set num_gpu: auto, or '
-                    'hide them by CUDA_VISIBLE_DEVICES= (empty) before the command.'
-                )
+                remedy = 'set num_gpu: auto, or hide them by CUDA_VISIBLE_DEVICES= (empty) before the command.'
+                raise OptionError(f'num_gpu is 0, but --launcher uses the GPUs of this machine: {remedy}')
             return DistributedDataParallel(net, find_unused_parameters=self.opt.get('find_unused_parameters', False))
         return super().model_to_device(net)
 
@@ -180,8 +176,9 @@ class IRNSigmaModel(SRGANModel):
     @master_only
     def save_network(self, net: Any, net_label: str, current_iter: int, param_key: Any = 'params') -> None:
         """As BasicSR's; beside the weights of `net_g` stands its option block, so that the file is enough to use it."""
-        nets = zip(param_key, net) if isinstance(net, list) else [(param_key, net)]
-        content: dict[str, Any] = {key: weights_to_save(self.get_bare_model(each)) for key, each in nets}
+        nets = net if isinstance(net, list) else [net]
+        keys = param_key if isinstance(param_key, list) else [param_key]
+        content: dict[str, Any] = {key: weights_to_save(self.get_bare_model(each)) for key, each in zip(keys, nets)}
         if net_label == 'net_g':
             content[NETWORK_ENTRY] = dict(self.opt['network_g'])
         name = f'{net_label}_{"latest" if current_iter == -1 else current_iter}.pth'
@@ -191,16 +188,11 @@ class IRNSigmaModel(SRGANModel):
         """As BasicSR's, with everything else that the next iterations depend on."""
         if current_iter == -1:
             return
-        state = {
-            'epoch': epoch,
-            'iter': current_iter,
-            'optimizers': [each.state_dict() for each in self.optimizers],
-            'schedulers': [each.state_dict() for each in self.schedulers],
-            'best': self.validator.best,
-            'model_type': self.opt['model_type'],
-            'networks': [key for key in self.opt if key.startswith('network_')],
-        }
-        self.progress.save({**state, **self.step.state_dict()})
+        state: dict[str, Any] = {'epoch': epoch, 'iter': current_iter, 'model_type': self.opt['model_type']}
+        for name in ('optimizers', 'schedulers'):
+            state[name] = [each.state_dict() for each in getattr(self, name)]
+        networks = [key for key in self.opt if key.startswith('network_')]
+        self.progress.save({**state, **self.step.state_dict(), 'best': self.validator.best, 'networks': networks})
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """As BasicSR's, with what :meth:`save_training_state` adds. States that BasicSR saved have less."""

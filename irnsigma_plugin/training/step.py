@@ -17,8 +17,7 @@ from irnsigma_plugin.losses.adversarial import per_sample_gan_loss
 from irnsigma_plugin.training.step_guard import StepGuard, finite_statistics
 
 AMP_DTYPES = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-# GradScaler starts at 2**16 and halves after each overflow, so this many in a row are no sign of divergence.
-SCALER_HALVINGS = 16
+SCALER_HALVINGS = 16  # GradScaler starts at 2**16 and halves after an overflow: so many are no sign of divergence
 
 
 class MicroBatch(NamedTuple):

@@ -53,15 +53,13 @@ class StepGuard:
         skip = ~torch.isfinite(norm)
         # A resumed optimiser has the groups' settings of the saved one, whatever its `defaults` say.
         if all(group.get('fused') for group in optimizer.param_groups):
-            fused: Any = optimizer
-            # The way of torch's GradScaler to have a step skipped on the device.
+            fused: Any = optimizer  # takes what torch's GradScaler sets to have a step skipped on the device
             fused.grad_scale, fused.found_inf = None, skip.float()
             fused.step()
             del fused.grad_scale, fused.found_inf
         elif not skip:
             optimizer.step()
-        counts = self._counts.get(what)
-        skipped, in_a_row, at_worst = skip.new_zeros(3, dtype=torch.long) if counts is None else counts
+        skipped, in_a_row, at_worst = self._counts.get(what, skip.new_zeros(3, dtype=torch.long))
         in_a_row = (in_a_row + 1) * skip
         self._counts[what] = torch.stack((skipped + skip, in_a_row, torch.maximum(at_worst, in_a_row)))
         if norm.device.type == 'cpu':
@@ -91,10 +89,8 @@ class StepGuard:
     def state_dict(self) -> dict[str, Any]:
         """The counts, for a training state."""
         counts = {what: each.tolist() for what, each in self._counts.items()}
-        return {
-            'skipped': self.skipped + sum(skipped for skipped, _, _ in counts.values()),
-            'in_a_row': {what: in_a_row for what, (_, in_a_row, _) in counts.items()},
-        }
+        skipped = self.skipped + sum(skipped for skipped, _, _ in counts.values())
+        return {'skipped': skipped, 'in_a_row': {what: in_a_row for what, (_, in_a_row, _) in counts.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the counts of :meth:`state_dict`."""

@@ -36,9 +36,7 @@ class SampleIndex(NamedTuple):
 class ResumableSampler(EnlargedSampler):
     """BasicSR's order of images, which goes on within an epoch: at `resume_at`, its `epoch` and the samples `seen`."""
 
-    def __init__(
-        self, dataset: Dataset, num_replicas: int, rank: int, ratio: int = 1, resume_at: Mapping[str, int] | None = None
-    ) -> None:
+    def __init__(self, dataset: Dataset, num_replicas: int, rank: int, ratio: int = 1, resume_at: Any = None) -> None:
         super().__init__(dataset, num_replicas, rank, ratio)
         self.resume_at = resume_at
 
@@ -135,7 +133,7 @@ class DataSupply:
 
     def build_dataset(self, dataset_opt: Mapping[str, Any]) -> NamingDataset | TrainingDataset:
         """A data set of BasicSR's registry, guarded against unreadable images."""
-        # Without empty keys: BasicSR asks of some only whether they are there.
+        # BasicSR asks of some keys only whether they are there.
         dataset_opt = {key: value for key, value in dataset_opt.items() if value is not None}
         max_corrupt = dataset_opt.pop('max_corrupt', MAX_CORRUPT)
         dataset = basicsr.data.build_dataset(dataset_opt)

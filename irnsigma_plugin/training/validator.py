@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from basicsr.utils import get_root_logger, imwrite
 from basicsr.utils.dist_util import get_dist_info
@@ -25,9 +24,8 @@ from irnsigma_plugin.training.distributed import on_all_ranks, shard, unshard
 class Validator:
     """Restores every image at every sigma, measures, and reports.
 
-    Each image is downscaled once and upscaled once per sigma, from the low-resolution image as an 8-bit file would hold
-    it. All metrics are computed on 8-bit images. A data set without originals (BasicSR's `SingleImageDataset`) is
-    upscaled only.
+    Each image is downscaled once, rounded as in a file, and upscaled once per sigma; metrics are on 8-bit images.
+    A data set without originals (BasicSR's `SingleImageDataset`) is upscaled only.
     """
 
     def __init__(self, opt: Mapping[str, Any], options: ValOptions) -> None:
@@ -41,7 +39,7 @@ class Validator:
         """Validate on one data set; several ranks share its images, and rank 0 reports.
 
         The network is on `device`, in evaluation mode. BasicSR's loader has single images: `lq`, `lq_path`, and `gt`
-        where there is an original. In tests `current_iter` is the test's name.
+        where there is an original. In a test `current_iter` is its name.
 
         Raises:
             RuntimeError: One of several ranks failed.
@@ -58,8 +56,11 @@ class Validator:
                 if save_img:
                     self._save(image, dataset, current_iter)
                 if 'gt' in data and self.metrics:
-                    original = to_bgr(data['gt'])
-                    scores.append(self._score(image, original, to_bgr(data['lq'])))
+                    original, lr_ref = to_bgr(data['gt']), to_bgr(data['lq'])
+                    try:
+                        scores.append(score_image(image, original, lr_ref, self.metrics, self.options.lr_metrics))
+                    except ValueError as error:
+                        raise ValueError(f'{image.name}: {error}') from error
                     if rank == 0 and comparison is None:
                         comparison = draw_example(original, image, scores[0], self.metrics, self.opt['scale'])
             return scores, comparison
@@ -97,12 +98,6 @@ class Validator:
         imwrite(image.lr, f'{stem}_lr.png')
         for sigma, restored in image.restored.items():
             imwrite(restored, f'{stem}_sigma{sigma:g}.png')
-
-    def _score(self, image: RescaledImage, original: np.ndarray, lr_ref: np.ndarray) -> list[ImageScore]:
-        try:
-            return score_image(image, original, lr_ref, self.metrics, self.options.lr_metrics)
-        except ValueError as error:
-            raise ValueError(f'{image.name}: {error}') from error
 
     def _report(self, scores: Scores, comparison: bytes | None, current_iter: int | str, tb_logger) -> None:
         """Write tables and pictures below the experiment's or the results' folder, log, and feed TensorBoard."""
