@@ -17,7 +17,7 @@ def per_sample_gan_loss(
     the `gan_type`. BasicSR's own are computed for all samples at once, any other for one after the other.
 
     Args:
-        criterion: BasicSR's `GANLoss`, `MultiScaleGANLoss` or a loss called in the same way, also as to flags.
+        criterion: BasicSR's `GANLoss`, `MultiScaleGANLoss` or a loss called in the same way, with both flags.
         prediction: The discriminator's output: logits (N, ...), or nested lists of such tensors.
 
     Returns:

@@ -137,4 +137,6 @@ class MixtureLoss(nn.Module):
     def weights(self, sigma: Tensor) -> MixtureTerms:
         """The sigma-dependent weight of each term, for each sample."""
         one = torch.ones_like(sigma)
-        return MixtureTerms(*[one] * 4) if self.weighting == 'equal' else MixtureTerms(one - sigma, one, sigma, sigma)
+        if self.weighting == 'equal':
+            return MixtureTerms(one, one, one, one)
+        return MixtureTerms(one - sigma, one, sigma, sigma)

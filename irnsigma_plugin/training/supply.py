@@ -133,7 +133,7 @@ class DataSupply:
 
     def build_dataset(self, dataset_opt: Mapping[str, Any]) -> NamingDataset | TrainingDataset:
         """A data set of BasicSR's registry, guarded against unreadable images."""
-        # BasicSR asks of some keys only whether they are there.
+        # Without empty keys: BasicSR asks of some only whether they are there.
         dataset_opt = {key: value for key, value in dataset_opt.items() if value is not None}
         max_corrupt = dataset_opt.pop('max_corrupt', MAX_CORRUPT)
         dataset = basicsr.data.build_dataset(dataset_opt)
@@ -148,8 +148,8 @@ class DataSupply:
     def build_dataloader(self, dataset: Dataset, dataset_opt: Mapping[str, Any], **arguments: Any) -> DataLoader:
         """BasicSR's loader; its seeds for workers are not drawn from the numbers that the model draws from.
 
-        Without `prefetch_mode: cpu`, for workers read ahead in any case: BasicSR's thread draws its random patches
-        beside another, and hides errors in the data, so that the training would wait forever.
+        `prefetch_mode: cpu` is left out, for workers read ahead in any case: BasicSR's thread for it draws its random
+        patches beside another, and hides errors in the data, so that the training would wait forever.
         """
         if dataset_opt.get('prefetch_mode') == 'cpu':
             dataset_opt = {**dataset_opt, 'prefetch_mode': None}
