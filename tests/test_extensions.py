@@ -469,6 +469,9 @@ class TestCheckpoints:
         save_file(content['params'], file, {'network_g': json.dumps(content['network_g'])})
         assert main(['info', str(file), '--imports', './toy.py']) == 0
         assert re.search(r'^kernel_size +5$', capsys.readouterr().out, re.MULTILINE)
+        assert main(['export', str(checkpoint), 'exported', '--format', 'safetensors', '--imports', './toy.py']) == 0
+        assert main(['info', 'exported/net_g.safetensors', '--imports', './toy.py']) == 0
+        assert re.search(r'^kernel_size +5$', capsys.readouterr().out, re.MULTILINE)
         for block, message in (('{', 'no readable safetensors file'), ('[1]', 'not of InvRescaleNet, or incomplete')):
             save_file(content['params'], file, {'network_g': block})
             assert main(['info', str(file), '--imports', './toy.py']) == 1

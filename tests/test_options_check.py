@@ -270,7 +270,8 @@ def test_no_value_of_any_key_breaks_the_check(value):
                 yield from keys(inner, f'{prefix}{key}.')
 
     for key in keys(IRN_SIGMA):
-        assert isinstance(option_faults(changed(IRN_SIGMA, key, value), is_train=True), list)
+        faults = option_faults(changed(IRN_SIGMA, key, value), is_train=True)
+        assert not [fault for fault in faults if 'check ends in' in fault]
 
 
 @pytest.mark.parametrize('opt', [None, [], 'text', {}, {'model_type': None}], ids=repr)
@@ -444,8 +445,8 @@ class PickyNet(torch.nn.Module):
 
     @staticmethod
     def check(width):
-        if width != 64:
-            yield f'width must be 64, but is {width!r}.'
+        if isinstance(width, str) or width % 64:
+            yield f'width must be a multiple of 64, but is {width!r}.'
 
 
 class OpenNet(torch.nn.Module):
@@ -463,7 +464,7 @@ class TheirDataset(torch.utils.data.Dataset):
 
     @staticmethod
     def check(opt):
-        if 'folder' not in opt:
+        if not len(opt.get('folder', '')):
             yield f'folder is missing in {opt["phase"]}.'
 
 
@@ -493,10 +494,24 @@ class TestBlocksOfExtensions:
             ('network_g', {'type': 'WiderNet', 'scale': 2}, ['network_g.scale is 2, but scale is 4: make them equal.']),
             ('network_g', {'type': 'PickyNet'}, ['network_g.width is missing.']),
             ('network_g', {'type': 'PickyNet', 'width': 64}, []),
-            ('network_g', {'type': 'PickyNet', 'width': 'a'}, ["network_g.width must be 64, but is 'a'."]),
+            (
+                'network_g',
+                {'type': 'PickyNet', 'width': 'a'},
+                ["network_g.width must be a multiple of 64, but is 'a'."],
+            ),
+            (
+                'network_g',
+                {'type': 'PickyNet', 'width': [64]},
+                ["network_g: PickyNet.check ends in TypeError: unsupported operand type(s) for %: 'list' and 'int'."],
+            ),
             ('network_g', {'type': 'OpenNet', 'anything': 1}, []),
             ('datasets.val', {'type': 'TheirDataset', 'name': 'a'}, ['datasets.val.folder is missing in val.']),
             ('datasets.val', {'type': 'TheirDataset', 'name': 'a', 'folder': 'b', 'more': 1}, []),
+            (
+                'datasets.val',
+                {'type': 'TheirDataset', 'name': 'a', 'folder': 1},
+                ["datasets.val: TheirDataset.check ends in TypeError: object of type 'int' has no len()."],
+            ),
             ('val.metrics.psnr', {'type': 'their_metric', 'better': 'lower'}, []),
             (
                 'val.metrics.psnr',

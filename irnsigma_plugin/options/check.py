@@ -10,6 +10,7 @@ What classes there are is handed in as `registered`: those of BasicSR's registri
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import os
 from collections.abc import Iterator, Mapping
@@ -23,10 +24,10 @@ from irnsigma_plugin.checks import Rule, each, is_whole
 from irnsigma_plugin.options.keys import BASICSR, PATH, REFUSED_TYPES, TABLES, TOP, Key
 from irnsigma_plugin.options.rules import (
     anything,
+    asked,
     block,
     constructed,
     default_of,
-    prefixed,
     takes_all,
     type_faults,
     value_at,
@@ -64,7 +65,7 @@ class _Component(NamedTuple):
         if self.type in BASICSR[self.registry]:
             return BASICSR[self.registry][self.type]
         if self.registry == 'dataset':
-            return (lambda name, value: prefixed(name, self.cls.check(value))) if hasattr(self.cls, 'check') else None
+            return functools.partial(asked, self.cls) if hasattr(self.cls, 'check') else None
         given = ('img', 'img2') if self.registry == 'metric' else ()
         return None if self.cls is None else constructed(self.cls, given)
 

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, Callable
 
-from irnsigma_plugin.checks import Rule, empty_or, one_of, text
+from irnsigma_plugin.checks import Rule, empty_or, one_line, one_of, text
 
 NO_HINTS: Mapping[str, str] = {}
 UNKNOWN = 'Unknown key '
@@ -92,9 +92,17 @@ def constructed(cls: Callable[..., Any], given: Container[str] = ()) -> Rule:
             values = {**defaults, **value}
             judged = {key: values.get(key, inspect.Parameter.empty) for key in inspect.signature(check).parameters}
             if inspect.Parameter.empty not in judged.values():
-                yield from prefixed(name, check(**judged))
+                yield from asked(cls, name, **judged)
 
     return rule
+
+
+def asked(cls: Any, name: str, *arguments: Any, **named: Any) -> Iterator[str]:
+    """What the `check` of a class says of its arguments, those of the block `name`."""
+    try:
+        yield from prefixed(name, list(cls.check(*arguments, **named)))
+    except Exception as error:  # an extension's, by a value that it is not prepared for
+        yield f'{name}: {cls.__name__}.check ends in {type(error).__name__}: {one_line(error)}.'
 
 
 def prefixed(name: str, faults: Iterable[str]) -> Iterator[str]:
