@@ -32,9 +32,8 @@ def available_memory(device: torch.device) -> int:
 
 def is_lack_of_memory(error: BaseException) -> bool:
     """Whether an error is OOM, of a GPU or of the machine."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and HOST_ALLOCATOR in str(error)  # all that torch's CPU allocator says
+    from_host = isinstance(error, RuntimeError) and HOST_ALLOCATOR in str(error)  # all that torch's CPU allocator says
+    return from_host or isinstance(error, (MemoryError, torch.OutOfMemoryError))
 
 
 def _system_memory() -> int:
@@ -57,8 +56,8 @@ def oom_hint(what: str, remedy: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
         if not is_lack_of_memory(error):
             raise
-        gpu = isinstance(error, torch.OutOfMemoryError)
+        where = 'GPU' if isinstance(error, torch.OutOfMemoryError) else 'machine'
         raise MemoryError(
-            f'The {what} needs more memory than the {"GPU" if gpu else "machine"} has left: {remedy}, or end what else '
-            'uses it. What was saved is untouched: resume with --auto_resume.'
+            f'The {what} needs more memory than the {where} has left: {remedy}, or end what else uses it. What was '
+            'saved is untouched: resume with --auto_resume.'
         ) from None

@@ -23,7 +23,7 @@ from helpers.ranks import run_ranks
 
 from irnsigma_plugin.archs.bicubic import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.checkpoints.saving import SaveError
+from irnsigma_plugin.checkpoints.training_states import SaveError
 from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.preparation.pairs import prepare
 from irnsigma_plugin.training.distributed import on_all_ranks, unshard

@@ -15,7 +15,7 @@ import torch
 from basicsr.train import train_pipeline
 from helpers.experiment import METRICS, differences, options_to_train, write_photographs, write_yaml
 
-from irnsigma_plugin.checkpoints.saving import SaveError
+from irnsigma_plugin.checkpoints.training_states import SaveError
 from irnsigma_plugin.options.rules import OptionError
 from irnsigma_plugin.training.model import IRNSigmaModel
 from irnsigma_plugin.training.step import TrainingStep

@@ -1,4 +1,4 @@
-"""The training states of an experiment: which one to resume from, which may go."""
+"""What a training saves, completely or not at all; which of its states is resumed, which may go."""
 
 from __future__ import annotations
 
@@ -8,39 +8,70 @@ import os
 import os.path as osp
 import pickle
 import re
+import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from irnsigma_plugin.checks import one_line
+import torch
+from torch import Tensor, nn
 
-_ENTRIES = {'epoch', 'iter', 'optimizers', 'schedulers'}  # of every state that BasicSR resumes from
+from irnsigma_plugin.checks import one_line
+from irnsigma_plugin.files import atomic_path
+
 _logger = logging.getLogger(__package__)
 
 
-def newest_whole_state(opt: Mapping[str, Any], folder: str) -> tuple[str | None, dict[str, Any] | None]:
-    """Path and content of the newest state in a folder that is whole, with all networks; others are named in the log.
+class SaveError(RuntimeError):
+    """A checkpoint or training state could not be saved."""
 
-    Two times None where there is none.
+
+def save_atomically(content: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """`torch.save` to a path, which holds the old content until the new one is complete.
+
+    Raises:
+        SaveError: The file could not be saved; the message names the reason and the remedy.
     """
+    try:
+        # To a file object, for torch's own writer does not say what the system's error was.
+        with atomic_path(path) as temporary, open(temporary, 'wb') as file:
+            torch.save(content, file)
+    except Exception as error:
+        cause: BaseException = error
+        while not isinstance(cause, OSError) and cause.__context__ is not None:
+            cause = cause.__context__
+        reason = cause.strerror if isinstance(cause, OSError) else one_line(error)
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(osp.dirname(osp.abspath(path))).free
+            reason = f'{reason}; {free / 2**20:,.0f} MiB are free there'
+        raise SaveError(
+            f'Cannot save {os.fspath(path)} ({reason}), so the training stops. Make room or mend access, and resume '
+            'with --auto_resume: what was saved before is whole.'
+        ) from error
+
+
+def weights_to_save(net: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a network on the CPU, without the `module.` prefix of wrapped networks."""
+    state_dict = net.state_dict()
+    for key in list(state_dict):  # in place, for it has the versions of the modules as well
+        state_dict[key.removeprefix('module.')] = state_dict.pop(key).cpu()
+    return state_dict
+
+
+def newest_whole_state(opt: Mapping[str, Any], folder: str) -> tuple[str | None, dict[str, Any] | None]:
+    """Path and content of the newest state that is whole with its networks, or None twice; the log names the others."""
     for iteration in iterations(folder):
-        path = osp.join(folder, f'{iteration}.state')
+        files = _files(opt, folder, iteration)
         try:
-            for file in (*_network_files(opt, iteration), path):
-                _check_whole(file)
-            state = read_state(path)
-            _check_content(opt, state, iteration)
-            return path, state
+            return files[-1], _read_whole(opt, files, iteration)
         except Exception as error:
             if opt['rank'] == 0:
-                _logger.warning('Skip training state %s: %s', path, one_line(error))
+                _logger.warning('Skip training state %s: %s', files[-1], one_line(error))
     return None, None
 
 
 def read_state(path: str) -> dict[str, Any]:
     """Read a training state to the CPU, weights-only: nothing in it can run code."""
-    import torch
-
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError:
@@ -58,46 +89,45 @@ def prune(opt: Mapping[str, Any], keep_last: int, saved: int) -> None:
     for iteration in iterations(folder):
         if iteration > saved:
             continue
-        # The state is the last to go: it leads the next call to the networks, should this one be killed.
-        files = [*_network_files(opt, iteration), osp.join(folder, f'{iteration}.state')]
-        if whole >= keep_last:
-            for path in files:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
-        else:
+        files = _files(opt, folder, iteration)
+        if whole < keep_last:
             whole += all(zipfile.is_zipfile(path) for path in files)
+            continue
+        for path in files:  # the state last: it leads the next call to the networks, should this one be killed
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
 
 def iterations(folder: str) -> list[int]:
     """Iterations of the training states in a folder, newest first."""
     names = os.listdir(folder) if osp.isdir(folder) else []
-    return sorted((int(name[: -len('.state')]) for name in names if re.fullmatch(r'\d+\.state', name)), reverse=True)
+    return sorted((int(osp.splitext(name)[0]) for name in names if re.fullmatch(r'\d+\.state', name)), reverse=True)
 
 
-def _network_files(opt: Mapping[str, Any], iteration: int) -> Iterator[str]:
-    """The networks that are resumed together with a state."""
+def _files(opt: Mapping[str, Any], folder: str, iteration: int) -> list[str]:
+    """The networks that are resumed together with a state, and the state, last."""
     ignored = opt['path'].get('ignore_resume_networks') or ()
-    for key in opt:
-        if key.startswith('network_') and key not in ignored:
-            yield osp.join(opt['path']['models'], f'net_{key[len("network_") :]}_{iteration}.pth')
+    labels = [key[len('network_') :] for key in opt if key.startswith('network_') and key not in ignored]
+    networks = [osp.join(opt['path']['models'], f'net_{label}_{iteration}.pth') for label in labels]
+    return [*networks, osp.join(folder, f'{iteration}.state')]
 
 
-def _check_whole(path: str) -> None:
-    """Check the archive that torch.save writes, with its checksums."""
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f'{path} is missing or incomplete')
-    with zipfile.ZipFile(path) as archive:
-        if archive.testzip() is not None:
-            raise ValueError(f'{path} is damaged')
-
-
-def _check_content(opt: Mapping[str, Any], state: Any, iteration: int) -> None:
-    if not isinstance(state, dict) or not state.keys() >= _ENTRIES:
+def _read_whole(opt: Mapping[str, Any], files: Sequence[str], iteration: int) -> dict[str, Any]:
+    """Read the last of some files, a training state, if all are whole and it is of this training."""
+    for path in files:
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f'{path} is missing or incomplete')
+        with zipfile.ZipFile(path) as archive:  # of torch.save, with checksums
+            if archive.testzip() is not None:
+                raise ValueError(f'{path} is damaged')
+    state = read_state(files[-1])
+    if not isinstance(state, dict) or not state.keys() >= {'epoch', 'iter', 'optimizers', 'schedulers'}:
         raise ValueError('it is no training state')
     if state['iter'] != iteration:
         raise ValueError(f'it is of iteration {state["iter"]}')
     if state.get('model_type', opt['model_type']) != opt['model_type']:
         raise ValueError(f'it is of {state["model_type"]}, not of {opt["model_type"]}')
-    trained = [network for network in state.get('networks', ()) if network not in opt]
-    if trained:
-        raise ValueError(f'it is of a training with {trained[0]}')
+    for network in state.get('networks', ()):
+        if network not in opt:
+            raise ValueError(f'it is of a training with {network}')
+    return state

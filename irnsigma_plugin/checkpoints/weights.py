@@ -1,4 +1,4 @@
-"""Network weights in files: reading and saving them, and the network that they belong to."""
+"""Network weights in files, and the network that they belong to."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from irnsigma_plugin.archs.rescaling_net import RescalingNet
 
 Shapes = Mapping[str, tuple[int, ...]]
 StateDict = Mapping[str, Tensor]
+FindClass = Callable[[str], Optional[type]]
 
 #: Entry of a checkpoint that holds the option file's block of the network, beside its weights.
 NETWORK_ENTRY = 'network_g'
@@ -40,20 +41,16 @@ class CheckpointError(RuntimeError):
 
 
 class Checkpoint(NamedTuple):
-    """What a file holds of a network.
+    """What a file holds of a network."""
 
-    Attributes:
-        state_dict: The weights, without the `module.` prefix of wrapped networks.
-        param_key: Entry that they come from, `params_ema` or `params`; None for a bare state dict.
-        network: The option file's block of the network, as far as it was saved with the weights. The clamp, for one,
-            cannot be told from them.
-        path: The file, for messages.
-    """
+    state_dict: dict[str, Tensor]  # without the `module.` prefix of wrapped networks
+    param_key: str | None = None  # entry that they come from, `params_ema` or `params`; none of a bare state dict
+    network: Mapping[str, Any] = {}  # the option file's block, as far as it was saved with the weights
+    path: str = 'the checkpoint'  # for messages
 
-    state_dict: dict[str, Tensor]
-    param_key: str | None = None
-    network: Mapping[str, Any] = {}
-    path: str = 'the checkpoint'
+    def hidden_arguments(self) -> dict[str, Any]:
+        """Those of :data:`HIDDEN_ARGUMENTS` that were saved."""
+        return {name: self.network[name] for name in HIDDEN_ARGUMENTS if name in self.network}
 
 
 def read_checkpoint(path: str | os.PathLike, param_key: str | None = 'params_ema', device: str = 'cpu') -> Checkpoint:
@@ -62,26 +59,31 @@ def read_checkpoint(path: str | os.PathLike, param_key: str | None = 'params_ema
     Args:
         path: File written by `torch.save`, or one named `.safetensors`. It is loaded weights-only: nothing in it can
             run code.
-        param_key: Entry of a BasicSR checkpoint, `params` or `params_ema`. Where it is missing, `params`
-            is read instead, also for none. A bare state dict, as the original IRN saves, has no entries; it is
-            read as a whole, whatever the key.
+        param_key: Entry of a BasicSR checkpoint; `params` is read where it is missing, or none is named. A bare state
+            dict, as the original IRN saves, has no entries and is read as a whole, whatever the key.
         device: `cpu`, or `meta` for names and shapes alone.
 
     Raises:
         CheckpointError: The file is missing, damaged, holds no weights, or asks for code to be run.
     """
-    content, network = (_read_safetensors if is_safetensors(path) else _read_torch)(path, device)
+    if is_safetensors(path):
+        content, network = _read_safetensors(path, device)
+    else:
+        with _explained_read_errors(path, 'PyTorch checkpoint'):
+            loaded = torch.load(path, map_location=device, weights_only=True)
+        content = loaded if isinstance(loaded, Mapping) else {}
+        network = content.get(NETWORK_ENTRY)
     entry = next((key for key in (param_key, 'params') if isinstance(content.get(key), Mapping)), None)
     weights = content if entry is None else content[entry]
     if not weights or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()):
-        found = f'it has {", ".join(map(repr, content))}' if content else 'it has nothing of the kind'
+        found = ', '.join(map(repr, content)) or 'nothing of the kind'
         raise CheckpointError(
-            f'{path} holds no network weights: expected a state dict, or one under '
-            f"'{param_key or 'params'}', but {found}."
+            f"{path} holds no network weights: expected a state dict, or one under '{param_key or 'params'}', but it "
+            f'has {found}.'
         )
     # Networks are trained channels-last and saved so; other formats and libraries expect the usual layout.
     state_dict = {key.removeprefix('module.'): value.contiguous() for key, value in weights.items()}
-    return Checkpoint(state_dict, entry, network, os.fspath(path))
+    return Checkpoint(state_dict, entry, network if isinstance(network, Mapping) else {}, os.fspath(path))
 
 
 def is_safetensors(path: str | os.PathLike) -> bool:
@@ -89,32 +91,18 @@ def is_safetensors(path: str | os.PathLike) -> bool:
     return os.fspath(path).lower().endswith('.safetensors')
 
 
-def _read_torch(path: str | os.PathLike, device: str) -> tuple[Mapping, Mapping]:
-    """Content of a file of `torch.save`, and the network block in it, empty where there is none."""
-    with _explained_read_errors(path, 'PyTorch checkpoint'):
-        content = torch.load(path, map_location=device, weights_only=True)
-    content = content if isinstance(content, Mapping) else {}
-    network = content.get(NETWORK_ENTRY)
-    return content, network if isinstance(network, Mapping) else {}
-
-
-def _read_safetensors(path: str | os.PathLike, device: str) -> tuple[Mapping, Mapping]:
+def _read_safetensors(path: str | os.PathLike, device: str) -> tuple[Mapping, Any]:
     """Tensors of a safetensors file, and the network block in its metadata, in JSON, or the clamp alone."""
     with _explained_read_errors(path, 'safetensors file'), safe_open(os.fspath(path), framework='pt') as file:
         metadata = file.metadata() or {}
         network = json.loads(metadata.get(NETWORK_ENTRY, '{}'))
-        if device == 'meta':
-            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118  it is no mapping
-            content = {key: torch.empty(shape, device=device) for key, shape in shapes.items()}
-        else:
-            content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    network = network if isinstance(network, Mapping) else {}
+        content = {key: file.get_tensor(key).to(device) for key in file.keys()}  # noqa: SIM118  it is no mapping
     if 'clamp' not in metadata:
         return content, network
     with contextlib.suppress(ValueError):
         clamp = float(metadata['clamp'])
         if not any(InvRescaleNet.check(4, None, 1, clamp)):
-            return content, {**network, 'clamp': clamp}
+            return content, {**(network if isinstance(network, Mapping) else {}), 'clamp': clamp}
     raise CheckpointError(f'{path}: clamp in its metadata must be a number, more than 0, but is {metadata["clamp"]!r}.')
 
 
@@ -161,45 +149,27 @@ def shapes_of(state_dict: StateDict) -> Shapes:
 
 
 def differences(own: Shapes, found: Shapes) -> str:
-    """What keeps weights from fitting a network: the first key of each kind of fault; empty where they fit.
-
-    Args:
-        own: Names and shapes of the network.
-        found: Those of the checkpoint.
-    """
+    """What keeps weights `found` from fitting a network's `own`: the first key of each kind of fault, or nothing."""
     faults = []
-    missing = [key for key in own if key not in found]
-    unknown = [key for key in found if key not in own]
-    if missing:
-        faults.append(f'{len(missing)} keys are missing (first: {missing[0]})')
-    if unknown:
-        faults.append(f'{len(unknown)} keys are unknown (first: {unknown[0]})')
-    other = next((key for key in own if key in found and own[key] != found[key]), None)
-    if other is not None:
-        faults.append(f'{other} has shape {found[other]} instead of {own[other]}')
+    for fault, has, other in (('missing', own, found), ('unknown', found, own)):
+        keys = [key for key in has if key not in other]
+        if keys:
+            faults.append(f'{len(keys)} keys are {fault} (first: {keys[0]})')
+    reshaped = (key for key in own if key in found and own[key] != found[key])
+    faults += [f'{key} has shape {found[key]} instead of {own[key]}' for key in reshaped][:1]
     return '; '.join(faults)
 
 
 def check_fits(net: nn.Module, state_dict: StateDict, path: str | os.PathLike) -> None:
-    """Check that a state dict has just the keys and shapes of a network. Both may be on the `meta` device.
-
-    Raises:
-        CheckpointError: It has others; the message names the first of each kind.
-    """
+    """Raise a CheckpointError where a state dict has not just the keys and shapes of a network; `meta` is enough."""
     faults = differences(shapes_of(net.state_dict()), shapes_of(state_dict))
     if faults:
-        raise CheckpointError(
-            f'The checkpoint {path} is not of this {type(net).__name__}: {faults}. '
-            'Make the network block of the option file that of the checkpoint.'
-        )
+        remedy = 'Make the network block of the option file that of the checkpoint.'
+        raise CheckpointError(f'The checkpoint {path} is not of this {type(net).__name__}: {faults}. {remedy}')
 
 
 def check_arguments(checkpoint: Checkpoint, network: Mapping[str, Any]) -> None:
-    """Check that a checkpoint was saved with the arguments of an option file's block that its weights do not show.
-
-    Raises:
-        CheckpointError: It was saved with others.
-    """
+    """Raise a CheckpointError where :data:`HIDDEN_ARGUMENTS` are saved otherwise than in an option file's block."""
     for name, default in HIDDEN_ARGUMENTS.items():
         saved, wanted = (block.get(name, default) for block in (checkpoint.network, network))
         if checkpoint.network and saved != wanted:
@@ -209,47 +179,32 @@ def check_arguments(checkpoint: Checkpoint, network: Mapping[str, Any]) -> None:
             )
 
 
-FACTORS = {'haar_weights': 2, 'conv_weights': 3}
-EXPECTED = (
-    'expected those of InvRescaleNet: operations.0.haar_weights (operations.0.conv_weights at scale 3), then '
-    'operations.1.F.conv1.weight and so on'
-)
-
-
 def discover_network(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Read the arguments of :class:`InvRescaleNet` from the names and shapes of its weights.
-
-    Returns:
-        scale, block_num and growth_channels. The clamp leaves no trace in the weights.
+    """scale, block_num and growth_channels of an :class:`InvRescaleNet`, from the names and shapes of its weights.
 
     Raises:
         CheckpointError: The weights are of another network, or not all there.
     """
-    state_dict, path = checkpoint.state_dict, checkpoint.path
+    state_dict, origin = checkpoint.state_dict, f'{checkpoint.path} is not of InvRescaleNet, or incomplete'
     factors, block_num = _levels(state_dict)
     scale = next((scale for scale, expected in LEVELS.items() if list(expected) == factors), None)
     if scale is None:
-        names = list(state_dict)
+        found = f'{len(state_dict)} keys: {", ".join(list(state_dict)[:4])}{", ..." * (len(state_dict) > 4)}'
         raise CheckpointError(
-            f'{path} is not of InvRescaleNet, or incomplete: {EXPECTED}; found {len(names)} keys: '
-            f'{", ".join(names[:4])}{", ..." * (len(names) > 4)}.'
+            f'{origin}: expected those of InvRescaleNet: operations.0.haar_weights (operations.0.conv_weights at scale '
+            f'3), then operations.1.F.conv1.weight and so on; found {found}.'
         )
-    first_conv = state_dict.get('operations.1.F.conv1.bias')
-    growth = 0 if first_conv is None else first_conv.numel()
+    growth = state_dict.get('operations.1.F.conv1.bias', torch.empty(0)).numel()
     settings = {'scale': scale, 'block_num': block_num, 'growth_channels': growth}
+    faults = 'every level needs a coupling block'
     if all(block_num):
         with torch.device('meta'):
-            net = InvRescaleNet(scale, block_num, growth or 1, **_saved_arguments(checkpoint))
+            net = InvRescaleNet(scale, block_num, growth or 1, **checkpoint.hidden_arguments())
         faults = differences(shapes_of(net.state_dict()), shapes_of(state_dict))
-    else:
-        faults = 'every level needs a coupling block'
     if faults:
         found = ', '.join(f'{name} {value}' for name, value in settings.items())
-        raise CheckpointError(f'{path} is not of InvRescaleNet, or incomplete. It looks like {found}, but {faults}.')
+        raise CheckpointError(f'{origin}. It looks like {found}, but {faults}.')
     return settings
-
-
-FindClass = Callable[[str], Optional[type]]
 
 
 def build_network(
@@ -258,7 +213,7 @@ def build_network(
     """Build the network of a checkpoint, with its weights, in evaluation mode.
 
     Args:
-        checkpoint: See :func:`~irnsigma_plugin.checkpoints.weights.read_checkpoint`.
+        checkpoint: See :func:`read_checkpoint`.
         clamp: Bound of the log-scale; by default the one saved with the weights, else 1, that of the original IRN.
         find_class: Finds the class of another network, by its type; no class where there is none. Nothing else that a
             checkpoint says is looked up, and nothing is imported for it.
@@ -268,16 +223,17 @@ def build_network(
         ValueError: The clamp is no number above 0.
     """
     network_type = checkpoint.network.get('type', InvRescaleNet.__name__)
-    if network_type != InvRescaleNet.__name__:
-        return _build_extension(checkpoint, find_class and find_class(str(network_type)))
-    given = {} if clamp is None else {'clamp': clamp}
-    net = InvRescaleNet(**{**discover_network(checkpoint), **_saved_arguments(checkpoint), **given})
+    if network_type == InvRescaleNet.__name__:
+        given = {} if clamp is None else {'clamp': clamp}
+        net: RescalingNet = InvRescaleNet(**discover_network(checkpoint), **{**checkpoint.hidden_arguments(), **given})
+    else:
+        net = _extension(checkpoint, find_class and find_class(str(network_type)))
     net.load_state_dict(checkpoint.state_dict)
     return net.eval()
 
 
-def _build_extension(checkpoint: Checkpoint, cls: type | None) -> RescalingNet:
-    """The network of an extension, from the option file's block that was saved with the weights."""
+def _extension(checkpoint: Checkpoint, cls: type | None) -> RescalingNet:
+    """The network of an extension, from the option file's block that was saved with the weights, without those."""
     arguments = dict(checkpoint.network)
     origin = f'{checkpoint.path} is of the network {arguments.pop("type")}'
     if not (isinstance(cls, type) and issubclass(cls, RescalingNet)):
@@ -290,12 +246,7 @@ def _build_extension(checkpoint: Checkpoint, cls: type | None) -> RescalingNet:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f'{origin}, which does not take the arguments saved with it: {error}') from error
     check_fits(net, checkpoint.state_dict, checkpoint.path)
-    net.load_state_dict(checkpoint.state_dict)
-    return net.eval()
-
-
-def _saved_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {name: checkpoint.network[name] for name in HIDDEN_ARGUMENTS if name in checkpoint.network}
+    return net
 
 
 def _levels(state_dict: StateDict) -> tuple[list[int], list[int]]:
@@ -305,9 +256,9 @@ def _levels(state_dict: StateDict) -> tuple[list[int], list[int]]:
     factors, block_num = [], []
     # A missing layer counts as a block, so that it will be missed by name; no more layers than weights, though.
     for position in range(min(max(kinds, default=-1) + 1, len(state_dict))):
-        kind = kinds.get(position)
-        if kind in FACTORS:
-            factors.append(FACTORS[kind])
+        factor = {'haar_weights': 2, 'conv_weights': 3}.get(kinds.get(position, ''))
+        if factor is not None:
+            factors.append(factor)
             block_num.append(0)
         elif block_num:
             block_num[-1] += 1

@@ -11,7 +11,7 @@ from torch import Tensor
 def per_sample_gan_loss(
     criterion: Callable[..., Tensor], prediction: Tensor | list, target_is_real: bool, is_disc: bool
 ) -> Tensor:
-    """Apply a GAN loss of BasicSR to each sample alone, so that samples can be weighted by their sigma.
+    """Apply a GAN loss of BasicSR to each sample alone, so that samples can be weighted by their sigma: (N,).
 
     These losses average over the batch; applied to one sample they give that sample's term of the average, whatever
     the `gan_type`. BasicSR's own are computed for all samples at once, any other for one after the other.
@@ -19,11 +19,7 @@ def per_sample_gan_loss(
     Args:
         criterion: BasicSR's `GANLoss`, `MultiScaleGANLoss` or a loss called in the same way.
         prediction: The discriminator's output: logits (N, ...), or nested lists of such tensors.
-        target_is_real: Whether to compare with the label of real images.
-        is_disc: Whether the loss is the discriminator's.
-
-    Returns:
-        (N,) tensor.
+        target_is_real, is_disc: Whether the label is that of real images, and the loss the discriminator's.
     """
     from basicsr.losses.gan_loss import GANLoss, MultiScaleGANLoss
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,8 @@ from torch import Tensor, nn
 from irnsigma_plugin.archs.rescaling_net import RescaleResult
 from irnsigma_plugin.checks import finite, one_of, raise_faults
 
-CHARBONNIER_EPS = 1e-6
-WEIGHTINGS = ('sigma', 'equal')
-DISTRIBUTIONS = ('adversarial', 'latent')
 
-
-def charbonnier(prediction: Tensor, target: Tensor, eps: float = CHARBONNIER_EPS) -> Tensor:
+def charbonnier(prediction: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
     """Smooth L1 distance, `sum over C,H,W of sqrt((prediction - target)^2 + eps)`: (N, ...) twice -> (N,).
 
     `eps`, IRN's by default, gives it a gradient at 0.
@@ -38,10 +34,9 @@ def latent_energy(latent: Tensor) -> Tensor:
 
 
 def _difference(prediction: Tensor, target: Tensor) -> Tensor:
-    if prediction.shape != target.shape:
-        raise ValueError(
-            f'Expected tensors of the same shape, but got {tuple(prediction.shape)} and {tuple(target.shape)}.'
-        )
+    shapes = tuple(prediction.shape), tuple(target.shape)
+    if shapes[0] != shapes[1]:
+        raise ValueError(f'Expected tensors of the same shape, but got {shapes[0]} and {shapes[1]}.')
     return prediction - target
 
 
@@ -93,25 +88,18 @@ class MixtureLoss(nn.Module):
         super().__init__()
         lambdas = lambda_reconstruction, lambda_guidance, lambda_distribution, lambda_perceptual
         raise_faults('MixtureLoss', MixtureLoss.check(*lambdas, weighting, distribution))
-        self.lambdas = lambdas
-        self.weighting = weighting
-        self.distribution = distribution
+        self.lambdas, self.weighting, self.distribution = lambdas, weighting, distribution
 
     @staticmethod
     def check(
-        lambda_reconstruction: Any,
-        lambda_guidance: Any,
-        lambda_distribution: Any,
-        lambda_perceptual: Any,
-        weighting: Any,
-        distribution: Any,
+        lambda_reconstruction, lambda_guidance, lambda_distribution, lambda_perceptual, weighting, distribution
     ) -> Iterator[str]:
         """What is wrong with the arguments, see :mod:`irnsigma_plugin.checks`."""
         lambdas = lambda_reconstruction, lambda_guidance, lambda_distribution, lambda_perceptual
         for term, value in zip(MixtureTerms._fields, lambdas):
             yield from finite(smallest=0)(f'lambda_{term}', value)
-        yield from one_of(*WEIGHTINGS)('weighting', weighting)
-        yield from one_of(*DISTRIBUTIONS)('distribution', distribution)
+        yield from one_of('sigma', 'equal')('weighting', weighting)
+        yield from one_of('adversarial', 'latent')('distribution', distribution)
 
     def forward(
         self,
@@ -122,7 +110,7 @@ class MixtureLoss(nn.Module):
         adversarial: Tensor | None = None,
         perceptual: Tensor | None = None,
     ) -> tuple[Tensor, MixtureTerms]:
-        """Compute the loss of one batch.
+        """The loss of a batch, a scalar, and its four contributions.
 
         Args:
             result: What the network made of `hr`.
@@ -132,26 +120,16 @@ class MixtureLoss(nn.Module):
             adversarial: (N,) the generator's adversarial losses, for `distribution: adversarial`.
             perceptual: (N,) perceptual distances; none leaves the term out.
 
-        Returns:
-            The loss, a scalar, and its four contributions.
-
         Raises:
             ValueError: `sigma` is not (N,), or `adversarial` is missing where it is needed.
         """
         if sigma.shape != hr.shape[:1]:
             raise ValueError(f'MixtureLoss: sigma must be of shape ({len(hr)},), but is {tuple(sigma.shape)}.')
-        if self.distribution == 'latent':
-            distribution = latent_energy(result.latent)
-        elif adversarial is not None:
-            distribution = adversarial
-        else:
+        distribution = latent_energy(result.latent) if self.distribution == 'latent' else adversarial
+        if distribution is None:
             raise ValueError('MixtureLoss: distribution adversarial needs the adversarial loss of each sample.')
-        per_sample = (
-            charbonnier(result.restored, hr),
-            squared_error(result.lr, lr_ref),
-            distribution,
-            torch.zeros_like(sigma) if perceptual is None else perceptual,
-        )
+        perceptual = torch.zeros_like(sigma) if perceptual is None else perceptual
+        per_sample = charbonnier(result.restored, hr), squared_error(result.lr, lr_ref), distribution, perceptual
         weighted = zip(self.lambdas, self.weights(sigma), per_sample)
         terms = MixtureTerms(*(factor * (weight * distance).mean() for factor, weight, distance in weighted))
         return torch.stack(terms).sum(), terms

@@ -15,8 +15,7 @@ from irnsigma_plugin.losses.mixture_loss import charbonnier
 
 VGG_STAGES = {'vgg16': (2, 2, 3, 3, 3), 'vgg19': (2, 2, 4, 4, 4)}  # convolutions between poolings
 CONFIGURATIONS = {'vgg16': 'D', 'vgg19': 'E'}
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class VGGFeatures(nn.Module):
@@ -28,17 +27,11 @@ class VGGFeatures(nn.Module):
 
     Args:
         layers: Names of BasicSR's table, such as `conv5_4` (before its ReLU), `relu2_1`, `pool3`.
-        vgg_type: `vgg16` or `vgg19`.
-        weights: `imagenet` (see :func:`irnsigma_plugin.imagenet.weights.imagenet_weights`), or `random` for tests;
-            never one in place of the other.
+        vgg_type, weights: See :class:`PerSamplePerceptualLoss`, also for errors.
 
     Shapes:
         (N, 3, H, W) float RGB in [0, 1] -> `{layer: (N, C, H', W')}`. H and W are at least 2 ** (number of
         poolings up to the last layer): 16 for conv5_Y.
-
-    Raises:
-        ValueError: Unknown `vgg_type`, layer or `weights`.
-        WeightsError: The ImageNet weights are missing or damaged.
     """
 
     mean: Tensor
@@ -57,9 +50,8 @@ class VGGFeatures(nn.Module):
         if weights == 'imagenet':
             state = imagenet_weights(vgg_type)
             self.net.load_state_dict({key: state[f'features.{key}'] for key in self.net.state_dict()})
-        for module in self.net:
-            if isinstance(module, nn.ReLU):
-                module.inplace = False  # in place it would overwrite the convolution output that is returned
+        for relu in (module for module in self.net if isinstance(module, nn.ReLU)):
+            relu.inplace = False  # in place it would overwrite the convolution output that is returned
         self.register_buffer('mean', torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer('std', torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         self.requires_grad_(False)
@@ -83,20 +75,16 @@ class VGGFeatures(nn.Module):
         return features
 
 
-DEFAULT_LAYER = {'vgg16': 'conv5_3', 'vgg19': 'conv5_4'}
-
-
 class PerSamplePerceptualLoss(nn.Module):
     """Distance of VGG features, one value per sample.
 
         L_p = sum over layers of w_layer * sum over C,H,W of sqrt((phi(prediction) - phi(target))^2 + 1e-6)
 
-    The mixture loss weights it by lambda and sigma.
-
     Args:
         layer_weights: Weight of each VGG layer, as in BasicSR's PerceptualLoss. By default the last
             convolution before its ReLU, weight 1: `conv5_4` of vgg19, `conv5_3` of vgg16.
-        vgg_type, weights: See :class:`VGGFeatures`.
+        vgg_type: `vgg19` or `vgg16`.
+        weights: `imagenet`, or `random` for tests; never one in place of the other.
 
     Shapes:
         prediction, target: (N, 3, H, W) RGB in [0, 1], H and W at least 16 for conv5_Y -> (N,)
@@ -111,7 +99,7 @@ class PerSamplePerceptualLoss(nn.Module):
     ) -> None:
         super().__init__()
         raise_faults('PerSamplePerceptualLoss', PerSamplePerceptualLoss.check(layer_weights, vgg_type, weights))
-        self.layer_weights = {DEFAULT_LAYER[vgg_type]: 1.0} if layer_weights is None else dict(layer_weights)
+        self.layer_weights = {vgg_layers(vgg_type)[-3]: 1.0} if layer_weights is None else dict(layer_weights)
         self.vgg = VGGFeatures(list(self.layer_weights), vgg_type, weights)
 
     @staticmethod
@@ -120,13 +108,11 @@ class PerSamplePerceptualLoss(nn.Module):
         type_faults = list(one_of(*VGG_STAGES)('vgg_type', vgg_type))
         yield from type_faults
         yield from one_of('imagenet', 'random')('weights', weights)
-        if layer_weights is None:
-            return
-        if not isinstance(layer_weights, Mapping) or not layer_weights:
-            yield f'layer_weights must be a block such as {{conv5_4: 1}}, but is {layer_weights!r}.'
-            return
         known = () if type_faults else vgg_layers(vgg_type)
-        for layer, weight in layer_weights.items():
+        is_block = isinstance(layer_weights, Mapping) and layer_weights
+        if layer_weights is not None and not is_block:
+            yield f'layer_weights must be a block such as {{conv5_4: 1}}, but is {layer_weights!r}.'
+        for layer, weight in layer_weights.items() if is_block else ():
             yield from finite(above=0)(f'layer_weights.{layer}', weight)
             if known and layer not in known:
                 yield f'layer_weights.{layer} is no layer of {vgg_type}; its last convolution is {known[-3]}.'

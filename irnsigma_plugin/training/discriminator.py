@@ -9,15 +9,11 @@ from basicsr.archs.discriminator_arch import VGGStyleDiscriminator
 
 from irnsigma_plugin.checks import is_whole, raise_faults, whole
 
-# Sides of the patches: five halvings, each rounding down, end at 4 x 4 pixels.
-SMALLEST_PATCH, LARGEST_PATCH = 128, 159
+SMALLEST_PATCH, LARGEST_PATCH = 128, 159  # five halvings, each rounding down, end at 4 x 4 pixels
 
 
 class IRNDiscriminator(VGGStyleDiscriminator):
-    """VGG-style discriminator of SRGAN for patches that five stride-2 layers shrink to 4x4.
-
-    BasicSR's :class:`VGGStyleDiscriminator` with the size check widened from 128 to all sides that its
-    layers handle, the 144 of IRN+ among them. Layers, keys and result are the same.
+    """BasicSR's VGGStyleDiscriminator for all patches that its five stride-2 layers shrink to 4x4, not for 128 alone.
 
     Args:
         num_in_ch: Channels of the image.

@@ -10,15 +10,14 @@ import torch
 from basicsr.utils.dist_util import get_dist_info
 from torch.utils.data import DataLoader, Subset
 
-Item = TypeVar('Item')
 Result = TypeVar('Result')
 
 
 def on_all_ranks(what: str, work: Callable[[], Result], failure: type[Exception] = RuntimeError) -> list[Result]:
     """Do `work` on every rank, and return the results (to be pickled) of all ranks, in order, on every rank.
 
-    A failure on one rank becomes an error on all, so that none waits for it forever. All ranks have to call
-    this; it is a barrier. A process by itself just does the work, and its errors stay as they are.
+    A failure on one rank becomes an error on all, so that none waits for it forever: all have to call this. A process
+    by itself just does the work, and its errors stay as they are.
 
     Raises:
         failure: `work` failed somewhere; the message names `what` it is, each such rank and its reason.
@@ -42,12 +41,10 @@ def on_all_ranks(what: str, work: Callable[[], Result], failure: type[Exception]
 def shard(dataloader: DataLoader) -> DataLoader:
     """A loader of this rank's share of single images: each rank gets one in turn."""
     rank, world_size = get_dist_info()
-    if world_size == 1:
-        return dataloader
     dataset: Any = dataloader.dataset
     return DataLoader(Subset(dataset, range(rank, len(dataset), world_size)))
 
 
-def unshard(shares: Sequence[Sequence[Item]]) -> list[Item]:
+def unshard(shares: Sequence[Sequence[Result]]) -> list[Result]:
     """Put what was made of all ranks' shares, an item of each, into the data set's order."""
     return [item for turn in zip_longest(*shares) for item in turn if item is not None]

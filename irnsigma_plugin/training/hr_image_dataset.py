@@ -32,15 +32,8 @@ class HRImageDataset(Dataset):
     own lr is computed; in validation and testing the image is used whole.
 
     Args:
-        opt: Options of the dataset in an option file:
-            dataroot_gt (str): LMDB, or folder whose images are used, sorted by name, without subfolders.
-            io_backend (dict): `{type: disk}` or `{type: lmdb}`.
-            meta_info_file (str): List of the files to use, one per line, a size may follow. Default: none.
-            gt_size (int): Side of the hr patch in training, a multiple of the scale.
-            use_hflip (bool): Mirror half of the patches in training. Default: true.
-            use_rot (bool): Flip and transpose half of the patches each in training. Default: true.
-            scale (int): Factor between hr and lr. BasicSR copies it from the top of the option file.
-            phase (str): 'train', 'val' or 'test'. Set by BasicSR.
+        opt: The data set in an option file, see :mod:`irnsigma_plugin.options.keys`, with the scale and the phase
+            (train, val or test), which BasicSR puts in.
 
     Returns:
         Items as of BasicSR's PairedImageDataset: 'lq' (3, h, w) and 'gt' (3, scale·h, scale·w), float32 RGB
@@ -55,16 +48,12 @@ class HRImageDataset(Dataset):
     def __init__(self, opt: Mapping):
         opt = {**opt, 'type': 'HRImageDataset'}
         raise_faults('HRImageDataset', HRImageDataset.check(opt))
-        self.opt = opt
-        self.scale = opt['scale']
-        self.is_training = opt['phase'] == 'train'
+        self.opt, self.scale, self.is_training = opt, opt['scale'], opt['phase'] == 'train'
         self.root = os.path.expanduser(opt['dataroot_gt'])
         self.is_lmdb = opt['io_backend']['type'] == 'lmdb'
-        self.smallest_side = opt['gt_size'] if self.is_training else self.scale
         self._client: FileClient | None = None  # opened when first used, in the process that uses it
         store = open_store(self.root, opt)
-        faults = list(size_faults(store, store.names, opt))  # now rather than somewhere in the first epoch
-        if faults:
+        if faults := list(size_faults(store, store.names, opt)):  # now rather than somewhere in the first epoch
             raise StoreError(f'{self.root}: {" ".join(faults)}')
         self.paths = sorted(store.names) if self.is_lmdb else [os.path.join(self.root, name) for name in store.names]
 
@@ -88,22 +77,17 @@ class HRImageDataset(Dataset):
         path = self.paths[index]
         hr = decode_rgb_image(self._read(path), self._name(path))
         height, width = (side // self.scale * self.scale for side in hr.shape[:2])
-        if min(height, width) < self.smallest_side:
-            raise ImageReadError(
-                f'{self._name(path)}: smaller than {self.smallest_side} in height or width '
-                f'({height}x{width}); remove it.'
-            )
+        smallest = self.opt['gt_size'] if self.is_training else self.scale
+        if min(height, width) < smallest:
+            size = f'({height}x{width})'
+            raise ImageReadError(f'{self._name(path)}: smaller than {smallest} in height or width {size}; remove it.')
         hr = hr[:height, :width]
-        if self.is_training:
-            hr, lr = self._random_patch(hr)
-        else:
-            lr = bicubic_downscale(hr, self.scale)
+        hr, lr = self._random_patch(hr) if self.is_training else (hr, bicubic_downscale(hr, self.scale))
         lr, hr = img2tensor([np.divide(image, 255, dtype=np.float32) for image in (lr, hr)], bgr2rgb=False)
         return {'lq': lr, 'gt': hr, 'lq_path': path, 'gt_path': path}
 
     def __getstate__(self) -> dict:
-        # An open LMDB cannot be sent to a worker; each opens its own.
-        return {**self.__dict__, '_client': None}
+        return {**self.__dict__, '_client': None}  # an open LMDB cannot be sent to a worker; each opens its own
 
     def _random_patch(self, hr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Cut out a patch aligned with the lr grid and augment it, with `random`, which BasicSR seeds."""
@@ -115,7 +99,7 @@ class HRImageDataset(Dataset):
 
     def _read(self, path: str) -> bytes:
         if self._client is None:
-            self._client = _open_lmdb(self.root) if self.is_lmdb else FileClient('disk')
+            self._client = _open_lmdb(os.path.realpath(self.root)) if self.is_lmdb else FileClient('disk')
         try:
             content = self._client.get(path, 'gt')
         except OSError as error:
@@ -129,8 +113,5 @@ class HRImageDataset(Dataset):
 
 
 def _open_lmdb(path: str) -> FileClient:
-    path = os.path.realpath(path)
-    client = _open_lmdbs.get(path)
-    if client is None:
-        client = _open_lmdbs[path] = FileClient('lmdb', db_paths=path, client_keys='gt')
-    return client
+    client = _open_lmdbs.get(path) or FileClient('lmdb', db_paths=path, client_keys='gt')
+    return _open_lmdbs.setdefault(path, client)

@@ -12,11 +12,11 @@ from basicsr.models.sr_model import SRModel
 from basicsr.models.srgan_model import SRGANModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
-from irnsigma_plugin.checkpoints.saving import SaveError, save_atomically, weights_to_save
+from irnsigma_plugin.checkpoints.training_states import SaveError, save_atomically, weights_to_save
 from irnsigma_plugin.checkpoints.weights import NETWORK_ENTRY, check_arguments, check_fits, read_checkpoint
 from irnsigma_plugin.memory import oom_hint
 from irnsigma_plugin.options.rules import OptionError
@@ -31,15 +31,8 @@ class IRNSigmaModel(SRGANModel):
     """IRN_sigma, IRN+ and IRN: which one is a matter of the option file.
 
     `network_g` may be any :class:`~irnsigma_plugin.archs.rescaling_net.RescalingNet`. With `network_d` the training is
-    adversarial; without it (and without `perceptual_opt`) it is plain IRN.
-
-    Args:
-        opt: BasicSR's options; for the plugin's keys see :mod:`~irnsigma_plugin.options.train_val`.
-
-    Attributes:
-        step: The step of G and D, from :meth:`build_step`.
-        progress: What the training has reached.
-        validator: Measures the network.
+    adversarial; without it (and without `perceptual_opt`) it is plain IRN. For the plugin's keys in `opt` see
+    :mod:`~irnsigma_plugin.options.train_val`.
 
     Raises:
         OptionError: A key or value in `train` or `val` is wrong.
@@ -52,18 +45,14 @@ class IRNSigmaModel(SRGANModel):
             self.train_options = read_train_options(opt)
         super().__init__(opt)
 
-    # ------------------------------------------------------------------------------------------- set-up
-
     def init_training_settings(self) -> None:
         """Build, in BasicSR's order, what a training has beside `net_g`; a discriminator where `network_d` is."""
         train, options = self.opt['train'], self.train_options
         if options.checkpoint_blocks:
             net_g = self.get_bare_model(self.net_g)
             if net_g.checkpoint_blocks is None:
-                raise OptionError(
-                    f'train.checkpoint_blocks: {type(net_g).__name__} cannot recompute its blocks. '
-                    'Leave the key out, or save memory with train.accumulate.'
-                )
+                problem = f'train.checkpoint_blocks: {type(net_g).__name__} cannot recompute its blocks.'
+                raise OptionError(f'{problem} Leave the key out, or save memory with train.accumulate.')
             net_g.checkpoint_blocks = True
         self.ema_decay = train.get('ema_decay', 0)
         if self.ema_decay > 0:
@@ -79,15 +68,12 @@ class IRNSigmaModel(SRGANModel):
             self._load_pretrained(self.net_d, 'd', self.opt['path'].get('param_key_d', 'params'))
             self.net_d.train()
         self.net_g.train()
-        self.mixture_loss = build_loss(train['mixture_opt']).to(self.device)
-        self.cri_perceptual: Any = None
-        self.cri_gan: Any = None
-        if train.get('perceptual_opt'):
-            self.cri_perceptual = build_loss(train['perceptual_opt']).to(self.device, memory_format=self.memory_format)
-        if train.get('gan_opt'):
-            self.cri_gan = build_loss(train['gan_opt']).to(self.device)
-        self.net_d_iters = train.get('net_d_iters', 1)
-        self.net_d_init_iters = train.get('net_d_init_iters', 0)
+        blocks = (train.get(key) for key in ('mixture_opt', 'perceptual_opt', 'gan_opt'))
+        losses: list[Any] = [build_loss(block).to(self.device) if block else None for block in blocks]
+        self.mixture_loss, self.cri_perceptual, self.cri_gan = losses
+        if self.cri_perceptual is not None:
+            self.cri_perceptual.to(memory_format=self.memory_format)
+        self.net_d_iters, self.net_d_init_iters = train.get('net_d_iters', 1), train.get('net_d_init_iters', 0)
         self.setup_optimizers()
         self.setup_schedulers()
         self.sigma_sampler = options.sigma_sampler()
@@ -96,10 +82,10 @@ class IRNSigmaModel(SRGANModel):
 
     def _load_pretrained(self, net: nn.Module, label: str, param_key: str) -> bool:
         path = self.opt['path']
-        load_path = path.get(f'pretrain_network_{label}')
-        if load_path is not None:
-            self.load_network(net, load_path, path.get(f'strict_load_{label}', True), param_key)
-        return load_path is not None
+        if path.get(f'pretrain_network_{label}') is None:
+            return False
+        self.load_network(net, path[f'pretrain_network_{label}'], path.get(f'strict_load_{label}', True), param_key)
+        return True
 
     def setup_optimizers(self) -> None:
         """See BasicSR."""
@@ -126,10 +112,8 @@ class IRNSigmaModel(SRGANModel):
             return net.to(self.device)  # DistributedDataParallel refuses what has nothing to train
         if self.opt['dist'] and self.device.type == 'cpu':
             if torch.distributed.get_backend() == 'nccl':
-                raise OptionError(
-                    'num_gpu is 0, but --launcher uses the GPUs of this machine: set num_gpu: auto, or '
-                    'hide them by CUDA_VISIBLE_DEVICES= (empty) before the command.'
-                )
+                remedy = 'set num_gpu: auto, or hide them by CUDA_VISIBLE_DEVICES= (empty) before the command.'
+                raise OptionError(f'num_gpu is 0, but --launcher uses the GPUs of this machine: {remedy}')
             return DistributedDataParallel(net, find_unused_parameters=self.opt.get('find_unused_parameters', False))
         return super().model_to_device(net)
 
@@ -138,21 +122,16 @@ class IRNSigmaModel(SRGANModel):
         """Layout of training images and of the weights of G and VGG."""
         return torch.channels_last if self.train_options.channels_last else torch.preserve_format
 
-    def load_network(
-        self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params'
-    ) -> None:
+    def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: Any = 'params') -> None:
         """As BasicSR's, but bare state dicts load for EMA, too, and a foreign checkpoint is one clear error."""
         net = self.get_bare_model(net)
         checkpoint = read_checkpoint(load_path, param_key)
-        state_dict = checkpoint.state_dict
         get_root_logger().info(f'Loading {type(net).__name__} from {load_path}.')
-        self._print_different_keys_loading(net, state_dict, strict)
+        self._print_different_keys_loading(net, checkpoint.state_dict, strict)
         if strict:
-            check_fits(net, state_dict, load_path)
+            check_fits(net, checkpoint.state_dict, load_path)
             check_arguments(checkpoint, self.opt['network_g'])
-        net.load_state_dict(state_dict, strict=strict)
-
-    # ----------------------------------------------------------------------------------------- training
+        net.load_state_dict(checkpoint.state_dict, strict=strict)
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """As BasicSR's, which calls it at the start of an iteration; a stop that was asked for happens there."""
@@ -162,42 +141,32 @@ class IRNSigmaModel(SRGANModel):
     def feed_data(self, data: dict) -> None:
         """As BasicSR's, without waiting for the GPU where the data set's `pin_memory` is true."""
         self.progress.take(data)
-        for key in ('gt', 'lq'):
-            if data[key].is_cuda:  # by prefetch_mode: cuda, whose stream is to leave them alone until this one is done
-                data[key].record_stream(torch.cuda.current_stream())
-        self.gt, self.lq = (
-            data[key].to(self.device, non_blocking=True, memory_format=self.memory_format) for key in ('gt', 'lq')
-        )
+        images = data['gt'], data['lq']
+        for each in images:
+            if each.is_cuda:  # by prefetch_mode: cuda, whose stream is to leave them alone until this one is done
+                each.record_stream(torch.cuda.current_stream())
+        to = {'device': self.device, 'non_blocking': True, 'memory_format': self.memory_format}
+        self.gt, self.lq = (each.to(**to) for each in images)
 
     @oom_hint('training', 'lower batch_size_per_gpu or gt_size of datasets.train')
     def optimize_parameters(self, current_iter: int) -> None:
         """One step of G, after `net_d_init_iters` and every `net_d_iters` iterations, and one of D."""
         train_g = current_iter > self.net_d_init_iters and current_iter % self.net_d_iters == 0
-        self.log_dict = self.step(self.gt, self.lq, self._draw_sigma(), train_g)
-        if self.ema_decay > 0:
-            self.model_ema(decay=self.ema_decay)
-
-    def _draw_sigma(self) -> Tensor:
-        """sigma of each image; with `train.sigma.per: batch` one for those of all processes, which differ in seed."""
         sigma = self.sigma_sampler(len(self.gt), self.device)
         if self.opt['dist'] and self.train_options.sigma.get('per') == 'batch':
             sigma = sigma.contiguous()
-            torch.distributed.broadcast(sigma, 0)
-        return sigma
+            torch.distributed.broadcast(sigma, 0)  # one for all processes, which differ in seed
+        self.log_dict = self.step(self.gt, self.lq, sigma, train_g)
+        if self.ema_decay > 0:
+            self.model_ema(decay=self.ema_decay)
 
     def get_current_log(self) -> dict[str, float]:
         """See BasicSR, which asks every process at the log interval: the only time to wait for a GPU."""
         self.step.guard.check()
         return {**self.reduce_loss_dict(self.log_dict), 'skipped_steps': self.step.guard.skipped}
 
-    # ------------------------------------------------------------------------------ saving and resuming
-
     def save(self, epoch: int, current_iter: int) -> None:
-        """As BasicSR's; every file is written completely or not at all, the training state last.
-
-        Raises:
-            SaveError: In all processes, if a file cannot be saved.
-        """
+        """As BasicSR's; every file is written completely, the state last, or a SaveError is raised in all processes."""
         parent = SRModel if self.net_d is None else SRGANModel
         self.progress.collect_random_states()
         on_all_ranks('Saving', lambda: parent.save(self, epoch, current_iter), SaveError)
@@ -205,9 +174,7 @@ class IRNSigmaModel(SRGANModel):
             self.progress.end()
 
     @master_only
-    def save_network(
-        self, net: nn.Module | list[nn.Module], net_label: str, current_iter: int, param_key: str | list[str] = 'params'
-    ) -> None:
+    def save_network(self, net: Any, net_label: str, current_iter: int, param_key: Any = 'params') -> None:
         """As BasicSR's; beside the weights of `net_g` stands its option block, so that the file is enough to use it."""
         nets = net if isinstance(net, list) else [net]
         keys = param_key if isinstance(param_key, list) else [param_key]
@@ -221,18 +188,11 @@ class IRNSigmaModel(SRGANModel):
         """As BasicSR's, with everything else that the next iterations depend on."""
         if current_iter == -1:
             return
-        self.progress.save(
-            {
-                'epoch': epoch,
-                'iter': current_iter,
-                'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
-                'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
-                **self.step.state_dict(),
-                'best': self.validator.best,
-                'model_type': self.opt['model_type'],
-                'networks': [key for key in self.opt if key.startswith('network_')],
-            }
-        )
+        state: dict[str, Any] = {'epoch': epoch, 'iter': current_iter, 'model_type': self.opt['model_type']}
+        for name in ('optimizers', 'schedulers'):
+            state[name] = [each.state_dict() for each in getattr(self, name)]
+        networks = [key for key in self.opt if key.startswith('network_')]
+        self.progress.save({**state, **self.step.state_dict(), 'best': self.validator.best, 'networks': networks})
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """As BasicSR's, with what :meth:`save_training_state` adds. States that BasicSR saved have less."""
@@ -240,8 +200,6 @@ class IRNSigmaModel(SRGANModel):
         self.validator.best = resume_state.get('best', {})
         self.step.load_state_dict(resume_state)
         self.progress.resume(resume_state)
-
-    # --------------------------------------------------------------------------------------- validation
 
     def dist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:
         """Validate with all ranks; BasicSR has rank 0 do the work of all."""

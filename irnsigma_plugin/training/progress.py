@@ -14,10 +14,10 @@ from typing import Any, Callable
 import numpy as np
 import torch
 from basicsr.utils import get_root_logger
+from basicsr.utils.dist_util import get_dist_info
 from torch import distributed as dist
 
-from irnsigma_plugin.checkpoints.saving import SaveError, save_atomically
-from irnsigma_plugin.checkpoints.training_states import prune
+from irnsigma_plugin.checkpoints.training_states import SaveError, prune, save_atomically
 from irnsigma_plugin.training.distributed import on_all_ranks
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -28,17 +28,12 @@ ITERATIONS_PER_ROUND = 10  # between questions to the other processes, on GPUs, 
 class Progress:
     """How far a training is, what of it was saved and validated, and whether it is to stop.
 
-    All processes of a distributed training have to call each method alike.
-
-    Args:
-        opt: The whole option file.
-        device: Of the training.
-        keep_last: How many of the newest training states stay; none for all.
+    All processes of a distributed training have to call each method alike. Of the training states the newest
+    `keep_last` stay, or all.
     """
 
     def __init__(self, opt: Mapping[str, Any], device: torch.device, keep_last: int | None = None) -> None:
-        self.opt = opt
-        self.keep_last = keep_last
+        self.opt, self.keep_last = opt, keep_last
         self.stop_request = StopRequest(device)
         self._place: dict[str, torch.Tensor] = {}  # in the data, of the last batch
         self._validated: list[Any] = []  # data loaders, since the last batch
@@ -56,11 +51,7 @@ class Progress:
         self._random = on_all_ranks('Saving random numbers', random_state)
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Save a training state, with place in the data and random numbers; remove those that are too old to be kept.
-
-        Raises:
-            SaveError: On rank 0, which alone writes.
-        """
+        """Save a state, with place in the data and random numbers, or raise a SaveError; remove those too old."""
         self._saved = {**state, **{key: int(value) for key, value in self._place.items()}, 'random': self._random}
         self._write()
         if self.keep_last and self.opt['rank'] == 0:
@@ -72,14 +63,12 @@ class Progress:
         if len(random_states) == processes:
             set_random_state(random_states[self.opt['rank']])
         else:
-            get_root_logger().warning(
-                f'The training state is of {len(random_states)} processes, not of {processes}: random numbers start '
-                'anew.'
-            )
+            found = f'is of {len(random_states)} processes, not of {processes}'
+            get_root_logger().warning(f'The training state {found}: random numbers start anew.')
 
     def is_validated(self, dataloader: Any) -> bool:
         """Whether the network, as it is, was validated on a data set."""
-        return any(each is dataloader for each in self._validated)
+        return dataloader in self._validated
 
     def validated(self, dataloader: Any, current_iter: int) -> None:
         """Note a validation; save the state once more if it was saved just before, without the results."""
@@ -114,16 +103,11 @@ class Progress:
 
 
 class StopRequest:
-    """Takes note of the first signal; the second ends the process at once, as without this class.
-
-    Args:
-        device: Of the training. All processes of a distributed training have to call :meth:`arrived` alike.
-    """
+    """Takes note of the first signal; the second ends the process at once, as without this class."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._number = 0
-        self._time = 0.0
+        self._number, self._time = 0, 0.0  # of the first signal
         self._previous: dict[int, Any] = {}
 
     def listen(self) -> None:
@@ -150,11 +134,11 @@ class StopRequest:
             signal.signal(*self._previous.popitem())
 
     def arrived(self, current_iter: int | None = None) -> int:
-        """The signal that came to any process by now, or 0; the same answer in all processes.
+        """The signal that came to any process by now, or 0; the same answer in all processes, which all have to ask.
 
-        On several GPUs it is 0 in most iterations, so as not to wait for them. None, at the end, asks in any case.
+        On several GPUs it is 0 in most iterations, so as not to wait for them, but not without `current_iter`.
         """
-        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        if get_dist_info()[1] == 1:
             return self._number
         if self.device.type != 'cpu' and current_iter is not None and current_iter % ITERATIONS_PER_ROUND:
             return 0
@@ -167,10 +151,8 @@ class StopRequest:
         if self._number:
             return now - self._time < SAME_REQUEST
         self._number, self._time = number, now
-        get_root_logger().info(
-            f'{signal.Signals(number).name}: the training stops and saves its state after this '
-            'iteration. Once more ends it at once.'
-        )
+        outlook = 'the training stops and saves its state after this iteration. Once more ends it at once.'
+        get_root_logger().info(f'{signal.Signals(number).name}: {outlook}')
         return True
 
 

@@ -17,8 +17,7 @@ from irnsigma_plugin.losses.adversarial import per_sample_gan_loss
 from irnsigma_plugin.training.step_guard import StepGuard, finite_statistics
 
 AMP_DTYPES = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-# GradScaler starts at 2**16 and halves after each overflow, so this many in a row are no sign of divergence.
-SCALER_HALVINGS = 16
+SCALER_HALVINGS = 16  # GradScaler starts at 2**16 and halves after an overflow: so many are no sign of divergence
 
 
 class MicroBatch(NamedTuple):
@@ -47,12 +46,8 @@ class TrainingStep:
 
     hr -> `net_g(hr, sigma)` -> `mixture_loss` -> step of G -> `gan_loss` of hr and of what was restored -> step of D
 
-    A step with a non-finite gradient is skipped. Networks may be wrapped in DistributedDataParallel, which averages
+    `guard` skips a step with a non-finite gradient. Networks may be wrapped in DistributedDataParallel, which averages
     their gradients once in a step.
-
-    Attributes:
-        scaler: Scales the loss for `fp16`, otherwise does nothing.
-        guard: Counts skipped steps.
     """
 
     net_g: nn.Module  # a RescalingNet
@@ -67,18 +62,14 @@ class TrainingStep:
 
     def __post_init__(self) -> None:
         self.device_type = next(self.net_g.parameters()).device.type
-        scaled = self.amp == 'fp16'
+        scaled = self.amp == 'fp16'  # the loss; otherwise the scaler does nothing
         self.scaler = torch.amp.GradScaler(self.device_type, init_scale=2.0**SCALER_HALVINGS, enabled=scaled)
         self.guard = StepGuard(self.max_skipped_steps + SCALER_HALVINGS * scaled)
 
     def __call__(self, hr: Tensor, lr_ref: Tensor, sigma: Tensor, train_g: bool = True) -> dict[str, Tensor]:
         """Take both steps on a batch (see :class:`MicroBatch`), or that of D alone.
 
-        Returns:
-            Losses for the log, scalars on the device: reading them waits for a GPU.
-
-        Raises:
-            FloatingPointError: The training has diverged; see :class:`StepGuard`.
+        The losses for the log are scalars on the device: reading them waits for a GPU. Errors as of :class:`StepGuard`.
         """
         log: dict[str, Tensor] = {}
         batches = split_batch(hr, lr_ref, sigma, self.accumulate)
@@ -113,9 +104,9 @@ class TrainingStep:
         adversarial = perceptual = None
         if self.adversary is not None:
             net_d = self.adversary.net
-            # The bare network: only D's own step is to be synchronised between processes.
-            bare = net_d.module if isinstance(net_d, DistributedDataParallel) else net_d
-            prediction = self.judge(bare, result.restored)
+            if isinstance(net_d, DistributedDataParallel):
+                net_d = net_d.module  # only D's own step is to be synchronised between processes
+            prediction = self.judge(net_d, result.restored)
             adversarial = per_sample_gan_loss(self.adversary.gan_loss, prediction, True, is_disc=False)
         if self.perceptual_loss is not None:
             with self.autocast():
@@ -135,10 +126,8 @@ class TrainingStep:
                 real = gan_loss(self.judge(net, batch.hr), True, is_disc=True)
                 self._backward(real, batch)
             with gradient_sync(net, batch.is_last):
-                fake = per_sample_gan_loss(gan_loss, self.judge(net, fakes), False, is_disc=True)
-                if adversary.fake_weighting == 'sigma':
-                    fake = fake * batch.sigma
-                fake = fake.mean()
+                fakes_each = per_sample_gan_loss(gan_loss, self.judge(net, fakes), False, is_disc=True)
+                fake = (fakes_each * batch.sigma if adversary.fake_weighting == 'sigma' else fakes_each).mean()
                 self._backward(fake, batch)
             _log(log, {'l_d_real': real, 'l_d_fake': fake}, batch)
         self._take_step(adversary.optimizer, 'discriminator')
@@ -146,20 +135,18 @@ class TrainingStep:
     def judge(self, net_d: nn.Module, images: Tensor) -> Tensor | list:
         """The discriminator's output in float32."""
         with self.autocast():
-            # BasicSR's discriminators flatten by `view`, which other layouts do not allow.
-            return full_precision(net_d(images.contiguous()))
+            return full_precision(net_d(images.contiguous()))  # BasicSR's flatten by `view`, which needs that layout
 
     def autocast(self) -> torch.autocast:
         """The precision of `amp`."""
-        dtype = AMP_DTYPES[self.amp]
-        return torch.autocast(self.device_type, dtype, enabled=dtype is not None)
+        return torch.autocast(self.device_type, AMP_DTYPES[self.amp], enabled=self.amp != 'off')
 
     def state_dict(self) -> dict[str, Any]:
-        """What a training state has of this object."""
+        """The entries of a training state."""
         return {'step_guard': self.guard.state_dict(), 'scaler': self.scaler.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a training state, which may lack what :meth:`state_dict` has."""
+        """Go on from a training state, which may lack these entries."""
         if 'step_guard' in state:
             self.guard.load_state_dict(state['step_guard'])
         if state.get('scaler'):  # empty but for fp16
@@ -186,9 +173,7 @@ def split_batch(hr: Tensor, lr_ref: Tensor, sigma: Tensor, count: int) -> list[M
 
 def gradient_sync(net: nn.Module, enabled: bool) -> AbstractContextManager[None]:
     """Let processes average the gradients of `net` or not; once, in the last backward pass of a step, is enough."""
-    if isinstance(net, DistributedDataParallel) and not enabled:
-        return net.no_sync()
-    return nullcontext()
+    return net.no_sync() if isinstance(net, DistributedDataParallel) and not enabled else nullcontext()
 
 
 def full_precision(prediction: Tensor | list) -> Tensor | list:
@@ -207,8 +192,7 @@ def explained_compile_errors() -> Iterator[None]:
         # By name, since importing these modules takes seconds.
         if not type(error).__module__.startswith(('torch._dynamo.', 'torch._inductor.')):
             raise
-        cause = one_line(error)  # without torch's advice on debugging itself
         raise RuntimeError(
             'torch cannot compile the generator on this machine (train.compile needs a C++ compiler, and Triton for a '
-            f'GPU). Install what is missing, or set train.compile: false. The cause: {cause}'
+            f'GPU). Install what is missing, or set train.compile: false. The cause: {one_line(error)}'
         ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import logging
 import math
@@ -37,9 +36,7 @@ class SampleIndex(NamedTuple):
 class ResumableSampler(EnlargedSampler):
     """BasicSR's order of images, which goes on within an epoch: at `resume_at`, its `epoch` and the samples `seen`."""
 
-    def __init__(
-        self, dataset: Dataset, num_replicas: int, rank: int, ratio: int = 1, resume_at: Mapping[str, int] | None = None
-    ) -> None:
+    def __init__(self, dataset: Dataset, num_replicas: int, rank: int, ratio: int = 1, resume_at: Any = None) -> None:
         super().__init__(dataset, num_replicas, rank, ratio)
         self.resume_at = resume_at
 
@@ -54,32 +51,23 @@ class ResumableSampler(EnlargedSampler):
         return itertools.islice(samples, self.resume_at['seen'] // processes, None)
 
 
-class _GuardedDataset(Dataset):
-    """A data set whose errors name the image, by its entry in `dataset.paths`; the items are those of `dataset`."""
+class NamingDataset(Dataset):
+    """The items of a data set, with errors (of reading or memory) that name the image, by `dataset.paths`."""
 
     def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-        self.opt = dataset.opt
+        self.dataset, self.opt = dataset, dataset.opt
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def read(self, image: int) -> dict[str, Any]:
-        """The item of an image.
-
-        Raises:
-            ImageReadError: It cannot be read.
-            MemoryError: There is no memory for it.
-        """
+    def __getitem__(self, image: int) -> dict[str, Any]:
         try:
             return self.dataset[image]
         except ImageReadError:
             raise  # has the name
         except MemoryError:
-            raise MemoryError(
-                f'No memory is left to read {self._name(image)}: lower num_worker_per_gpu or '
-                'batch_size_per_gpu, and resume with --auto_resume.'
-            ) from None
+            remedy = 'lower num_worker_per_gpu or batch_size_per_gpu, and resume with --auto_resume.'
+            raise MemoryError(f'No memory is left to read {self._name(image)}: {remedy}') from None
         except Exception as error:  # a decoder of damaged files raises whatever it stumbles over
             message = f'{self._name(image)}: cannot be read ({one_line(error)}); replace or remove it.'
             raise ImageReadError(message) from error
@@ -94,31 +82,22 @@ class _GuardedDataset(Dataset):
         return name
 
 
-class NamingDataset(_GuardedDataset):
-    """A data set for validation and tests, whose errors name the image. Errors as of :meth:`read`."""
-
-    def __getitem__(self, image: int) -> dict[str, Any]:
-        return self.read(image)
-
-
-class TrainingDataset(_GuardedDataset):
+class TrainingDataset(Dataset):
     """A training set that takes :class:`SampleIndex`es, and another image where one cannot be read.
 
     What is random about a sample (patch, mirroring) follows from the seed and the index alone, whatever process
-    reads it and whatever was read before. An item has `epoch` and `seen` of its index.
-
-    Args:
-        max_corrupt: So many unreadable images, each named in the log, are passed over in a process of the training.
-
-    Raises:
-        ImageReadError: (when reading) More images are unreadable.
+    reads it and whatever was read before. An item has `epoch` and `seen` of its index. In a process of the training
+    `max_corrupt` unreadable images, each named in the log, are passed over; one more raises an ImageReadError.
     """
 
     def __init__(self, dataset: Any, seed: int, max_corrupt: int = MAX_CORRUPT) -> None:
-        super().__init__(dataset)
-        self.seed = seed
+        self.dataset, self.opt, self.seed = dataset, dataset.opt, seed
+        self._images = NamingDataset(dataset)
         self.max_corrupt = whole_number('datasets.train.max_corrupt', max_corrupt, smallest=0)
         self._corrupt = torch.zeros(len(dataset), dtype=torch.bool).share_memory_()  # by all workers
+
+    def __len__(self) -> int:
+        return len(self.dataset)
 
     def __getitem__(self, index: SampleIndex) -> dict[str, Any]:
         _outlive_interrupts()
@@ -130,7 +109,7 @@ class TrainingDataset(_GuardedDataset):
         """Read an image, or the first readable one after it."""
         while True:
             try:
-                return self.read(image)
+                return self._images[image]
             except ImageReadError as error:
                 known = bool(self._corrupt[image])
                 self._corrupt[image] = True
@@ -141,18 +120,13 @@ class TrainingDataset(_GuardedDataset):
                         'the training stops. What was saved is untouched: resume with --auto_resume.'
                     ) from error
                 if not known:
-                    get_root_logger().warning(
-                        f'{error} Another image takes its place; the training stops after '
-                        f'{self.max_corrupt} such images.'
-                    )
+                    limit = f'the training stops after {self.max_corrupt} such images.'
+                    get_root_logger().warning(f'{error} Another image takes its place; {limit}')
             image = (image + 1) % len(self)
 
 
 class DataSupply:
-    """Builds data sets, samplers and loaders in BasicSR's place.
-
-    `opt`, the whole option file, may have a `resume_at` by then: the `epoch`, `iter` and `seen` to go on from.
-    """
+    """Builds data sets, samplers and loaders in BasicSR's place, from the `epoch`, `iter`, `seen` of `resume_at` on."""
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt
@@ -174,8 +148,8 @@ class DataSupply:
     def build_dataloader(self, dataset: Dataset, dataset_opt: Mapping[str, Any], **arguments: Any) -> DataLoader:
         """BasicSR's loader; its seeds for workers are not drawn from the numbers that the model draws from.
 
-        There is no `prefetch_mode: cpu`: worker processes read ahead in any case. BasicSR's thread for it draws its
-        random patches beside another, and hides errors in the data, so that the training would wait forever.
+        `prefetch_mode: cpu` is left out, for workers read ahead in any case: BasicSR's thread for it draws its random
+        patches beside another, and hides errors in the data, so that the training would wait forever.
         """
         if dataset_opt.get('prefetch_mode') == 'cpu':
             dataset_opt = {**dataset_opt, 'prefetch_mode': None}
@@ -190,14 +164,12 @@ class DataSupply:
         resuming to have been of the same size; a training would end too early.
         """
 
-        @functools.wraps(create)
         def create_train_val_dataloader(opt: Mapping[str, Any], logger: logging.Logger) -> tuple:
             train_loader, sampler, val_loaders, _, total_iters = create(opt, logger)
             if not len(train_loader):
                 raise OptionError(
-                    f'datasets.train has {len(sampler)} images for each process and epoch, fewer than a '
-                    f'batch of {train_loader.batch_size}: lower batch_size_per_gpu, or raise '
-                    'dataset_enlarge_ratio.'
+                    f'datasets.train has {len(sampler)} images for each process and epoch, fewer than a batch of '
+                    f'{train_loader.batch_size}: lower batch_size_per_gpu, or raise dataset_enlarge_ratio.'
                 )
             start = self.opt.get('resume_at') or {'epoch': 0, 'iter': 0}
             epochs = start['epoch'] + math.ceil((total_iters - start['iter']) / len(train_loader))

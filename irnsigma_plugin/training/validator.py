@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from basicsr.utils import get_root_logger, imwrite
 from basicsr.utils.dist_util import get_dist_info
@@ -26,36 +24,22 @@ from irnsigma_plugin.training.distributed import on_all_ranks, shard, unshard
 class Validator:
     """Restores every image at every sigma, measures, and reports.
 
-    Each image is downscaled once and upscaled once per sigma, from the low-resolution image as an 8-bit
-    file would hold it. All metrics are computed on 8-bit images. A data set without originals (BasicSR's
-    `SingleImageDataset`) is upscaled only.
-
-    Args:
-        opt: The whole option file.
-        options: The plugin's keys in `val`.
-
-    Attributes:
-        best: For each data set and flat metric name, the best value so far and its iteration; on rank 0.
+    Each image is downscaled once, rounded as in a file, and upscaled once per sigma; metrics are on 8-bit images.
+    A data set without originals (BasicSR's `SingleImageDataset`) is upscaled only.
     """
 
     def __init__(self, opt: Mapping[str, Any], options: ValOptions) -> None:
-        self.opt = opt
-        self.options = options
+        self.opt, self.options = opt, options
         self.metrics: MetricOptions = (opt.get('val') or {}).get('metrics') or {}
+        # On rank 0, of each data set and flat metric name: the best value so far, and its iteration.
         self.best: dict[str, dict[str, tuple[float, int]]] = {}
         self._tested: list[Scores] = []
 
-    def run(
-        self, net: RescalingNet, dataloader, device: torch.device, current_iter: int | str, tb_logger, save_img: bool
-    ) -> None:
+    def run(self, net: RescalingNet, dataloader, device, current_iter: int | str, tb_logger, save_img: bool) -> None:
         """Validate on one data set; several ranks share its images, and rank 0 reports.
 
-        Args:
-            net: Network in evaluation mode, on `device`.
-            dataloader: BasicSR's, of single images: `lq`, `lq_path`, and `gt` where there is an original.
-            current_iter: Iteration, in training; the test's name otherwise.
-            tb_logger: TensorBoard's writer, or none.
-            save_img: Whether to save the low-resolution and restored images.
+        The network is on `device`, in evaluation mode. BasicSR's loader has single images: `lq`, `lq_path`, and `gt`
+        where there is an original. In a test `current_iter` is its name.
 
         Raises:
             RuntimeError: One of several ranks failed.
@@ -72,56 +56,48 @@ class Validator:
                 if save_img:
                     self._save(image, dataset, current_iter)
                 if 'gt' in data and self.metrics:
-                    original = to_bgr(data['gt'])
-                    scores.append(self._score(image, original, to_bgr(data['lq'])))
+                    original, lr_ref = to_bgr(data['gt']), to_bgr(data['lq'])
+                    try:
+                        scores.append(score_image(image, original, lr_ref, self.metrics, self.options.lr_metrics))
+                    except ValueError as error:
+                        raise ValueError(f'{image.name}: {error}') from error
                     if rank == 0 and comparison is None:
                         comparison = draw_example(original, image, scores[0], self.metrics, self.opt['scale'])
             return scores, comparison
 
         shards = on_all_ranks(f'The validation of {dataset}', work)
         images = unshard([scores for scores, _ in shards])
-        scores = Scores(dataset, self.options.sigmas, list(itertools.chain.from_iterable(images)))
+        scores = Scores(dataset, self.options.sigmas, [score for image in images for score in image])
 
         def conclude() -> None:
             if rank == 0 and scores.images:
                 self._report(scores, shards[0][1], current_iter, tb_logger)
             elif rank == 0 and save_img:
-                get_root_logger().info(
-                    f'Restored {len(dataloader)} images of {dataset} at sigma {list(self.options.sigmas)} into '
-                    f'{self.opt["path"]["visualization"]}.'
-                )
+                what, where = f'{len(dataloader)} images of {dataset}', self.opt['path']['visualization']
+                get_root_logger().info(f'Restored {what} at sigma {list(self.options.sigmas)} into {where}.')
             elif rank == 0:
-                get_root_logger().warning(
-                    f'Nothing came of {dataset}: there is nothing to measure (no originals, or no val.metrics), and '
-                    'val.save_img is false.'
-                )
+                reason = 'there is nothing to measure (no originals, or no val.metrics), and val.save_img is false.'
+                get_root_logger().warning(f'Nothing came of {dataset}: {reason}')
 
         on_all_ranks(f'The report on {dataset}', conclude)
 
     def rescale(self, net: RescalingNet, data: Mapping[str, Any], device: torch.device) -> RescaledImage:
         """Restore the one image of a batch, downscaled first where it is an original; `net` is in evaluation mode."""
         restorer = Restorer(Rescaler(net, device), self.options.sigmas, self.options.seed)
-        original = data.get('gt')
-        lr = data['lq'] if original is None else restorer.rescaler.downscale(original)
-        size = None if original is None else tuple(original.shape[-2:])
-        return restorer.restore(lr, Path(data['lq_path'][0]).stem, size)
+        name = Path(data['lq_path'][0]).stem
+        if 'gt' not in data:
+            return restorer.restore(data['lq'], name, None)
+        return restorer.restore(restorer.rescaler.downscale(data['gt']), name, tuple(data['gt'].shape[-2:]))
 
     def _save(self, image: RescaledImage, dataset: str, current_iter: int | str) -> None:
         """Save where BasicSR would, under BasicSR's name with `_lr` or `_sigma...` added."""
-        folder = Path(self.opt['path']['visualization'])
-        if self.opt['is_train']:
-            stem = folder / image.name / f'{image.name}_{current_iter}'
-        else:
-            stem = folder / dataset / f'{image.name}_{self.opt["val"].get("suffix") or self.opt["name"]}'
+        folder, end = image.name, current_iter
+        if not self.opt['is_train']:
+            folder, end = dataset, self.opt['val'].get('suffix') or self.opt['name']
+        stem = Path(self.opt['path']['visualization'], folder, f'{image.name}_{end}')
         imwrite(image.lr, f'{stem}_lr.png')
         for sigma, restored in image.restored.items():
             imwrite(restored, f'{stem}_sigma{sigma:g}.png')
-
-    def _score(self, image: RescaledImage, original: np.ndarray, lr_ref: np.ndarray) -> list[ImageScore]:
-        try:
-            return score_image(image, original, lr_ref, self.metrics, self.options.lr_metrics)
-        except ValueError as error:
-            raise ValueError(f'{image.name}: {error}') from error
 
     def _report(self, scores: Scores, comparison: bytes | None, current_iter: int | str, tb_logger) -> None:
         """Write tables and pictures below the experiment's or the results' folder, log, and feed TensorBoard."""
