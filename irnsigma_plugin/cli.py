@@ -22,7 +22,10 @@ COMMANDS: tuple[Any, ...] = (downscale, upscale, evaluate, compare, info, export
 
 
 class _Parser(argparse.ArgumentParser):
-    """Parser that reports a wrong command line in one line."""
+    """Parser that keeps the lines of its texts, and reports a wrong command line in one line."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{'formatter_class': argparse.RawDescriptionHelpFormatter, **settings})
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f'irnsigma: error: {message} (see `{self.prog} --help`)\n')

@@ -10,6 +10,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 
+TEMPORARY_NAME = re.compile(r'\.(\d+)\..')  # of atomic_path, with the number of the process
 LONGEST_EXTENSION = 16  # no writer knows a longer one
 
 
@@ -44,12 +45,14 @@ def atomic_path(final: str | os.PathLike) -> Iterator[str]:
         WriteError: The file could not be written, flushed or renamed: in place of any error of the system.
     """
     target = os.path.realpath(final)  # a link stays; what it points to is replaced
-    temporary = _temporary_path(target)
+    folder, name = os.path.split(target)
+    short = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]  # `name` may be as long as names can be
+    temporary = os.path.join(folder, f'.{os.getpid()}.{short}{os.path.splitext(name)[1][:LONGEST_EXTENSION]}')
     try:
         yield temporary
         _flush(temporary)
         os.replace(temporary, target)
-        _flush(os.path.dirname(target))
+        _flush(folder)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -84,17 +87,12 @@ def remove_leftovers(folders: Iterable[str]) -> None:
 
     Call it before this process writes: a file of its own number is then one of a predecessor, as in containers.
     """
-    for folder in folders:
-        for entry in os.scandir(folder) if os.path.isdir(folder) else ():
-            writer = _writer(entry.name)
-            if writer is not None and entry.is_file() and not _is_running(writer):
+    for folder in filter(os.path.isdir, folders):
+        for entry in os.scandir(folder):
+            match = TEMPORARY_NAME.match(entry.name)
+            if match and entry.is_file() and not _is_running(int(match[1])):
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
-
-
-def is_temporary(name: str) -> bool:
-    """Whether a file's name is of those that :func:`atomic_path` gives."""
-    return _writer(name) is not None
 
 
 def _is_running(process: int) -> bool:
@@ -106,19 +104,6 @@ def _is_running(process: int) -> bool:
     except (OSError, OverflowError):  # somebody else's
         pass
     return process != os.getpid()
-
-
-def _writer(name: str) -> int | None:
-    """The process that gave a file a temporary name."""
-    match = re.match(r'\.(\d+)\..', name)
-    return int(match[1]) if match else None
-
-
-def _temporary_path(target: str) -> str:
-    """A name that tells the process, and is short: that of `target` may be as long as names can be."""
-    folder, name = os.path.split(target)
-    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
-    return os.path.join(folder, f'.{os.getpid()}.{digest}{os.path.splitext(name)[1][:LONGEST_EXTENSION]}')
 
 
 def _flush(path: str) -> None:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from irnsigma_plugin.checks import list_of, number, one_of, raise_faults
-
-if TYPE_CHECKING:  # option files are checked without torch
-    import torch
-    from torch import Tensor
-
-THREE_POINTS = (0.0, 0.5, 1.0)
-STRATEGIES = ('points', 'uniform', 'fixed')
-GRANULARITIES = ('sample', 'batch')
 
 
 class SigmaSampler:
@@ -27,7 +22,7 @@ class SigmaSampler:
         per: `sample`: every sample of a batch draws its own sigma; `batch`: they share one.
 
     Raises:
-        ValueError: An unknown strategy or granularity, or values that do not fit.
+        ValueError: An unknown strategy, or values that do not fit.
 
     Example:
         >>> sampler = SigmaSampler('points', values=[0, 1])
@@ -43,27 +38,18 @@ class SigmaSampler:
 
     @staticmethod
     def check(strategy: Any, values: Any, per: Any) -> Iterator[str]:
-        """What is wrong with the arguments, see :mod:`irnsigma_plugin.checks`."""
-        yield from one_of(*STRATEGIES)('strategy', strategy)
-        yield from one_of(*GRANULARITIES)('per', per)
+        yield from one_of('points', 'uniform', 'fixed')('strategy', strategy)
+        yield from one_of('sample', 'batch')('per', per)
         values = _points(strategy) if values is None else values
         yield from list_of(sigma_value, '[0, 0.5, 1]', shortest=0)('values', values)
         if isinstance(values, (list, tuple)):
             fits = {'points': len(values) > 0, 'uniform': len(values) == 0, 'fixed': len(values) == 1}
             if not fits.get(str(strategy), True):
-                yield (
-                    "values: 'points' takes one or more, 'fixed' exactly one, 'uniform' none, "
-                    f'but got {list(values)} for {strategy!r}.'
-                )
+                expected = "'points' takes one or more, 'fixed' exactly one, 'uniform' none"
+                yield f'values: {expected}, but got {list(values)} for {strategy!r}.'
 
     def __call__(self, batch_size: int, device: torch.device | str = 'cpu') -> Tensor:
-        """Draw from torch's global CPU generator.
-
-        Returns:
-            (batch_size,) tensor on `device`.
-        """
-        import torch
-
+        """Draw from torch's global CPU generator: a tensor (batch_size,) on `device`."""
         count = batch_size if self.per == 'sample' else 1
         if self.strategy == 'uniform':
             sigma = torch.rand(count)
@@ -73,7 +59,7 @@ class SigmaSampler:
 
 
 def _points(strategy: Any) -> tuple[float, ...]:
-    return THREE_POINTS if strategy == 'points' else ()
+    return (0.0, 0.5, 1.0) if strategy == 'points' else ()
 
 
 def sigma_value(name: str, value: Any) -> Iterator[str]:
@@ -85,11 +71,7 @@ def sigma_value(name: str, value: Any) -> Iterator[str]:
 
 
 def check_sigma(sigma: float) -> float:
-    """Return `sigma` as a float.
-
-    Raises:
-        ValueError: `sigma` is no number in [0, 1].
-    """
+    """Return `sigma` as a float; raise a ValueError if it is no number in [0, 1]."""
     try:
         return number('sigma', sigma, smallest=0, largest=1)
     except ValueError:

@@ -39,7 +39,7 @@ import irnsigma_plugin  # noqa: E402, F401, I001
 from basicsr.train import train_pipeline  # noqa: E402
 from helpers.experiment import options_to_train, write_photographs, write_yaml  # noqa: E402
 
-from irnsigma_plugin.files import is_temporary  # noqa: E402
+from irnsigma_plugin.files import TEMPORARY_NAME  # noqa: E402
 from irnsigma_plugin.checkpoints.training_states import iterations, newest_whole_state  # noqa: E402
 
 OTHER_STRIKES = ('terminate', 'interrupt', 'disk_full', 'corrupt')
@@ -153,7 +153,7 @@ class Campaign:
     def is_saving(self) -> bool:
         """Whether a temporary file is there."""
         return any(
-            is_temporary(name)
+            TEMPORARY_NAME.match(name)
             for folder in (self.states, self.root / 'models')
             if folder.is_dir()
             for name in os.listdir(folder)
@@ -205,7 +205,7 @@ class Campaign:
             raise CampaignError(f'the resumed training ended with status {status}')
         if resumed != newest:
             raise CampaignError(f'the training went on from iteration {resumed}, but {newest} is there')
-        if any(is_temporary(path.name) for path in self.root.rglob('*')):
+        if any(TEMPORARY_NAME.match(path.name) for path in self.root.rglob('*')):
             raise CampaignError('temporary files are left')
         return max(0, safe - resumed)
 

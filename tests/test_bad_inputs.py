@@ -233,7 +233,9 @@ CASES = [
     model('text as checkpoint', put('bad.pth', b'not a checkpoint'), 'no readable PyTorch checkpoint', 'Fetch or save'),
     model('empty checkpoint', put('bad.pth', b''), 'no readable PyTorch checkpoint', 'Fetch or save'),
     model('truncated checkpoint', truncated_checkpoint, 'no readable PyTorch checkpoint', 'Fetch or save'),
-    model('checkpoint that runs code', save(Malicious()), 'no readable PyTorch checkpoint', 'Fetch or save'),
+    model(
+        'checkpoint that runs code', save(Malicious()), 'is refused: it asks for', 'could run code', 'that you trust'
+    ),
     model('checkpoint without weights', save({'iter': 3}), 'no network weights'),
     model('checkpoint of another network', save({'conv.weight': torch.zeros(3)}), 'InvRescaleNet', 'conv.weight'),
     model('folder as checkpoint', lambda: os.mkdir('bad.pth'), 'is no file', 'name a checkpoint'),

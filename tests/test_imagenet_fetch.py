@@ -225,7 +225,7 @@ def test_arrays_of_numpy_1_and_2_are_read(numpy_module):
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     content = pickle.dumps({'a': {'b': array}}, protocol=3)
     ours = b'numpy._core.multiarray' if b'numpy._core.multiarray' in content else b'numpy.core.multiarray'
-    loaded = module._unpickle_arrays(content.replace(ours, numpy_module))
+    loaded = module.ArrayUnpickler(io.BytesIO(content.replace(ours, numpy_module))).load()
     np.testing.assert_array_equal(loaded['a']['b'], array)
 
 
@@ -243,7 +243,7 @@ def test_malicious_pickle_is_refused_before_it_runs(function, tmp_path, monkeypa
     args = {os.mkdir: ('trap',), eval: ("__import__('os').mkdir('trap')",), np.savetxt: ('trap', [1])}[function]
     content = pickle.dumps({'AlexNet_0': Malicious(function, *args)})
     with pytest.raises(WeightsError, match='refused to unpickle'):
-        module._unpickle_arrays(content)
+        module.ArrayUnpickler(io.BytesIO(content)).load()
     assert os.listdir(tmp_path) == []
     pickle.loads(content)  # proves that the trap is one
     assert os.listdir(tmp_path) == ['trap']

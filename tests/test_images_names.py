@@ -1,4 +1,4 @@
-"""Which files are images. The search for them is tested through `test_sources.py`, too."""
+"""Which files are images. The search for them is tested through `test_batch.py`, too."""
 
 from __future__ import annotations
 

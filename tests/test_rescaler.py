@@ -14,7 +14,7 @@ from irnsigma_plugin.archs.bicubic import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.archs.rescaling_net import RescalingNet, quantize
 from irnsigma_plugin.rescaling import rescaler as rescaler_module
-from irnsigma_plugin.rescaling.noise import draw_epsilon
+from irnsigma_plugin.rescaling.latent import draw_epsilon
 from irnsigma_plugin.rescaling.rescaler import Rescaler
 
 

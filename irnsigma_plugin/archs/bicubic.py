@@ -1,10 +1,9 @@
 """MATLAB-style bicubic resizing by whole factors.
 
-The values are those of MATLAB's `imresize` with antialiasing and of BasicSR's
-`basicsr.utils.matlab_functions.imresize`, which loops over rows in Python and is several times slower. For a
-whole factor s every output pixel uses the same weights, so resizing is a convolution with stride s (down) or
-its transpose (up) of the image continued symmetrically at its borders. In units of 1 / (16 s^4) the weights
-are whole numbers: the 8-bit functions compute with those, without any rounding error before the last step, so
+The values are those of MATLAB's `imresize` with antialiasing and of BasicSR's `matlab_functions.imresize`, which is
+several times slower. For a whole factor s every output pixel uses the same weights, so resizing is a convolution with
+stride s (down) or its transpose (up) of the image continued symmetrically at its borders. In units of 1 / (16 s^4) the
+weights are whole numbers: the 8-bit functions compute with those, without any rounding error before the last step, so
 their result depends neither on the order of summation nor on whether the whole image or a part is resized.
 """
 
@@ -26,9 +25,7 @@ MAX_EXACT_SCALE = 16
 
 
 def imresize(images: Tensor, scale_factor: float) -> Tensor:
-    """Resize float images bicubically, antialiased when they become smaller.
-
-    Differentiable; the values are neither clamped nor rounded.
+    """Resize float images bicubically, antialiased when they become smaller; differentiable, not clamped.
 
     Args:
         images: (N, C, H, W), floating point, any range.
@@ -53,11 +50,8 @@ def bicubic_downscale(image: np.ndarray, scale: int) -> np.ndarray:
     """Shrink an 8-bit image: the exact bicubic value, clamped and rounded (halves up).
 
     Args:
-        image: (H, W, C) uint8, H and W multiples of `scale`.
+        image: (H, W, C) uint8, H and W multiples of `scale`; becomes (H / scale, W / scale, C).
         scale: Whole factor from 1 to 16.
-
-    Returns:
-        (H / scale, W / scale, C) uint8.
 
     Raises:
         ValueError: The image or the scale is another.
@@ -70,17 +64,12 @@ def bicubic_downscale_crop(image: np.ndarray, scale: int, top: int, left: int, s
 
     Only these are computed: the pixels around the part take part, not its mirrored border. `top`, `left` and `size`
     are multiples of `scale`, in pixels of `image`; all else as for :func:`bicubic_downscale`.
-
-    Returns:
-        (size / scale, size / scale, C) uint8.
     """
     if top % scale or left % scale or size % scale or size < 1:
         raise ValueError(f'top, left and size must be multiples of the scale {scale}, got {top}, {left}, {size}.')
     if top < 0 or left < 0 or top + size > image.shape[0] or left + size > image.shape[1]:
-        raise ValueError(
-            f'The part of {size}x{size} pixels at row {top}, column {left} is not inside the '
-            f'image of {image.shape[0]}x{image.shape[1]} pixels.'
-        )
+        part = f'The part of {size}x{size} pixels at row {top}, column {left}'
+        raise ValueError(f'{part} is not inside the image of {image.shape[0]}x{image.shape[1]} pixels.')
     return _downscale_part(image, scale, top, left, size, size)
 
 
@@ -90,17 +79,15 @@ def bicubic_upscale(image: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _integer_taps(scale: int) -> tuple[list[int], int]:
-    """Weights of the cubic kernel (a = -1/2), stretched by the scale, times 16 scale^3: whole numbers.
+    """Weights of the cubic (a = -1/2), stretched by the scale, times 16 scale^3: whole numbers whose sum is 16 scale^4.
 
-    Returns:
-        The weights, whose sum is 16 scale^4, and the place of the first, counted from the first of the
-        `scale` fine pixels that a coarse pixel covers.
+    Also the place of the first, counted from the first of the `scale` fine pixels that a coarse pixel covers.
     """
     # Fine pixel t lies (2 t - scale + 1) / 2 fine pixels from the centre of coarse pixel 0. The argument x of
     # the cubic is that distance over the scale: m / (2 scale) with a whole m. Support: |x| < 2.
-    doubled = [m for m in range(-4 * scale + 1, 4 * scale) if (m - scale + 1) % 2 == 0]
+    doubled = range(1 - 4 * scale + scale % 2, 4 * scale, 2)
     taps = []
-    for m in (abs(m) for m in doubled):
+    for m in map(abs, doubled):
         if m <= 2 * scale:  # 1.5 x³ - 2.5 x² + 1
             taps.append(3 * m**3 - 10 * scale * m**2 + 16 * scale**3)
         else:  # -0.5 x³ + 2.5 x² - 4 x + 2
@@ -119,11 +106,10 @@ def _downscale(images: Tensor, scale: int, top: int, left: int, height: int, wid
 
 def _upscale(images: Tensor, scale: int, unit: int = 1) -> Tensor:
     height, width = images.shape[-2:]
-    margin = 2  # coarse pixels beyond the border that reach inside it
-    for dim, size in ((2, height), (3, width)):
-        images = _mirrored(images, dim, -margin, size + margin)
+    for dim in (2, 3):  # two coarse pixels beyond the border reach inside it
+        images = _mirrored(images, dim, -2, images.shape[dim] + 2)
     taps, first = _integer_taps(scale)
-    start = margin * scale - first
+    start = 2 * scale - first
     enlarged = _convolve(images, [tap / unit for tap in taps], scale, transposed=True)
     return enlarged[..., start : start + scale * height, start : start + scale * width]
 
@@ -149,10 +135,8 @@ def _convolve(images: Tensor, taps: list[float], scale: int, transposed: bool) -
 def _downscale_part(image: np.ndarray, scale: int, top: int, left: int, height: int, width: int) -> np.ndarray:
     images = _to_tensor(image, scale)
     if image.shape[0] % scale or image.shape[1] % scale or not image.size:
-        raise ValueError(
-            f'An image of {image.shape[0]}x{image.shape[1]} pixels cannot be shrunk by {scale}: its sides must '
-            f'be multiples of {scale}; cut it first.'
-        )
+        remedy = f'its sides must be multiples of {scale}; cut it first.'
+        raise ValueError(f'An image of {image.shape[0]}x{image.shape[1]} pixels cannot be shrunk by {scale}: {remedy}')
     return _to_array(_downscale(images, scale, top, left, height, width), (16 * scale**4) ** 2)
 
 
@@ -183,23 +167,17 @@ class BicubicRescaleNet(RescalingNet):
 
     @staticmethod
     def check(scale: Any) -> Iterator[str]:
-        """What is wrong with the arguments, see :mod:`irnsigma_plugin.checks`."""
         yield from whole()('scale', scale)
 
     def downscale(self, hr: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`RescalingNet.downscale`."""
         lr = imresize(reflection_pad(hr, self.scale), 1 / self.scale)
         return lr, lr.new_empty(self.latent_shape(lr.shape))
 
     def upscale(self, lr: Tensor, latent: Tensor) -> Tensor:
-        """See :meth:`RescalingNet.upscale`; the latent is empty."""
         return imresize(lr, self.scale)
 
     def latent_shape(self, lr_shape: Sequence[int]) -> tuple[int, ...]:
-        """(N, 0, h, w): nothing is kept of the lost detail."""
-        n, _, height, width = lr_shape
-        return (n, 0, height, width)
+        return (lr_shape[0], 0, *lr_shape[2:])
 
     def receptive_field(self) -> int:
-        """The kernel spans four lr pixels."""
-        return 2 * self.scale
+        return 2 * self.scale  # the kernel spans four lr pixels

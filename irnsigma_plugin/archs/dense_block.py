@@ -18,9 +18,8 @@ class DenseBlock(nn.Module):
     Convolutions of few channels are fastest with the channels innermost, so everything is channels-last.
 
     Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the result.
-        growth_channels: Channels that each of conv_1 to conv_4 adds.
+        in_channels, out_channels: Of the input and of the result.
+        growth_channels: What each of conv_1 to conv_4 adds.
 
     Shape:
         (N, in_channels, H, W) -> (N, out_channels, H, W).
@@ -29,12 +28,11 @@ class DenseBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, growth_channels: int = 32) -> None:
         super().__init__()
         for k in range(1, CONVOLUTIONS + 1):
-            last = k == CONVOLUTIONS
             inputs = in_channels + (k - 1) * growth_channels
-            conv = nn.Conv2d(inputs, out_channels if last else growth_channels, 3, padding=1)
-            if last:
+            conv = nn.Conv2d(inputs, growth_channels if k < CONVOLUTIONS else out_channels, 3, padding=1)
+            if k == CONVOLUTIONS:
                 nn.init.zeros_(conv.weight)
-            else:
+            elif not conv.weight.is_meta:  # where it would import torch._dynamo, which takes seconds
                 nn.init.xavier_normal_(conv.weight, gain=0.1)
             nn.init.zeros_(conv.get_parameter('bias'))
             self.add_module(f'conv{k}', conv)

@@ -11,15 +11,10 @@ Region = tuple[slice, slice]  # rows, columns
 
 
 class Window(NamedTuple):
-    """A part of an image to work on.
+    """A part of an image to work on."""
 
-    Attributes:
-        area: Rows and columns that the network sees.
-        core: Rows and columns inside `area` whose result is kept.
-    """
-
-    area: Region
-    core: Region
+    area: Region  # what the network sees
+    core: Region  # the part of `area` whose result is kept
 
 
 def windows(height: int, width: int, cell: int, overlap: int) -> Iterator[Window]:

@@ -17,23 +17,17 @@ from irnsigma_plugin.checks import finite, is_whole, one_of, raise_faults, whole
 
 
 class InvertibleModule(nn.Module):
-    """A bijection between tensors: `module.inverse(module(x)) == x`, up to rounding.
+    """A bijection between tensors (N, C, H, W) of as many elements: `module.inverse(module(x)) == x`, up to rounding.
 
-    Both directions map one (N, C, H, W) tensor to another with the same number of elements. Nothing is
-    kept on the module from one call to the next.
-
-    Attributes:
-        factor: How many times smaller the sides become.
+    `forward` is the direction of downscaling. Nothing is kept on the module from one call to the next.
     """
 
-    factor = 1
+    factor = 1  # how many times smaller the sides become
 
     def forward(self, x: Tensor) -> Tensor:
-        """The direction of downscaling."""
         raise NotImplementedError
 
     def inverse(self, y: Tensor) -> Tensor:
-        """The direction of upscaling."""
         raise NotImplementedError
 
 
@@ -43,11 +37,8 @@ class HaarDownsampling(InvertibleModule):
     For a 2x2 block [[a, b], [c, d]]: `(a+b+c+d)/4, (a-b+c-d)/4, (a+b-c-d)/4, (a-b-c+d)/4`. The channels of
     the result are ordered band first: all means, then all horizontal details, and so on.
 
-    Args:
-        channels: Number of channels C of the image.
-
     Shape:
-        forward: (N, C, 2H, 2W) -> (N, 4C, H, W); inverse: the other way round.
+        (N, channels, 2H, 2W) -> (N, 4·channels, H, W).
     """
 
     factor = 2
@@ -83,11 +74,8 @@ class LearnableDownsampling(InvertibleModule):
     `M⁻¹`. It starts as the identity with a first row of 1/factor², so that the first band is the block's
     mean. Channels are ordered band first, as in the Haar transform.
 
-    Args:
-        factor: Side of a block.
-
     Shape:
-        forward: (N, C, factor·H, factor·W) -> (N, factor²·C, H, W); inverse: the other way round.
+        (N, C, factor·H, factor·W) -> (N, factor²·C, H, W).
     """
 
     def __init__(self, factor: int) -> None:
@@ -124,13 +112,10 @@ class CouplingBlock(InvertibleModule):
     F, G and H may be any networks: the inverse needs them in the forward direction only.
 
     Args:
-        channels: Number of channels.
+        channels: Of the input and of the result.
         subnet: `subnet(in_channels, out_channels)` builds F, G and H.
         split: Channels of x1; 3, the low-resolution image's, in IRN.
         clamp: Bound of the log-scale |s|, > 0.
-
-    Shape:
-        (N, channels, H, W) in both directions.
     """
 
     def __init__(
@@ -156,12 +141,11 @@ class CouplingBlock(InvertibleModule):
         return torch.cat((x1, x2), 1)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        # The layout of the sub-networks, see DenseBlock.
-        x1, x2 = x.split(self.split_sizes, dim=1)
-        return (x1.contiguous(memory_format=torch.channels_last), x2.contiguous(memory_format=torch.channels_last))
+        x1, x2 = (part.contiguous(memory_format=torch.channels_last) for part in x.split(self.split_sizes, dim=1))
+        return x1, x2  # in the layout of the sub-networks
 
     def _log_scale(self, y1: Tensor) -> Tensor:
-        # In the image's precision: under autocast H comes in a lower one, which exp would magnify.
+        # In the image's precision: under autocast H comes in a lower one, whose errors exp would magnify.
         return self.clamp * (2 * torch.sigmoid(self.H(y1).to(y1.dtype)) - 1)
 
 
@@ -224,7 +208,6 @@ class InvRescaleNet(RescalingNet):
 
     @staticmethod
     def check(scale: Any, block_num: Any, growth_channels: Any, clamp: Any) -> Iterator[str]:
-        """What is wrong with the arguments, see :mod:`irnsigma_plugin.checks`."""
         scale_faults = list(one_of(*LEVELS)('scale', scale))
         yield from scale_faults
         if block_num is not None:
@@ -232,22 +215,18 @@ class InvRescaleNet(RescalingNet):
             if not isinstance(block_num, (list, tuple)) or not all(is_whole(count) for count in block_num):
                 yield f'block_num must be a list such as {example}, each a whole number from 1, but is {block_num!r}.'
             elif not scale_faults and len(block_num) != len(example):
-                yield (
-                    f'block_num at scale {scale} must be a list of {len(example)} whole number(s), one for each level, '
-                    f'but is {list(block_num)}.'
-                )
+                expected = f'a list of {len(example)} whole number(s), one for each level'
+                yield f'block_num at scale {scale} must be {expected}, but is {list(block_num)}.'
         yield from whole()('growth_channels', growth_channels)
         yield from finite(above=0)('clamp', clamp)
 
     def downscale(self, hr: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`RescalingNet.downscale`; missing rows and columns are added by reflection."""
         x = reflection_pad(hr, self.scale)
         for operation in self.operations:
             x = self._run(operation, x)
         return x[:, :IMAGE_CHANNELS], x[:, IMAGE_CHANNELS:]
 
     def upscale(self, lr: Tensor, latent: Tensor) -> Tensor:
-        """See :meth:`RescalingNet.upscale`."""
         y = torch.cat((lr, latent), 1)
         for operation in reversed(self.operations):
             y = self._run(operation.inverse, y)
@@ -262,15 +241,12 @@ class InvRescaleNet(RescalingNet):
                 yield operation, factor
 
     def receptive_field(self) -> int:
-        """See :meth:`RescalingNet.receptive_field`.
+        """480 hr pixels for x4 with [8, 8] (2·80 + 4·80): a coupling block reaches as far as F and then G or H.
 
-        A coupling block reaches as far as F and then G or H, five 3x3 convolutions each: 10 pixels, of the level it
-        is on. That is 480 hr pixels for x4 with [8, 8] (2·80 + 4·80).
+        These are five 3x3 convolutions each, so that is 10 pixels of the level that the block is on.
         """
-        return sum(
-            factor * (_reach(block.F) + max(_reach(block.G), _reach(block.H)))
-            for block, factor in self.coupling_blocks()
-        )
+        blocks = self.coupling_blocks()
+        return sum(factor * (_reach(block.F) + max(_reach(block.G), _reach(block.H))) for block, factor in blocks)
 
     def _run(self, direction: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if self.checkpoint_blocks and torch.is_grad_enabled():

@@ -10,30 +10,21 @@ from torch import Tensor, nn
 
 
 class RescaleResult(NamedTuple):
-    """One training cycle hr -> lr -> hr.
+    """One training cycle hr -> lr -> hr."""
 
-    Attributes:
-        lr: (N, 3, h, w) low-resolution image before rounding.
-        lr_quantized: (N, 3, h, w) the same, rounded to 8 bit: what a file holds.
-        latent: (N, ...) the detail z that the forward pass split off.
-        restored: (N, 3, H, W) image made from `lr_quantized` and sampled detail.
-    """
-
-    lr: Tensor
-    lr_quantized: Tensor
-    latent: Tensor
-    restored: Tensor
+    lr: Tensor  # (N, 3, h, w), before rounding
+    lr_quantized: Tensor  # (N, 3, h, w), rounded to 8 bit: what a file holds
+    latent: Tensor  # (N, ...), the detail z that the forward pass split off
+    restored: Tensor  # (N, 3, H, W), made of `lr_quantized` and sampled detail
 
 
 class RescalingNet(nn.Module):
     """A network that downscales images by `scale` and restores them with adjustable detail.
 
-    Trainings and :class:`~irnsigma_plugin.rescaling.rescaler.Rescaler` use nothing but the members below, so a subclass
-    that implements `downscale` and `upscale` (and `latent_shape`, if its latent is shaped in another way) can take the
-    place of :class:`~irnsigma_plugin.archs.irn_arch.InvRescaleNet`.
+    Trainings and :class:`~irnsigma_plugin.rescaling.rescaler.Rescaler` use nothing but the members below: a subclass
+    implements `downscale` and `upscale` (and `latent_shape`, if its latent is shaped in another way).
 
-    Images are RGB tensors (N, 3, H, W) with values in [0, 1]. With h = ceil(H / scale) and
-    w = ceil(W / scale), the low-resolution image is (N, 3, h, w).
+    Images are RGB, (N, 3, H, W) in [0, 1]; small ones (N, 3, h, w) with h = ceil(H / scale), w = ceil(W / scale).
 
     Attributes:
         scale: Rescaling factor.
@@ -47,9 +38,6 @@ class RescalingNet(nn.Module):
     def downscale(self, hr: Tensor) -> tuple[Tensor, Tensor]:
         """Split an image of any size into a small image and the detail that it lost.
 
-        Args:
-            hr: (N, 3, H, W).
-
         Returns:
             lr: (N, 3, h, w), not rounded and not clamped.
             latent: z, of shape `latent_shape(lr.shape)`.
@@ -59,28 +47,20 @@ class RescalingNet(nn.Module):
     def upscale(self, lr: Tensor, latent: Tensor) -> Tensor:
         """The inverse of :meth:`downscale`.
 
-        Args:
-            lr: (N, 3, h, w).
-            latent: z, of shape `latent_shape(lr.shape)`.
-
         Returns:
             (N, 3, scale·h, scale·w). Where H or W was no multiple of `scale`, cut it to the original size.
         """
         raise NotImplementedError
 
     def latent_shape(self, lr_shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of the latent that belongs to a low-resolution image of shape (N, C, h, w).
-
-        By default what is left of a bijection: (N, (scale² - 1)·C, h, w).
-        """
+        """Shape of the latent of an lr image (N, C, h, w): by default a bijection's, (N, (scale² - 1)·C, h, w)."""
         n, channels, height, width = lr_shape
         return (n, (self.scale**2 - 1) * channels, height, width)
 
     def receptive_field(self) -> int | None:
         """How far around a cell of scale x scale hr pixels its result depends on the image, in both directions.
 
-        Returns:
-            hr pixels; by default none, not known: images are then worked on in one piece.
+        In hr pixels; by default none, not known: images are then worked on in one piece.
         """
         return None
 
@@ -91,8 +71,7 @@ class RescalingNet(nn.Module):
 
         Args:
             hr: (N, 3, H, W).
-            sigma: Number or (N,) tensor in [0, 1]; a tensor that broadcasts against the latent, such as a
-                map (N, 1, h, w), is accepted as well.
+            sigma: In [0, 1], see :func:`scale_noise`.
             epsilon: Noise of the latent's shape; drawn from torch's global generator by default.
 
         Returns:
@@ -112,24 +91,17 @@ def scale_noise(epsilon: Tensor, sigma: Tensor | float) -> Tensor:
 
     Args:
         epsilon: (N, ...) sample of N(0, 1).
-        sigma: Number, (N,) tensor, or tensor that broadcasts against `epsilon` from the left.
+        sigma: Number, (N,) tensor, or tensor that broadcasts against `epsilon` from the left, such as (N, 1, h, w).
     """
     sigma = torch.as_tensor(sigma, dtype=epsilon.dtype, device=epsilon.device)
     return epsilon * sigma.reshape(sigma.shape + (1,) * (epsilon.dim() - sigma.dim()))
 
 
 def reflection_pad(image: Tensor, multiple: int) -> Tensor:
-    """Extend the bottom and right edges by reflection until both sides are multiples of `multiple`.
+    """Extend an image (..., H, W) at the bottom and right by reflection until both sides are multiples of `multiple`.
 
     Unlike `torch.nn.functional.pad` it has no smallest size: the reflection goes back and forth over images
     that are narrower than the padding.
-
-    Args:
-        image: (..., H, W).
-        multiple: Positive integer.
-
-    Returns:
-        (..., H', W'); the image itself where nothing is missing.
     """
     for dim in (-2, -1):
         size = image.shape[dim]
@@ -155,12 +127,7 @@ class _StraightThroughQuantize(torch.autograd.Function):
 def quantize(image: Tensor) -> Tensor:
     """Round an image to what an 8-bit file holds: clamp to [0, 1], round to multiples of 1/255.
 
-    The gradient passes unchanged, where the image was clamped, too (straight-through estimator).
-
-    Args:
-        image: Tensor of any shape, nominally in [0, 1].
-
-    Returns:
-        Tensor of the same shape, with values k/255, k = 0..255, in float32 at least: shorter types cannot hold them.
+    The gradient passes unchanged, where the image was clamped, too (straight-through estimator). The result is in
+    float32 at least: shorter types cannot hold the 256 values.
     """
     return _StraightThroughQuantize.apply(image.to(torch.promote_types(image.dtype, torch.float32)))

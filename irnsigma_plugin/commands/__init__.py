@@ -1,1 +1,0 @@
-"""The commands of `irnsigma`, one module each."""

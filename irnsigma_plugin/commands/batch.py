@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 import warnings
@@ -10,22 +11,65 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from tqdm import tqdm
 
-from irnsigma_plugin.commands.sources import Job
+from irnsigma_plugin.images.names import find_images
 from irnsigma_plugin.images.picture import Picture, read_picture, write_picture
 from irnsigma_plugin.memory import is_lack_of_memory
+
+
+class Job(NamedTuple):
+    """An image file, and the PNG file that comes of it."""
+
+    source: Path
+    target: Path
+
+
+def plan_jobs(sources: Sequence[str], destination: str) -> list[Job]:
+    """Find the images of `sources` and name their results, before anything is written.
+
+    One file becomes the PNG file `destination`, unless that is a folder or ends in `/`. Otherwise the results lie in
+    the folder `destination`, arranged as below each source. What lies there is no source, even if it is inside of one.
+
+    Raises:
+        ValueError: There is no image, or the results would replace their sources or one another.
+        OSError: A source does not exist, or a folder cannot be read.
+    """
+    folder = Path(destination)
+    one_file = len(sources) == 1 and os.path.lexists(sources[0]) and not os.path.isdir(sources[0])
+    if one_file and not folder.is_dir() and not destination.endswith(('/', os.sep)):
+        if folder.suffix.lower() != '.png':
+            raise ValueError(f'{destination}: the result is a PNG file; name it .png, or a folder with / at its end.')
+        jobs = [Job(Path(sources[0]), folder)]
+    else:
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise ValueError(f'{destination} is a file, but DST must be a folder for these sources; name a folder.')
+        for source in sources:
+            if os.path.isdir(source) and os.path.realpath(folder) == os.path.realpath(source):
+                raise ValueError(f'{source} is both SRC and DST; choose another folder for the results.')
+        jobs = [Job(file, folder / relative.with_suffix('.png')) for file, relative in find_images(sources, folder)]
+    originals = {os.path.realpath(job.source) for job in jobs}
+    by_target: dict[Path, Path] = {}
+    for file, target in jobs:
+        other = by_target.setdefault(target, file)
+        if other != file:
+            remedy = 'rename one, or give them different folders as DST. Nothing has been written.'
+            raise ValueError(f'{other} and {file} would both become {target}; {remedy}')
+        if os.path.realpath(target) in originals:
+            remedy = 'choose another folder as DST. Nothing has been written.'
+            raise ValueError(f'{target} would replace a source; {remedy}')
+    return jobs
 
 
 class Batch:
     """Counts `total` files, shows a progress bar, and at the end says how many were done, skipped and failed."""
 
-    def __init__(self, total: int) -> None:
-        self.done = self.skipped = self.failed = 0
+    def __init__(self, total: int, skipped: int = 0) -> None:
+        self.done, self.skipped, self.failed = 0, skipped, 0
         self._start = time.monotonic()
-        self._bar = tqdm(total=total, unit='image', disable=None)  # none where nobody watches
+        self._bar = tqdm(total=total, initial=skipped, unit='image', disable=None)  # none where nobody watches
 
     def __enter__(self) -> Batch:
         return self
@@ -33,25 +77,8 @@ class Batch:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
         why = ' (their results exist; --overwrite replaces them)' if self.skipped else ''
-        print(
-            f'{self.done} done, {self.skipped} skipped{why}, {self.failed} failed in '
-            f'{time.monotonic() - self._start:.1f} s'
-        )
-
-    @property
-    def status(self) -> int:
-        """Exit status: 1 if a file failed."""
-        return int(self.failed > 0)
-
-    def skip(self, count: int) -> None:
-        """Count files as skipped."""
-        self.skipped += count
-        self._bar.update(count)
-
-    def finish(self) -> None:
-        """Count a file as done."""
-        self.done += 1
-        self._bar.update()
+        seconds = time.monotonic() - self._start
+        print(f'{self.done} done, {self.skipped} skipped{why}, {self.failed} failed in {seconds:.1f} s')
 
     @contextlib.contextmanager
     def guard(self, path: Path) -> Iterator[None]:
@@ -59,19 +86,21 @@ class Batch:
         try:
             yield
         except (OSError, RuntimeError, ValueError, MemoryError) as error:
-            message = str(error)
-            if is_lack_of_memory(error):
-                message = 'there is not enough memory; use fewer --workers.'
+            no_memory = 'there is not enough memory; use fewer --workers.'
+            self.say('error', path, no_memory if is_lack_of_memory(error) else str(error))
             self.failed += 1
-            self.say('error', path, message)
             self._bar.update()
+
+    def finish(self) -> None:
+        """Count a file as done."""
+        self.done += 1
+        self._bar.update()
 
     def say(self, kind: str, path: Path, message: str) -> None:
         """Print an error or a warning about a file in one line."""
-        message = ' '.join(message.split())
-        if str(path) not in message:
-            message = f'{path}: {message}'
-        self._bar.write(f'irnsigma: {kind}: {message}', file=sys.stderr)
+        line = ' '.join(message.split())
+        named = line if str(path) in line else f'{path}: {line}'
+        self._bar.write(f'irnsigma: {kind}: {named}', file=sys.stderr)
 
 
 def rescale_files(
@@ -79,33 +108,33 @@ def rescale_files(
 ) -> int:
     """Read, rescale and write pictures; reading and writing go on in threads beside the network.
 
-    After an interruption the files that are being written are finished, and no others begun.
-
-    Args:
-        jobs: What to do.
-        rescale: Makes a result of a picture and its source's path.
-        overwrite: Whether to replace results that exist; they are skipped otherwise.
-        workers: Number of threads, and of pictures that wait before and behind the network.
-
-    Returns:
-        Exit status.
+    `rescale` makes a result of a picture and its source's path. Results that exist are skipped, unless `overwrite` is
+    set. `workers` threads read and write, and as many pictures wait before and behind the network. After an
+    interruption the files that are being written are finished, and no others begun. Returns the exit status.
     """
     waiting = [job for job in jobs if overwrite or not job.target.is_file()]
-    writes: deque[tuple[Job, Future[None]]] = deque()
-    with Batch(len(jobs)) as batch, ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
+    writes: deque[tuple[Path, Future[None]]] = deque()
+
+    def settle(left: int) -> None:
+        """Wait for the oldest pictures to be written, until so many are left."""
+        while len(writes) > left:
+            source, writing = writes.popleft()
+            with batch.guard(source):
+                writing.result()
+                batch.finish()
+
+    skipped = len(jobs) - len(waiting)
+    with Batch(len(jobs), skipped) as batch, ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of Pillow, about what does no harm
-        batch.skip(len(jobs) - len(waiting))
         for job, reading in _read_ahead(pool, waiting, workers):
             with batch.guard(job.source):
                 result = rescale(reading.result(), job.source)
                 for warning in result.warnings:
                     batch.say('warning', job.source, warning)
-                writes.append((job, pool.submit(_write, result, job.target)))
-            while len(writes) > workers:
-                _settle(batch, *writes.popleft())
-        while writes:
-            _settle(batch, *writes.popleft())
-    return batch.status
+                writes.append((job.source, pool.submit(_write, result, job.target)))
+            settle(workers)
+        settle(0)
+    return int(batch.failed > 0)
 
 
 def _read_ahead(pool: ThreadPoolExecutor, jobs: Iterable[Job], count: int) -> Iterator[tuple[Job, Future[Picture]]]:
@@ -125,9 +154,3 @@ def _write(picture: Picture, target: Path) -> None:
     except OSError as error:
         raise OSError(f'{target}: its folder cannot be made ({error.strerror}); choose another DST.') from error
     write_picture(picture, target)
-
-
-def _settle(batch: Batch, job: Job, writing: Future[None]) -> None:
-    with batch.guard(job.source):
-        writing.result()
-        batch.finish()

@@ -5,14 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from irnsigma_plugin.commands.arguments import (
-    add_network_arguments,
-    add_sigma_map,
-    add_sigmas,
-    load_rescaler,
-    named_sigma_map,
-    read_sigma_map,
-)
+from irnsigma_plugin.commands import arguments
 from irnsigma_plugin.commands.evaluate import usable_metrics
 
 
@@ -28,17 +21,13 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         '  irnsigma compare photo.jpg --model net_g_latest.pth\n'
         '  irnsigma compare photo.jpg --model net_g_latest.pth --sigmas 0 1 --output comparison.png\n'
         '  irnsigma compare photo.jpg --model net_g_latest.pth --sigmas 0 1 --sigma-map mask.png',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('source', metavar='HR', help='original image')
-    add_network_arguments(parser)
-    add_sigmas(parser)
-    add_sigma_map(parser)
-    parser.add_argument(
-        '--output',
-        metavar='PNG',
-        help='the picture (default: the name of HR and _comparison.png, in the current directory)',
-    )
+    arguments.add_network_arguments(parser)
+    arguments.add_sigmas(parser)
+    arguments.add_sigma_map(parser)
+    output_help = 'the picture (default: the name of HR and _comparison.png, in the current directory)'
+    parser.add_argument('--output', metavar='PNG', help=output_help)
     parser.add_argument('--overwrite', action='store_true', help='replace the picture if it is there')
     parser.set_defaults(run=_run)
 
@@ -57,13 +46,13 @@ def _run(args: argparse.Namespace) -> None:
     from irnsigma_plugin.files import atomic_write, make_folder
 
     make_folder(output.parent)  # before the work, not after it
-    sigma_map = read_sigma_map(args.sigma_map) if args.sigma_map else None
-    rescaler = load_rescaler(args)
+    sigma_map = arguments.read_sigma_map(args.sigma_map) if args.sigma_map else None
+    rescaler = arguments.load_rescaler(args)
     metrics = {name: metric for name, metric in usable_metrics(rescaler.scale).items() if name in ('psnr_y', 'lpips')}
     restorer = Restorer(rescaler, tuple(dict.fromkeys(args.sigmas)), args.seed, args.overlap)
-    with named_sigma_map(args.sigma_map):
+    with arguments.named_sigma_map(args.sigma_map):
         original, image = restorer.rescale_file(Path(args.source), sigma_map)
     enlarged = bicubic_upscale(image.lr, rescaler.scale)
     measured = measure(metrics, [enlarged, *image.results], original)
-    atomic_write(output, draw_rescaling(original, image, enlarged, measured, sigma_map))
+    atomic_write(output, draw_rescaling(original, image, enlarged, measured))
     print(f'wrote {output}')

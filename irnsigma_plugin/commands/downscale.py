@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from irnsigma_plugin.commands.arguments import add_file_arguments, add_network_arguments, load_rescaler
+from irnsigma_plugin.commands import arguments
 
 
 def add_command(subparsers: argparse._SubParsersAction) -> None:
@@ -19,20 +19,21 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         '  irnsigma downscale photo.jpg small.png --model net_g_latest.pth\n'
         '  irnsigma downscale photos/ small/ --model net_g_latest.pth\n'
         "  irnsigma downscale 'photos/**/*.jpg' small/ --model net_g_latest.pth --overwrite",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_file_arguments(parser)
-    add_network_arguments(parser)
+    arguments.add_file_arguments(parser)
+    arguments.add_network_arguments(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    from irnsigma_plugin.commands.batch import rescale_files
-    from irnsigma_plugin.commands.sources import plan_jobs
+    from irnsigma_plugin.commands.batch import plan_jobs, rescale_files
+    from irnsigma_plugin.images.picture import Picture
     from irnsigma_plugin.rescaling.pictures import downscale_picture
 
     jobs = plan_jobs(args.sources, args.destination)
-    rescaler = load_rescaler(args)
-    return rescale_files(
-        jobs, lambda picture, path: downscale_picture(rescaler, picture, args.overlap), args.overwrite, args.workers
-    )
+    rescaler = arguments.load_rescaler(args)
+
+    def downscale(picture: Picture, _: object) -> Picture:
+        return downscale_picture(rescaler, picture, args.overlap)
+
+    return rescale_files(jobs, downscale, args.overwrite, args.workers)

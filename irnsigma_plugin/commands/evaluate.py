@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from irnsigma_plugin.commands.arguments import add_network_arguments, add_sigmas, load_rescaler
+from irnsigma_plugin.commands import arguments
 
 if TYPE_CHECKING:
     from irnsigma_plugin.evaluation.measures import MetricOptions, Scores
@@ -25,33 +25,29 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         epilog='examples:\n'
         '  irnsigma evaluate datasets/Set14/HR --model net_g_latest.pth\n'
         '  irnsigma evaluate photos/ --model net_g_latest.pth --sigmas 0 0.5 1 --output results/photos',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('source', metavar='HR_DIR', help='folder of original images (with the folders in it)')
-    add_network_arguments(parser)
-    add_sigmas(parser)
-    parser.add_argument(
-        '--output',
-        metavar='DIR',
-        help='folder of the results (default: results/evaluate/ and the last two parts of HR_DIR)',
-    )
+    arguments.add_network_arguments(parser)
+    arguments.add_sigmas(parser)
+    output_help = 'folder of the results (default: results/evaluate/ and the last two parts of HR_DIR)'
+    parser.add_argument('--output', metavar='DIR', help=output_help)
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
     from irnsigma_plugin.archs.bicubic import bicubic_downscale
     from irnsigma_plugin.commands.batch import Batch
-    from irnsigma_plugin.commands.sources import find_images
     from irnsigma_plugin.evaluation.measures import LR_METRICS, Scores, score_image
     from irnsigma_plugin.evaluation.pictures import draw_example
     from irnsigma_plugin.evaluation.restore import Restorer
     from irnsigma_plugin.files import make_folder
+    from irnsigma_plugin.images.names import find_images
 
     images = find_images([args.source])
     names = _unique_names(images)
     output = Path(args.output or Path('results', 'evaluate', '_'.join(Path(args.source).resolve().parts[-2:])))
     make_folder(output)  # now, for it would be a pity after hours
-    rescaler = load_rescaler(args)
+    rescaler = arguments.load_rescaler(args)
     scale, metrics = rescaler.scale, usable_metrics(rescaler.scale)
     restorer = Restorer(rescaler, tuple(dict.fromkeys(args.sigmas)), args.seed, args.overlap)
     scores, comparison = Scores(args.source, restorer.sigmas), None
@@ -68,7 +64,7 @@ def _run(args: argparse.Namespace) -> int:
     finally:  # also of an interrupted evaluation
         if scores.images:
             _report(scores, metrics, comparison, len(images), output)
-    return batch.status
+    return int(batch.failed > 0)
 
 
 def usable_metrics(scale: int) -> MetricOptions:

@@ -17,32 +17,27 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         'export',
         help='write a checkpoint as ONNX models or as safetensors',
         description='Write a checkpoint in another format. Files of these names are replaced.\n\n'
-        'onnx: the two halves of the network, for images of any size:\n'
+        "onnx (needs: pip install onnx onnxscript onnxruntime): the network's halves, for images of any size:\n"
         '  downscale.onnx  hr (N, 3, H, W) -> lr (N, 3, h, w)\n'
         '  upscale.onnx    lr (N, 3, h, w), latent (N, 3*scale*scale - 3, h, w) -> hr\n'
         'Images are float RGB in [0, 1]. Round lr to 8 bit and clamp hr to [0, 1] yourself, and cut hr\n'
         'to the original size. latent is sigma times normal noise: zeros give the faithful image.\n'
-        'Each model is compared with torch before anything is written.\n'
-        'Needs: pip install onnx onnxscript onnxruntime\n\n'
+        'Each model is compared with torch before anything is written.\n\n'
         'safetensors: the weights, under the name of MODEL, with what rebuilding the network takes; every command\n'
         'reads the file in place of MODEL. It is read back before it gets its name.',
         epilog='examples:\n  irnsigma export net_g_latest.pth onnx\n'
         '  irnsigma export IRN_x4.pth onnx --direction up --opset 20\n'
         '  irnsigma export net_g_latest.pth safetensors --format safetensors',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('model', metavar='MODEL', help='checkpoint of this plugin or of the original IRN')
+    add = parser.add_argument
+    add('model', metavar='MODEL', help='checkpoint of this plugin or of the original IRN')
     add_imports(parser)
-    parser.add_argument('folder', metavar='FOLDER', help='where the files go; made where it is missing')
-    parser.add_argument('--format', choices=('onnx', 'safetensors'), default='onnx', help='default: onnx')
-    parser.add_argument('--direction', nargs='+', choices=DIRECTIONS, help='of onnx (default: both)')
-    parser.add_argument('--opset', type=int, help=f'of onnx: set of operators, {OPSET} or more (default: {OPSET})')
-    parser.add_argument(
-        '--half',
-        action='store_true',
-        help='of safetensors: round the weights to float16. The file is half as large; it is another model, which does '
-        'not restore what MODEL has downscaled',
-    )
+    add('folder', metavar='FOLDER', help='where the files go; made where it is missing')
+    add('--format', choices=('onnx', 'safetensors'), default='onnx', help='default: onnx')
+    add('--direction', nargs='+', choices=DIRECTIONS, help='of onnx (default: both)')
+    add('--opset', type=int, help=f'of onnx: set of operators, {OPSET} or more (default: {OPSET})')
+    half_help = 'of safetensors: float16, half as large; another model, which does not restore what MODEL downscaled'
+    add('--half', action='store_true', help=half_help)
     parser.set_defaults(run=_run)
 
 

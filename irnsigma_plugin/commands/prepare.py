@@ -26,7 +26,6 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         '  irnsigma prepare Set14/HR datasets/Set14 --scale 4 --no-crop --min-size 4       (for validation)\n\n'
         'exit status: 0 the data is complete (images may have been skipped), 1 it is not, or --strict and an\n'
         'image was skipped, 2 wrong arguments, 130 interrupted.',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add('sources', nargs='+', metavar='SRC', help='image files or folders of images (with their subfolders)')
@@ -49,18 +48,11 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
 def _run(args: argparse.Namespace) -> int:
     from irnsigma_plugin.preparation.pairs import prepare
 
+    names = ('scale', 'step', 'min_size', 'name', 'workers', 'overwrite')
+    options = {name: getattr(args, name) for name in names}
+    crop_size = None if args.no_crop else args.crop_size
     try:
-        summary = prepare(
-            args.sources,
-            args.destination,
-            scale=args.scale,
-            crop_size=None if args.no_crop else args.crop_size,
-            step=args.step,
-            min_size=args.min_size,
-            name=args.name,
-            workers=args.workers,
-            overwrite=args.overwrite,
-        )
+        summary = prepare(args.sources, args.destination, crop_size=crop_size, **options)
     except ValueError as error:
         print(f'irnsigma: error: {error}', file=sys.stderr)
         return 2

@@ -5,24 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from irnsigma_plugin.commands.arguments import (
-    add_file_arguments,
-    add_network_arguments,
-    add_seed,
-    add_sigma_map,
-    load_rescaler,
-    named_sigma_map,
-    parse_sigma,
-    read_sigma_map,
-)
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from irnsigma_plugin.commands.sources import Job
-    from irnsigma_plugin.images.picture import Picture
+from irnsigma_plugin.commands import arguments
 
 
 def add_command(subparsers: argparse._SubParsersAction) -> None:
@@ -39,52 +23,50 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         '  irnsigma upscale small.png restored.png --model net_g_latest.pth --sigma 1\n'
         '  irnsigma upscale small/ restored/ --model net_g_latest.pth --sigma 0.5 --seed 7\n'
         '  irnsigma upscale small.png restored.png --model net_g_latest.pth --sigma-map mask.png',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_file_arguments(parser)
-    add_network_arguments(parser)
+    arguments.add_file_arguments(parser)
+    arguments.add_network_arguments(parser)
     either = parser.add_mutually_exclusive_group()
-    either.add_argument('--sigma', type=parse_sigma, default=0.5, help='from 0 (faithful) to 1 (sharp), default: 0.5')
-    add_sigma_map(either)
-    add_seed(parser)
+    sigma_help = 'from 0 (faithful) to 1 (sharp), default: 0.5'
+    either.add_argument('--sigma', type=arguments.parse_sigma, default=0.5, help=sigma_help)
+    arguments.add_sigma_map(either)
+    arguments.add_seed(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    from irnsigma_plugin.commands.batch import rescale_files
-    from irnsigma_plugin.commands.sources import plan_jobs
+    from irnsigma_plugin.commands.batch import plan_jobs, rescale_files
+    from irnsigma_plugin.images.picture import Picture
     from irnsigma_plugin.rescaling.pictures import upscale_picture
 
     jobs = plan_jobs(args.sources, args.destination)
-    sigma = read_sigma_map(args.sigma_map) if args.sigma_map else args.sigma
-    rescaler = load_rescaler(args)
+    sigma = arguments.read_sigma_map(args.sigma_map) if args.sigma_map else args.sigma
+    rescaler = arguments.load_rescaler(args)
     if args.sigma_map and len(jobs) > 1:
-        _check_fits_any(args.sigma_map, sigma, jobs, rescaler.scale)
+        _check_fits_any(args.sigma_map, sigma.shape, [job.source for job in jobs], rescaler.scale)
 
     def upscale(picture: Picture, path: Path) -> Picture:
-        with named_sigma_map(args.sigma_map):
+        with arguments.named_sigma_map(args.sigma_map):
             return upscale_picture(rescaler, picture, path.stem, sigma, args.seed, args.overlap)
 
     return rescale_files(jobs, upscale, args.overwrite, args.workers)
 
 
-def _check_fits_any(path: str, sigma_map: np.ndarray, jobs: Sequence[Job], scale: int) -> None:
+def _check_fits_any(path: str, shape: tuple[int, int], sources: Sequence[Path], scale: int) -> None:
     """Refuse a map of the size of no picture once, instead of with each of them."""
     from PIL import Image
 
-    height, width = sigma_map.shape
+    height, width = shape
     sizes = {(width, height), (-(-width // scale), -(-height // scale))}  # of the small pictures that it would fit
-    for job in jobs:
-        if not job.source.is_file():
+    for source in sources:
+        if not source.is_file():
             return  # it is refused when its turn comes, as any that cannot be opened
         try:
-            with Image.open(job.source) as image:  # its header alone
+            with Image.open(source) as image:  # its header alone
                 size = image.size
         except Exception:
             return
         if size in sizes or size[::-1] in sizes:  # it may lie on its side
             return
-    raise ValueError(
-        f'--sigma-map {path}: has {width}x{height} pixels, which fits none of the pictures; a map has the '
-        'size of the original or of the small image.'
-    )
+    remedy = 'a map has the size of the original or of the small image.'
+    raise ValueError(f'--sigma-map {path}: has {width}x{height} pixels, which fits none of the pictures; {remedy}')

@@ -39,22 +39,15 @@ def calculate_lpips(
 def lpips_of_many(
     images: Sequence[np.ndarray], reference: np.ndarray, net: str = 'alex', crop_border: int = 0, better: str = 'lower'
 ) -> list[float]:
-    """LPIPS of several images and one reference, whose features are computed once.
-
-    Arguments, errors and numbers are those of :func:`calculate_lpips` for each image alone.
-    """
+    """:func:`calculate_lpips` of each image and one reference, whose features are computed once."""
     raise_faults('calculate_lpips', _check(net, crop_border, better))
     for image in images:
         if image.shape != reference.shape:
             raise ValueError(f'calculate_lpips: expected images of one shape, got {image.shape} and {reference.shape}')
-    # Not on a GPU that the rest of the work leaves alone (num_gpu: 0, --device cpu).
-    device = torch.device('cuda' if torch.cuda.is_initialized() else 'cpu')
     with torch.no_grad():
-        target = _features(_to_tensor(reference, crop_border).to(device), net)
-        # One after the other: memory for two images is all it takes.
-        return [
-            _distance(_features(_to_tensor(image, crop_border).to(device), net), target, net).item() for image in images
-        ]
+        target = _features(reference, crop_border, net)
+        features = (_features(image, crop_border, net) for image in images)  # one at a time, to save memory
+        return [_distance(each, target, net).item() for each in features]
 
 
 def _check(net: Any, crop_border: Any, better: Any) -> Iterator[str]:
@@ -69,15 +62,17 @@ calculate_lpips.check = _check  # type: ignore[attr-defined]
 calculate_lpips.many = lpips_of_many  # type: ignore[attr-defined]
 
 
-def _features(image: Tensor, net: str) -> list[Tensor]:
+def _features(image: np.ndarray, crop_border: int, net: str) -> list[Tensor]:
     """Outputs of the backbone's layers, each pixel's channels scaled to length 1."""
+    # Not on a GPU that the rest of the work leaves alone (num_gpu: 0, --device cpu).
+    tensor = _to_tensor(image, crop_border).to('cuda' if torch.cuda.is_initialized() else 'cpu')
     min_size = BACKBONES[net][1]
-    if min(image.shape[-2:]) < min_size:
-        raise ValueError(f'LPIPS with {net} needs images (1, 3, H, W), H, W >= {min_size}, got {tuple(image.shape)}')
-    model = _load_lpips(net, image.device)
+    if min(tensor.shape[-2:]) < min_size:
+        raise ValueError(f'LPIPS with {net} needs images (1, 3, H, W), H, W >= {min_size}, got {tuple(tensor.shape)}')
+    model = _load_lpips(net, tensor.device)
     from lpips import normalize_tensor
 
-    return [normalize_tensor(layer) for layer in model.net(model.scaling_layer(2 * image - 1))]
+    return [normalize_tensor(layer) for layer in model.net(model.scaling_layer(2 * tensor - 1))]
 
 
 def _distance(features: list[Tensor], target: list[Tensor], net: str) -> Tensor:
@@ -90,28 +85,23 @@ def _distance(features: list[Tensor], target: list[Tensor], net: str) -> Tensor:
 @functools.cache
 def _load_lpips(net: str, device: torch.device):  # -> lpips.LPIPS, which has no types
     backbone = imagenet_weights(BACKBONES[net][0])
-    # Building the backbone draws random initial values and warns about old torchvision arguments. Neither may
-    # be noticed by a training whose first validation gets here.
+    # A training whose first validation gets here must not notice the random initial values, nor the warnings.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         import lpips
 
         model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     # slice2.3.weight of the package is features.3.weight of torchvision.
-    keys = model.net.state_dict().keys()
-    model.net.load_state_dict({key: backbone['features.' + key.split('.', 1)[1]] for key in keys})
+    model.net.load_state_dict({key: backbone['features.' + key.split('.', 1)[1]] for key in model.net.state_dict()})
     return model.requires_grad_(False).to(device)
 
 
 def _to_tensor(image: np.ndarray, crop_border: int) -> Tensor:
     """(H, W, 3) BGR, (H, W) or (H, W, 1) uint8 -> (1, 3, H, W) RGB in [0, 1]."""
-    grey = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1)
-    if image.dtype != np.uint8 or not (grey or (image.ndim == 3 and image.shape[2] == 3)):
-        raise ValueError(
-            f'calculate_lpips: expected uint8 of shape (H, W, 3), (H, W, 1) or (H, W), got {image.dtype} {image.shape}'
-        )
+    if image.dtype != np.uint8 or image.ndim < 2 or image.shape[2:] not in ((), (1,), (3,)):
+        wanted = 'uint8 of shape (H, W, 3), (H, W, 1) or (H, W)'
+        raise ValueError(f'calculate_lpips: expected {wanted}, got {image.dtype} {image.shape}')
     height, width = image.shape[:2]
-    rgb = image.reshape(height, width, -1)[..., ::-1]
-    rgb = rgb[crop_border : height - crop_border, crop_border : width - crop_border]
+    rgb = np.atleast_3d(image)[crop_border : height - crop_border, crop_border : width - crop_border, ::-1]
     tensor = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1).float().div(255)
     return tensor.expand(3, -1, -1).unsqueeze(0)

@@ -11,30 +11,23 @@ import numpy as np
 
 from irnsigma_plugin.evaluation.restore import RescaledImage
 
-# Name -> `type` and arguments, as BasicSR's `val.metrics`.
-MetricOptions = Mapping[str, Mapping[str, Any]]
+MetricOptions = Mapping[str, Mapping[str, Any]]  # name -> `type` and arguments, as BasicSR's `val.metrics`
 
 # The papers' metrics of low-resolution images, against bicubic ones.
 LR_METRICS: MetricOptions = {
     'psnr_y': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': True},
     'ssim_y': {'type': 'calculate_ssim', 'crop_border': 0, 'test_y_channel': True},
 }
-# Shortest side of what is left inside the border. BasicSR's SSIM has a window of 11 pixels.
-SMALLEST = {'calculate_ssim': 11}
+SSIM_WINDOW = 11  # pixels, of BasicSR's
 
 
 def hr_metrics(scale: int, lpips: bool = True) -> MetricOptions:
-    """The papers' metrics of restored images: `scale` pixels are cropped from every border, but not for LPIPS.
-
-    LPIPS needs the weights of AlexNet and may be left out.
-    """
-    metrics: dict[str, Mapping[str, Any]] = {
+    """The papers' metrics of restored images: `scale` pixels are cropped from every border, but not for `lpips`."""
+    return {
         'psnr': {'type': 'calculate_psnr', 'crop_border': scale, 'test_y_channel': False},
         **{name: {**metric, 'crop_border': scale} for name, metric in LR_METRICS.items()},
+        **({'lpips': {'type': 'calculate_lpips', 'net': 'alex', 'better': 'lower'}} if lpips else {}),
     }
-    if lpips:
-        metrics['lpips'] = {'type': 'calculate_lpips', 'net': 'alex', 'better': 'lower'}
-    return metrics
 
 
 def lower_is_better(metric: Mapping[str, Any]) -> bool:
@@ -107,21 +100,18 @@ def measure(metrics: MetricOptions, images: Sequence[np.ndarray], reference: np.
     """
     from basicsr.utils.registry import METRIC_REGISTRY
 
-    measured: list[dict[str, float]] = [{} for _ in images]
+    columns: dict[str, list[float]] = {}
     height, width = reference.shape[:2]
     for name, metric in metrics.items():
-        smallest = SMALLEST.get(metric['type'], 1) + 2 * metric.get('crop_border', 0)
+        smallest = 2 * metric.get('crop_border', 0) + (SSIM_WINDOW if metric['type'] == 'calculate_ssim' else 1)
         if min(height, width) < smallest:  # where BasicSR gives no number, or fails
-            raise ValueError(
-                f'an image of {width}x{height} pixels is too small for {name}, which takes '
-                f'{smallest}x{smallest} or more; use a larger one.'
-            )
+            remedy = f'which takes {smallest}x{smallest} or more; use a larger one.'
+            raise ValueError(f'an image of {width}x{height} pixels is too small for {name}, {remedy}')
         function = METRIC_REGISTRY.get(metric['type'])
         options = {key: value for key, value in metric.items() if key != 'type'}
         if hasattr(function, 'many'):
             values = function.many(images, reference, **options)
         else:
-            values = [function(img=image, img2=reference, **options) for image in images]
-        for each, value in zip(measured, values):
-            each[name] = float(value)
-    return measured
+            values = (function(img=image, img2=reference, **options) for image in images)
+        columns[name] = list(map(float, values))
+    return [{name: values[index] for name, values in columns.items()} for index in range(len(images))]

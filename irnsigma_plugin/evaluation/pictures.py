@@ -24,8 +24,7 @@ LARGEST_CUTOUT = 192
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of `width` x `height` inches, without pyplot, which chooses a display and keeps every figure."""
-    # Imported here, because it is slow and only a finished validation needs it.
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # slow, and only a finished validation needs it
 
     return Figure(figsize=(width, height), dpi=DPI, layout='constrained')
 
@@ -39,8 +38,7 @@ def png_bytes(figure: Figure) -> bytes:
 
 def decode_png(png: bytes) -> np.ndarray:
     """Decode a PNG to an RGB image (H, W, 3), uint8."""
-    bgr = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-    return np.ascontiguousarray(np.asarray(bgr)[..., ::-1])
+    return np.asarray(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR))[..., ::-1].copy()
 
 
 class Panel(NamedTuple):
@@ -54,56 +52,37 @@ def draw_example(
     original: np.ndarray, image: RescaledImage, scores: Sequence[ImageScore], metrics: MetricOptions, scale: int
 ) -> bytes:
     """comparison.png: :func:`draw_rescaling` with those of an image's scores that the curve shows, else the first."""
-    height, width = original.shape[:2]
-    enlarged = bicubic_upscale(image.lr, scale)[:height, :width]
+    enlarged = bicubic_upscale(image.lr, scale)[: original.shape[0], : original.shape[1]]
     shown = perception_distortion_axes(metrics) or list(metrics)[:1]
-    return draw_rescaling(
-        original, image, enlarged, [{}, *({name: score.hr[name] for name in shown} for score in scores)]
-    )
+    measured = [{name: score.hr[name] for name in shown} for score in scores]
+    return draw_rescaling(original, image, enlarged, [{}, *measured])
 
 
 def draw_rescaling(
-    original: np.ndarray,
-    image: RescaledImage,
-    enlarged: np.ndarray,
-    measured: Sequence[Mapping[str, float]],
-    sigma_map: np.ndarray | None = None,
+    original: np.ndarray, image: RescaledImage, enlarged: np.ndarray, measured: Sequence[Mapping[str, float]]
 ) -> bytes:
-    """Draw an image before and after rescaling, as a PNG file's content.
+    """Draw an image, its bicubically `enlarged` lr and what is restored, uint8 HWC BGR, as a PNG file's content.
 
-    Args:
-        original, enlarged: uint8 HWC BGR; the second is the bicubic enlargement of the low-resolution image.
-        measured: Metrics to show of `enlarged` and of every restored image, of the one by the map last.
-        sigma_map: (H, W) grey, where there is one.
+    `measured` are the metrics to show of `enlarged` and of every restored image, of the one by the map last.
     """
     titles = ['bicubic from it', *(f'restored, σ = {sigma:g}' for sigma in image.restored), 'restored by the map']
     panels = [Panel('original\n', original), Panel('low-resolution\n', image.lr)]
     for title, each, values in zip(titles, [enlarged, *image.results], measured):
         panels.append(Panel(f'{title}\n' + ', '.join(f'{name} {value:.3f}' for name, value in values.items()), each))
-    if sigma_map is not None:
-        panels.insert(-1, Panel('map of σ\n', cv2.cvtColor(to_8_bit(sigma_map), cv2.COLOR_GRAY2BGR)))
+    if image.sigma_map is not None:
+        panels.insert(-1, Panel('map of σ\n', cv2.cvtColor(to_8_bit(image.sigma_map), cv2.COLOR_GRAY2BGR)))
     return draw_comparison(panels)
 
 
 def draw_comparison(panels: Sequence[Panel]) -> bytes:
-    """Draw images side by side, the same cutout of each, large enough to see pixels, as a PNG file's content.
-
-    Images smaller than the first, the original, are enlarged to its size, pixel by pixel.
-    """
+    """Draw the same cutout of all images, enlarged to the size of the first, side by side, as a PNG file's content."""
     height, width = panels[0].image.shape[:2]
-    rows, columns = (_middle(side) for side in (height, width))
+    top, left = (max(0, side - LARGEST_CUTOUT) // 2 for side in (height, width))
+    rows, columns = slice(top, top + LARGEST_CUTOUT), slice(left, left + LARGEST_CUTOUT)
     figure = new_figure(PANEL_INCHES * len(panels), PANEL_INCHES + 0.6)
-    for plot, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
-        image = panel.image
-        if image.shape[:2] != (height, width):
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST)
-        plot.imshow(cv2.cvtColor(image[rows, columns], cv2.COLOR_BGR2RGB), interpolation='nearest')
-        plot.set_title(panel.title, fontsize=9)
+    for plot, (title, image) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        enlarged = cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST)
+        plot.imshow(cv2.cvtColor(enlarged[rows, columns], cv2.COLOR_BGR2RGB), interpolation='nearest')
+        plot.set_title(title, fontsize=9)
         plot.set_axis_off()
     return png_bytes(figure)
-
-
-def _middle(side: int) -> slice:
-    length = min(side, LARGEST_CUTOUT)
-    start = (side - length) // 2
-    return slice(start, start + length)

@@ -11,29 +11,24 @@ from irnsigma_plugin.evaluation.measures import MetricOptions, Scores, lower_is_
 from irnsigma_plugin.evaluation.pictures import new_figure, png_bytes
 from irnsigma_plugin.files import atomic_path, atomic_write
 
-CURVE_INCHES = (5.0, 4.0)
-
 
 def write_report(
     folder: Path, scores: Scores, metrics: MetricOptions, comparison: bytes | None, note: str = ''
 ) -> dict[str, bytes]:
     """Write metrics.csv, table.md (`note` at its end), comparison.png and, where its metrics are measured, curve.png.
 
-    Pictures of an earlier run that do not belong to this one are removed. `folder` must exist.
-
-    Returns:
-        The PNG files' contents, by their names without extension.
+    `folder` must exist; such pictures of an earlier run go. Returns the pictures' contents, by name without extension.
     """
     write_csv(scores, folder / 'metrics.csv')
     atomic_write(folder / 'table.md', (markdown_table(scores, metrics) + note).encode())
     axes = perception_distortion_axes(metrics)
-    pictures = {'comparison': comparison, 'curve': draw_curve(scores, axes) if axes else None}
+    drawn = {'comparison': comparison, 'curve': draw_curve(scores, axes) if axes else None}
+    pictures = {name: png for name, png in drawn.items() if png}
+    for name in drawn.keys() - pictures.keys():
+        (folder / f'{name}.png').unlink(missing_ok=True)
     for name, png in pictures.items():
-        if png:
-            atomic_write(folder / f'{name}.png', png)
-        else:
-            (folder / f'{name}.png').unlink(missing_ok=True)
-    return {name: png for name, png in pictures.items() if png}
+        atomic_write(folder / f'{name}.png', png)
+    return pictures
 
 
 def write_csv(scores: Scores, path: Path) -> None:
@@ -54,17 +49,11 @@ def write_tables(all_scores: Sequence[Scores], metrics: MetricOptions, path: Pat
 
 def markdown_table(scores: Scores, metrics: MetricOptions) -> str:
     """The means of one data set: a line per sigma, then a sentence on the low-resolution images."""
-    names = list(scores.hr_means(scores.sigmas[0]))
-    arrows = ('↓' if lower_is_better(metrics[name]) else '↑' for name in names)
-    lines = [
-        f'**{scores.dataset}**, {scores.image_count} images',
-        '',
-        '| σ | ' + ' | '.join(f'{name} {arrow}' for name, arrow in zip(names, arrows)) + ' |',
-        '|---|' + '---|' * len(names),
-    ]
+    titles = [f'{name} {"↓" if lower_is_better(metrics[name]) else "↑"}' for name in scores.hr_means(scores.sigmas[0])]
+    lines = [f'**{scores.dataset}**, {scores.image_count} images', '', f'| σ | {" | ".join(titles)} |']
+    lines.append('|---|' + '---|' * len(titles))
     for sigma in scores.sigmas:
-        means = scores.hr_means(sigma)
-        lines.append(f'| {sigma:g} | ' + ' | '.join(f'{means[name]:.4f}' for name in names) + ' |')
+        lines.append(f'| {sigma:g} | ' + ' | '.join(f'{mean:.4f}' for mean in scores.hr_means(sigma).values()) + ' |')
     lr_means = ', '.join(f'{name} {mean:.4f}' for name, mean in scores.lr_means().items())
     if lr_means:
         lines += ['', f'Low-resolution images against bicubic: {lr_means}']
@@ -73,10 +62,9 @@ def markdown_table(scores: Scores, metrics: MetricOptions) -> str:
 
 def draw_curve(scores: Scores, axes: tuple[str, str]) -> bytes:
     """Draw the perception-distortion curve, a point per sigma, as a PNG file's content; `axes` are its metrics."""
-    x_name, y_name = axes
     sigmas = sorted(scores.sigmas)
     x, y = ([scores.hr_means(sigma)[name] for sigma in sigmas] for name in axes)
-    figure = new_figure(*CURVE_INCHES)
+    figure = new_figure(5, 4)
     plot = figure.add_subplot()
     plot.plot(x, y, 'o-', color='tab:blue')
     sides = itertools.cycle([((7, 5), 'left'), ((-7, -13), 'right')])  # neighbours can lie close together
@@ -84,7 +72,7 @@ def draw_curve(scores: Scores, axes: tuple[str, str]) -> bytes:
         plot.annotate(f'σ = {sigma:g}', point, textcoords='offset points', xytext=offset, ha=alignment)
     plot.margins(0.2)
     plot.grid(alpha=0.3)
-    plot.set_title(scores.dataset)
-    plot.set_xlabel(f'{x_name} (dB), more faithful →')
-    plot.set_ylabel(f'{y_name}, ← sharper, more natural')
+    plot.set(
+        title=scores.dataset, xlabel=f'{axes[0]} (dB), more faithful →', ylabel=f'{axes[1]}, ← sharper, more natural'
+    )
     return png_bytes(figure)

@@ -16,7 +16,7 @@ from irnsigma_plugin.rescaling.rescaler import Rescaler
 
 
 class RescaledImage(NamedTuple):
-    """What became of an image: its lr, what is restored at each sigma, and `mapped` by a map of sigma if there is one.
+    """What became of an image: its lr, what is restored at each sigma, and `mapped` by `sigma_map` (H, W), if any.
 
     All are uint8 HWC BGR, as metrics and pictures take them. `name` is the file's, without folder and extension.
     """
@@ -25,6 +25,7 @@ class RescaledImage(NamedTuple):
     lr: np.ndarray
     restored: dict[float, np.ndarray]
     mapped: np.ndarray | None = None
+    sigma_map: np.ndarray | None = None
 
     @property
     def results(self) -> list[np.ndarray]:
@@ -50,25 +51,19 @@ class Restorer:
             return to_bgr(self.rescaler.upscale(lr, sigma, self.seed, name, size, overlap=self.overlap))
 
         mapped = None if sigma_map is None else at(sigma_map)
-        return RescaledImage(name, to_bgr(lr), {sigma: at(sigma) for sigma in self.sigmas}, mapped)
+        return RescaledImage(name, to_bgr(lr), {sigma: at(sigma) for sigma in self.sigmas}, mapped, sigma_map)
 
     def rescale_file(self, path: Path, sigma_map: np.ndarray | None = None) -> tuple[np.ndarray, RescaledImage]:
         """Downscale an image file and restore it, as `python -m basicsr.test` does.
 
-        A map of sigma has the size of the image or of its low-resolution image.
-
-        Returns:
-            The original (uint8 HWC BGR), cut to a multiple of the scale, and what became of it.
-
-        Raises:
-            ValueError: The image cannot be used, see :func:`read_rgb_image`, or is smaller than the scale.
+        Returns the original (uint8 HWC BGR), cut to a multiple of the scale, and what became of it. Raises a
+        ValueError for an image that :func:`read_rgb_image` refuses, or that is smaller than the scale.
         """
         hr, scale = read_rgb_image(path), self.rescaler.scale
         height, width = (side - side % scale for side in hr.shape[:2])
         if not height or not width:
-            raise ValueError(
-                f'{path}: {hr.shape[1]}x{hr.shape[0]} pixels are too few for scale {scale}; use a larger image.'
-            )
+            size = f'{hr.shape[1]}x{hr.shape[0]}'
+            raise ValueError(f'{path}: {size} pixels are too few for scale {scale}; use a larger image.')
         if sigma_map is not None and sigma_map.shape[:2] == hr.shape[:2]:
             sigma_map = sigma_map[:height, :width]
         hr = hr[:height, :width]

@@ -17,10 +17,8 @@ from irnsigma_plugin.checkpoints.weights import model_hash
 from irnsigma_plugin.checks import whole_number
 from irnsigma_plugin.files import atomic_write, make_folder
 
-#: The oldest set of operators that torch's exporter has of its own.
-DEFAULT_OPSET = 18
-#: Largest deviation from torch: a tenth of a step of an 8-bit image.
-TOLERANCE = 0.1 / 255
+DEFAULT_OPSET = 18  # the oldest set of operators that torch's exporter has of its own
+TOLERANCE = 0.1 / 255  # largest deviation from torch: a tenth of a step of an 8-bit image
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 
 
@@ -36,35 +34,31 @@ def export_onnx(
     They compute what :meth:`RescalingNet.downscale` and :meth:`RescalingNet.upscale` do: images are float RGB
     (N, 3, H, W), nominally in [0, 1], and the results are neither rounded nor clamped. The latent of shape
     (N, 3·scale² - 3, h, w) is sigma times noise of N(0, 1), or zero. Scale and model hash stand in the metadata of the
-    files. Every model is run by onnxruntime and compared with torch before any file is written.
-
-    Args:
-        net: The network, on the CPU.
-        folder: Where the files go; made where it is missing.
-        directions: `down`, `up` or both.
-        opset: Set of ONNX operators, 18 or more.
+    files. Every model is run by onnxruntime and compared with torch before any file is written. The network is on the
+    CPU; the folder is made where it is missing.
 
     Returns:
         By path of each file its largest deviation from torch.
 
     Raises:
-        OnnxError: onnx, onnxscript or onnxruntime is missing, the exporter fails, or a model deviates by more than
-            `TOLERANCE`.
-        ValueError: The opset is no such number.
+        OnnxError: A package is missing, the exporter fails, or a model deviates by more than `TOLERANCE`.
+        ValueError: The opset is no whole number from 18.
         WriteError: The folder or a file cannot be written.
     """
     whole_number('opset', opset, smallest=DEFAULT_OPSET)
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
         raise OnnxError(f'exporting needs {" and ".join(missing)}: pip install {" ".join(missing)}')
-    net = _with_fixed_matrices(net)
+    net = copy.deepcopy(net).eval()
+    for name, layer in list(net.named_modules()):
+        if isinstance(layer, LearnableDownsampling):
+            net.set_submodule(name, _FixedMatrix(layer))
     models, errors = {}, {}
     for direction in directions:
-        half = {'down': Downscale, 'up': Upscale}[direction](net)
-        half.eval()  # the exporter warns of anything else
+        half = {'down': Downscale, 'up': Upscale}[direction](net).eval()  # the exporter warns of anything else
         path = os.path.join(folder, half.file_name)
         models[path] = _export(half, opset)
-        errors[path] = largest_error(half, models[path])
+        errors[path] = _largest_error(half, models[path])
         if not errors[path] <= TOLERANCE:
             raise OnnxError(
                 f'{half.file_name} deviates from torch by {errors[path]:.2g}, more than {TOLERANCE:.2g}: '
@@ -80,23 +74,21 @@ class Half(nn.Module):
     """One direction of a network, as the exporter takes it."""
 
     file_name: str
-    inputs: tuple[str, ...]
     output: str
 
     def __init__(self, net: RescalingNet) -> None:
         super().__init__()
         self.net = net
 
-    def example(self, n: int, height: int, width: int) -> tuple[Tensor, ...]:
-        """Inputs for hr of a size."""
-        return (torch.rand((n, IMAGE_CHANNELS, height, width), generator=torch.Generator().manual_seed(0)),)
+    def example(self, n: int, height: int, width: int) -> dict[str, Tensor]:
+        """Inputs by name, for hr of a size."""
+        return {'hr': torch.rand((n, IMAGE_CHANNELS, height, width), generator=torch.Generator().manual_seed(0))}
 
 
 class Downscale(Half):
     """hr -> lr. The border is completed in the graph, so that images of any size go in."""
 
-    file_name = 'downscale.onnx'
-    inputs, output = ('hr',), 'lr'
+    file_name, output = 'downscale.onnx', 'lr'
 
     def forward(self, hr: Tensor) -> Tensor:
         return self.net.downscale(hr)[0]
@@ -105,34 +97,32 @@ class Downscale(Half):
 class Upscale(Half):
     """(lr, latent) -> hr."""
 
-    file_name = 'upscale.onnx'
-    inputs, output = ('lr', 'latent'), 'hr'
+    file_name, output = 'upscale.onnx', 'hr'
 
     def forward(self, lr: Tensor, latent: Tensor) -> Tensor:
         return self.net.upscale(lr, latent)
 
-    def example(self, n: int, height: int, width: int) -> tuple[Tensor, ...]:
+    def example(self, n: int, height: int, width: int) -> dict[str, Tensor]:
         with torch.no_grad():
-            lr, latent = self.net.downscale(*super().example(n, height, width))
-        return quantize(lr), torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
+            lr, latent = self.net.downscale(**super().example(n, height, width))
+        return {'lr': quantize(lr), 'latent': torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))}
 
 
 def _export(half: Half, opset: int) -> bytes:
-    net = half.net
-    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    inputs = half.example(2, 5 * half.net.scale, 7 * half.net.scale)
     logger = logging.getLogger('onnxscript')
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns of every Split that it leaves as it is
     try:
         program = torch.onnx.export(
             half,
-            half.example(2, 5 * net.scale, 7 * net.scale),
+            tuple(inputs.values()),
             dynamo=True,
             verbose=False,
-            input_names=list(half.inputs),
+            input_names=list(inputs),
             output_names=[half.output],
             opset_version=opset,
-            dynamic_shapes=dict.fromkeys(half.inputs, sizes),
+            dynamic_shapes=dict.fromkeys(inputs, dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)),
         )
     except Exception as error:
         cause: BaseException = error
@@ -145,15 +135,14 @@ def _export(half: Half, opset: int) -> bytes:
     written = program.model.opset_imports['']
     if written != opset:
         raise OnnxError(f'torch {torch.__version__} cannot export with opset {opset}; it offers {written}.')
-    program.model.metadata_props.update(scale=str(net.scale), model_hash=model_hash(net.state_dict()))
+    program.model.metadata_props.update(scale=str(half.net.scale), model_hash=model_hash(half.net.state_dict()))
     return program.model_proto.SerializeToString()
 
 
-def largest_error(half: Half, model: bytes) -> float:
-    """Largest deviation of an ONNX model, run by onnxruntime, from the module that it was made of.
+def _largest_error(half: Half, model: bytes) -> float:
+    """Largest deviation of an ONNX model from the module that it was made of; relative to results above 1.
 
-    Several images are tried, with sides that are multiples of the scale and others. Results above 1 count relative to
-    the largest.
+    Several images are tried, with sides that are multiples of the scale and others.
     """
     import onnxruntime
 
@@ -163,14 +152,11 @@ def largest_error(half: Half, model: bytes) -> float:
     for size in ((1, 8 * scale, 6 * scale), (3, 4 * scale + 1, 3 * scale - 1), (1, 1, 1)):
         inputs = half.example(*size)
         with torch.no_grad():
-            expected = half(*inputs)
-        arrays = {name: value.numpy() for name, value in zip(half.inputs, inputs)}
-        result = torch.from_numpy(session.run(None, arrays)[0])
+            expected = half(**inputs)
+        result = torch.from_numpy(session.run(None, {name: value.numpy() for name, value in inputs.items()})[0])
         if result.shape != expected.shape:
-            raise OnnxError(
-                f'{half.file_name} gives a result of shape {tuple(result.shape)} instead of '
-                f'{tuple(expected.shape)} for an image of {size[1]}x{size[2]}.'
-            )
+            shapes = f'shape {tuple(result.shape)} instead of {tuple(expected.shape)}'
+            raise OnnxError(f'{half.file_name} gives a result of {shapes} for an image of {size[1]}x{size[2]}.')
         worst = max(worst, ((result - expected).abs().max() / expected.abs().max().clamp(min=1)).item())
     return worst
 
@@ -178,20 +164,10 @@ def largest_error(half: Half, model: bytes) -> float:
 class _FixedMatrix(LearnableDownsampling):
     """A trained mixing layer with its inverse matrix at hand: ONNX cannot invert one."""
 
-    fixed_inverse: Tensor
-
     def __init__(self, layer: LearnableDownsampling) -> None:
         super().__init__(layer.factor)
         self.conv_weights = layer.conv_weights
-        self.register_buffer('fixed_inverse', layer.inverse_matrix().detach(), persistent=False)
+        self.fixed_inverse = layer.inverse_matrix().detach()
 
     def inverse_matrix(self) -> Tensor:
         return self.fixed_inverse
-
-
-def _with_fixed_matrices(net: RescalingNet) -> RescalingNet:
-    net = copy.deepcopy(net).eval()
-    for name, layer in list(net.named_modules()):
-        if isinstance(layer, LearnableDownsampling):
-            net.set_submodule(name, _FixedMatrix(layer))
-    return net

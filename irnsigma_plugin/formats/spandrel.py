@@ -1,8 +1,4 @@
-"""Checkpoints of this plugin and of the original IRN as models of spandrel.
-
-A model of spandrel maps an image to an image. The half of a rescaling network that does so is `upscale`, with
-the lost detail drawn at a fixed sigma.
-"""
+"""Checkpoints of this plugin and of the original IRN as models of spandrel, which map an image to an image."""
 
 from __future__ import annotations
 
@@ -17,24 +13,17 @@ from irnsigma_plugin.archs.irn_arch import IMAGE_CHANNELS
 from irnsigma_plugin.archs.rescaling_net import RescalingNet, scale_noise
 from irnsigma_plugin.checkpoints.weights import DEFAULT_CLAMP, Checkpoint, build_network
 from irnsigma_plugin.checks import number
-from irnsigma_plugin.rescaling.noise import draw_epsilon
+from irnsigma_plugin.rescaling.latent import draw_epsilon
 from irnsigma_plugin.sigma import check_sigma
-
-ARCHITECTURE_ID = 'IRNsigma'
 
 
 class Upscaler(nn.Module):
     """`lr -> upscale(lr, sigma · epsilon)`, with the same epsilon for the same size.
 
-    Args:
-        net: The rescaling network.
-        sigma: In [0, 1]. The attribute can be changed at any time.
-
-    Shape:
-        (N, 3, h, w) in [0, 1] -> (N, 3, scale·h, scale·w), not clamped.
+    (N, 3, h, w) in [0, 1] -> (N, 3, scale·h, scale·w), not clamped. The attribute `sigma` can be changed at any time.
     """
 
-    def __init__(self, net: RescalingNet, sigma: float = 0.0) -> None:
+    def __init__(self, net: RescalingNet, sigma: float) -> None:
         super().__init__()
         self.net = net
         self.sigma = sigma
@@ -51,25 +40,24 @@ class Upscaler(nn.Module):
 class IRNArchitecture(Architecture[Upscaler]):
     """How spandrel recognises and loads :class:`~irnsigma_plugin.archs.irn_arch.InvRescaleNet`.
 
-    Attributes:
-        sigma: Of models that are loaded from now on.
-        clamp: Of models that are loaded from now on. spandrel hands over the weights alone, and they do not show it.
+    `sigma` and `clamp` are those of models loaded from now on: spandrel hands over the weights alone.
     """
+
+    sigma = 0.0
+    clamp = DEFAULT_CLAMP
 
     def __init__(self) -> None:
         super().__init__(
-            id=ARCHITECTURE_ID,
+            id='IRNsigma',
             name='IRN_sigma',
             detect=KeyCondition.has_all(
                 KeyCondition.has_any('operations.0.haar_weights', 'operations.0.conv_weights'),
                 *(f'operations.1.{subnet}.conv{k}.weight' for subnet in 'FGH' for k in (1, 5)),
             ),
         )
-        self.sigma = 0.0
-        self.clamp = DEFAULT_CLAMP
 
     def load(self, state_dict: StateDict) -> ImageModelDescriptor[Upscaler]:
-        """Build the model. Raises `CheckpointError` where weights are missing or of other shapes."""
+        """Build the model; a CheckpointError tells of weights that are missing or of other shapes."""
         net = build_network(Checkpoint(state_dict), self.clamp)
         model = Upscaler(net, self.sigma)
         return ImageModelDescriptor(

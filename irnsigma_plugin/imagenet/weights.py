@@ -2,8 +2,6 @@
 
 The perceptual loss and the LPIPS metric look at images through the convolutions of these networks. Complete files carry
 torchvision's names; those of `irnsigma fetch-weights` hold the convolutions alone, under names of their own.
-
-Importing this module is cheap: torch is loaded by the functions that need it.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the command line imports this module, but torch only when it is needed
     from torch import Tensor
 
 BASICSR_FOLDER = Path('experiments', 'pretrained_models')
@@ -47,10 +45,8 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
     """Load the ImageNet weights of a torchvision network (a key of `NETWORKS`); download them if they are nowhere yet.
 
     Searched in this order: `experiments/pretrained_models` under the current directory, torchvision's file in the
-    cache of torch.hub, the file of `irnsigma fetch-weights`, torchvision's server (which fills that cache).
-
-    Returns:
-        State dict in torchvision's layout on the CPU, of which only `features.*` can be relied upon.
+    cache of torch.hub, the file of `irnsigma fetch-weights`, torchvision's server (which fills that cache). Of the
+    state dict, in torchvision's layout and on the CPU, only `features.*` can be relied upon.
 
     Raises:
         ValueError: Unknown name.
@@ -64,7 +60,7 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
 def find_weights(name: str) -> Path | None:
     """The file that :func:`imagenet_weights` would read, if there is one, good or damaged."""
     paths = (BASICSR_FOLDER / NETWORKS[name].file, torchvision_path(name), features_path(name))
-    return next((path for path in paths if path.exists()), None)
+    return next(filter(Path.exists, paths), None)
 
 
 def torchvision_path(name: str) -> Path:
@@ -76,29 +72,22 @@ def torchvision_path(name: str) -> Path:
 
 def features_path(name: str) -> Path:
     """Where `irnsigma fetch-weights` puts the convolutions of a network, whether or not they are there."""
-    import torch
-
-    return Path(torch.hub.get_dir(), 'irnsigma', f'{name}_features.pth')
+    return torchvision_path(name).parents[1] / 'irnsigma' / f'{name}_features.pth'
 
 
 def load_weights(path: Path, name: str) -> dict[str, Tensor]:
-    """Read one file with the weights of a network.
-
-    Raises:
-        WeightsError: It is damaged, or does not have this network's convolutions.
-    """
+    """Read one file; raises WeightsError if it is damaged, or does not have this network's convolutions."""
     import torch
 
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # a damaged file can raise nearly anything
         raise WeightsError(f'{path} is damaged ({_reason(error)}): delete it, then {remedy(name)}') from None
-    expected = [f'features.{position}.weight' for position in NETWORKS[name].convolutions]
-    missing = [key for key in expected if not (isinstance(state, dict) and key in state)]
-    if missing:
-        raise WeightsError(
-            f'{path} does not hold the weights of {name} ({missing[0]} is missing): delete it, then {remedy(name)}'
-        )
+    for position in NETWORKS[name].convolutions:
+        key = f'features.{position}.weight'
+        if not isinstance(state, dict) or key not in state:
+            fault = f'{path} does not hold the weights of {name} ({key} is missing)'
+            raise WeightsError(f'{fault}: delete it, then {remedy(name)}')
     return state
 
 
@@ -106,10 +95,8 @@ def remedy(name: str) -> str:
     """What to do about a file that is missing or damaged, to follow the name of its place."""
     if name in FETCHABLE:
         return f'put a good copy there, or run `irnsigma fetch-weights --net {name}`'
-    text = f'get {SERVER}{NETWORKS[name].file}, the only source, and put it into experiments/pretrained_models'
-    if name == 'vgg19':
-        text += ', or use `vgg_type: vgg16` with conv5_3 in place of vgg19 with conv5_4'
-    return text
+    alternative = ', or use `vgg_type: vgg16` with conv5_3 in place of vgg19 with conv5_4' if name == 'vgg19' else ''
+    return f'get {SERVER}{NETWORKS[name].file}, the only source, and put it into {BASICSR_FOLDER}{alternative}'
 
 
 def _download(name: str) -> Path:
@@ -120,15 +107,12 @@ def _download(name: str) -> Path:
     url = SERVER + path.name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(urllib.request.Request(url, method='HEAD'), timeout=SERVER_TIMEOUT):
-            pass
+        urllib.request.urlopen(urllib.request.Request(url, method='HEAD'), timeout=SERVER_TIMEOUT).close()
         logging.getLogger('basicsr').info(f'Downloading {url} to {path}')
         torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rsplit('-', 1)[1])
     except (OSError, RuntimeError, http.client.HTTPException) as error:
-        raise WeightsError(
-            f'ImageNet weights {path.name} are neither in {path.parent} nor in {BASICSR_FOLDER}, and could '
-            f'not be downloaded ({_reason(error)}): {remedy(name)}'
-        ) from None
+        fault = f'ImageNet weights {path.name} are neither in {path.parent} nor in {BASICSR_FOLDER}'
+        raise WeightsError(f'{fault}, and could not be downloaded ({_reason(error)}): {remedy(name)}') from None
     return path
 
 

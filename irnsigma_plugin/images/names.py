@@ -17,15 +17,12 @@ def is_image_name(name: str) -> bool:
 
 
 def find_images(sources: Iterable[str], leave_out: Path | None = None) -> list[tuple[Path, Path]]:
-    """Find image files.
+    """Find image files: each file, and its path below its source.
 
     Args:
-        sources: Files (of any name), folders (all image names in it and below, none hidden, links followed) and globs
-            (likewise).
+        sources: Files (of any name), folders (all image names in them and below, none hidden, links followed) and
+            globs (likewise; what comes before the first wildcard is the source).
         leave_out: Folder in which nothing is looked for.
-
-    Returns:
-        Each file, and its path below its source: the folder, or the part of the glob before the first wildcard.
 
     Raises:
         ValueError: A source has no images.
@@ -35,7 +32,7 @@ def find_images(sources: Iterable[str], leave_out: Path | None = None) -> list[t
     found = []
     for source in sources:
         if os.path.isdir(source):
-            base, files = Path(source), [Path(file) for file in _image_files(source)]
+            base, files = Path(source), list(_image_files(Path(source)))
         elif os.path.lexists(source):
             found.append((Path(source), Path(Path(source).name)))
             continue
@@ -55,22 +52,17 @@ def find_images(sources: Iterable[str], leave_out: Path | None = None) -> list[t
     return found
 
 
-def _image_files(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
-    """The images in a folder and in all folders in it, in order of their names.
-
-    `above` are the real paths of the folders that it was found in: a link to one of them leads nowhere new.
-    """
+def _image_files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """The images in and below a folder, in order of names; `above` are the real paths of those that it was found in."""
     real = os.path.realpath(folder)
-    if real in above:
+    if real in above:  # a link that leads nowhere new
         return
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
         raise OSError(f'{folder}: the folder cannot be read ({error.strerror}); check the rights.') from error
-    for name in names:
-        path = os.path.join(folder, name)
+    for path in (folder / name for name in names if not name.startswith('.')):
         if os.path.isdir(path):
-            if not name.startswith('.'):
-                yield from _image_files(path, above | {real})
-        elif is_image_name(name):
+            yield from _image_files(path, above | {real})
+        elif is_image_name(path.name):
             yield path

@@ -15,7 +15,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -42,6 +42,13 @@ EXIF_PREFIX = b'Exif\0\0'  # of camera data in JPEG and WebP, not in PNG
 MAX_PROFILE_BYTES = 1 << 24
 COPIES = 4  # of the pixels, that a decoder may hold at the same time
 
+# Kind of chunk of a PNG file: attribute of Picture, what to call it.
+METADATA = {
+    b'iCCP': ('icc', 'its colour profile (ICC)'),
+    b'eXIf': ('exif', 'its camera data (EXIF)'),
+    b'tEXt': ('text', 'a text in it'),
+}
+
 _limit_lock = threading.Lock()
 _limit_stack: list[int | None] = []
 
@@ -67,11 +74,7 @@ class Picture(NamedTuple):
 
 
 def read_picture(path: str | os.PathLike) -> Picture:
-    """Read an image file: `decode_picture` of its content.
-
-    Raises:
-        ImageReadError: It is no readable file, or `decode_picture` refuses it.
-    """
+    """Read an image file; raises ImageReadError if it is no readable one, or :func:`decode_picture` refuses it."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
             raise ImageReadError(f'{path}: is no file (but a folder, a pipe or a device); name an image file.')
@@ -99,42 +102,36 @@ def decode_picture(content: bytes, name: str) -> Picture:
     """
     if not content:
         raise ImageReadError(f'{name}: the file is empty; copy it again or remove it.')
-    is_png = content.startswith(png.SIGNATURE)
-    warnings: list[str] = []
     metadata: dict[str, Any] = {}
+    warnings: list[str] = []
+    is_png = content.startswith(png.SIGNATURE)
     if is_png:
         content = _split_png(content, name, metadata, warnings)
     try:
         # Pillow, not OpenCV, because it refuses truncated files instead of filling them up.
         with _no_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            bits = _bits_per_sample(image, content, name)
-            _check_kind(image, bits, name)
+            bits = _supported_bits(image, content, name)
             check_memory(*image.size, COPIES * len(image.getbands()) * max(bits // 8, 1), name)
             image.load()
-            if not is_png:
-                metadata['icc'] = image.info.get('icc_profile')
-                # The camera data of a TIFF file is the file's own directory; it would not fit another file.
-                metadata['exif'] = None if image.format == 'TIFF' else image.info.get('exif')
+            metadata.setdefault('icc', image.info.get('icc_profile'))
+            # The camera data of a TIFF file is the file's own directory; it would not fit another file.
+            metadata.setdefault('exif', None if image.format == 'TIFF' else image.info.get('exif'))
             samples = _decode_16_bit(content, image, name) if bits == 16 else _decode_8_bit(image)
     except (ImageReadError, MemoryError):
         raise
-    except UnidentifiedImageError as error:  # all that it says is the address of the content
-        if is_png:
-            raise ImageReadError(f'{name}: damaged at its beginning; copy it again or remove it.') from error
-        raise ImageReadError(
-            f'{name}: is no image of a supported kind ({", ".join(IMAGE_EXTENSIONS)}), unless its '
-            'beginning is damaged; save it as PNG of 8 or 16 bits per sample.'
-        ) from error
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
-        raise ImageReadError(
-            f'{name}: damaged, or not a supported image ({error}); copy it again or '
-            f'remove it. Supported: {", ".join(IMAGE_EXTENSIONS)}.'
-        ) from error
-    orientation = 1
+        kinds = ', '.join(IMAGE_EXTENSIONS)
+        fault = f'damaged, or not a supported image ({error}); copy it again or remove it. Supported: {kinds}.'
+        if isinstance(error, UnidentifiedImageError):  # all that it says is the address of the content
+            remedy = 'save it as PNG of 8 or 16 bits per sample'
+            fault = f'is no image of a supported kind ({kinds}), unless its beginning is damaged; {remedy}.'
+            if is_png:
+                fault = 'damaged at its beginning; copy it again or remove it.'
+        raise ImageReadError(f'{name}: {fault}') from error
     try:
-        orientation, metadata['exif'] = _split_orientation(metadata.get('exif'))
+        orientation, metadata['exif'] = _split_orientation(metadata['exif'])
     except struct.error:
-        metadata['exif'] = None
+        orientation, metadata['exif'] = 1, None
         warnings.append('its camera data (EXIF) is damaged')
     samples = _upright(samples, orientation)
     channels = samples.shape[2]
@@ -144,11 +141,7 @@ def decode_picture(content: bytes, name: str) -> Picture:
 
 
 def write_picture(picture: Picture, path: str | os.PathLike) -> None:
-    """Write a PNG file, completely or not at all.
-
-    Raises:
-        WriteError: It cannot be written.
-    """
+    """Write a PNG file, completely or not at all; raises WriteError if that is impossible."""
     chunks = b''
     if picture.icc:
         chunks += png.make_chunk(b'iCCP', b'ICC profile\0\0' + zlib.compress(picture.icc))
@@ -156,9 +149,8 @@ def write_picture(picture: Picture, path: str | os.PathLike) -> None:
         chunks += png.make_chunk(b'eXIf', picture.exif)
     if picture.text:
         chunks += png.make_chunk(b'tEXt', TEXT_KEYWORD + b'\0' + picture.text.encode('latin-1'))
-    samples = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[..., None]
-    if picture.alpha is not None:
-        samples = np.concatenate((samples, picture.alpha[..., None]), 2)
+    pixels, alpha = picture.pixels, picture.alpha
+    samples = np.atleast_3d(pixels) if alpha is None else np.dstack((pixels, alpha))
     with atomic_path(path) as temporary, open(temporary, 'wb') as file:
         png.write_png(file, samples, chunks)
 
@@ -167,10 +159,7 @@ def read_rgb_image(path: str | os.PathLike) -> np.ndarray:
     """Read an image file as (H, W, 3) uint8 RGB.
 
     Grey images and palettes become three channels; 16 bits per sample become 8 by rounding v / 257; an alpha channel
-    that is opaque everywhere is dropped, any other is refused.
-
-    Raises:
-        ImageReadError: The file cannot be read, has transparent pixels, or `decode_picture` refuses it.
+    that is opaque everywhere is dropped. Raises ImageReadError where `read_picture` does, and for transparent pixels.
     """
     return _to_rgb(read_picture(path), os.fspath(path))
 
@@ -182,10 +171,8 @@ def decode_rgb_image(content: bytes, name: str) -> np.ndarray:
 
 def _to_rgb(picture: Picture, name: str) -> np.ndarray:
     if picture.alpha is not None and (picture.alpha != np.iinfo(picture.alpha.dtype).max).any():
-        raise ImageReadError(
-            f'{name}: has transparent pixels, whose colour is undefined; put it on a '
-            'background and save it without alpha channel.'
-        )
+        remedy = 'put it on a background and save it without alpha channel'
+        raise ImageReadError(f'{name}: has transparent pixels, whose colour is undefined; {remedy}.')
     pixels = to_8_bit(picture.pixels)
     return np.stack([pixels] * 3, -1) if pixels.ndim == 2 else pixels
 
@@ -196,56 +183,40 @@ def to_8_bit(samples: np.ndarray) -> np.ndarray:
 
 
 def check_memory(width: int, height: int, pixel_bytes: int, name: str) -> None:
-    """Refuse an image, called `name`, that does not fit into the free memory, before it is taken.
-
-    Raises:
-        ImageReadError: It does not fit.
-    """
-    size = width * height * pixel_bytes
-    available = available_memory(torch.device('cpu'))
+    """Raise ImageReadError for an image, called `name`, that does not fit into the free memory, before it is taken."""
+    size, available = width * height * pixel_bytes, available_memory(torch.device('cpu'))
     if size > available:
-        raise ImageReadError(
-            f'{name}: {width}x{height} pixels need about {size / 1e9:.1f} GB of memory, but '
-            f'{available / 1e9:.1f} GB are free; cut the image into parts, or free some memory.'
-        )
+        need = f'about {size / 1e9:.1f} GB of memory, but {available / 1e9:.1f} GB are free'
+        remedy = 'cut the image into parts, or free some memory'
+        raise ImageReadError(f'{name}: {width}x{height} pixels need {need}; {remedy}.')
 
 
-def _unpack_profile(body: bytes) -> bytes:
-    """Colour profile of an iCCP chunk: name, zero, method zero, compressed profile."""
+def _unpack(chunk: png.Chunk) -> bytes | str | None:
+    """What a chunk of `METADATA` holds, but no text of another keyword; raises ValueError or zlib.error on damage."""
+    if not chunk.intact:
+        raise ValueError('wrong checksum')
+    if chunk.kind == b'eXIf':
+        return chunk.body
+    keyword, _, rest = chunk.body.partition(b'\0')
+    if chunk.kind == b'tEXt':
+        return rest.decode('latin-1') if keyword == TEXT_KEYWORD else None
     unpacker = zlib.decompressobj()
-    profile = unpacker.decompress(body[body.index(b'\0') + 2 :], MAX_PROFILE_BYTES)
+    profile = unpacker.decompress(rest[1:], MAX_PROFILE_BYTES)  # behind the number of the method
     if not unpacker.eof:
         raise ValueError('incomplete or too long')
     return profile
-
-
-def _unpack_text(body: bytes) -> str | None:
-    """Text of a tEXt chunk if it has this plugin's keyword."""
-    keyword, _, text = body.partition(b'\0')
-    return text.decode('latin-1') if keyword == TEXT_KEYWORD else None
-
-
-# Kind of chunk: attribute of Picture, what to call it, how to read it.
-METADATA_CHUNKS: dict[bytes, tuple[str, str, Callable[[bytes], Any]]] = {
-    b'iCCP': ('icc', 'its colour profile (ICC)', _unpack_profile),
-    b'eXIf': ('exif', 'its camera data (EXIF)', bytes),
-    b'tEXt': ('text', 'a text in it', _unpack_text),
-}
 
 
 def _split_png(content: bytes, name: str, metadata: dict[str, Any], warnings: list[str]) -> bytes:
     """Return what a PNG file needs for its pixels; move the rest, damage to which does no harm, to `metadata`."""
     pixel_chunks = [png.SIGNATURE]
     for chunk in png.read_chunks(content):
-        frames = int.from_bytes(chunk.body[:4], 'big') if chunk.kind == b'acTL' else 1
-        if frames > 1:
-            raise ImageReadError(_several_images(name, frames))
-        if chunk.kind in METADATA_CHUNKS:
-            attribute, what, unpack = METADATA_CHUNKS[chunk.kind]
+        if chunk.kind == b'acTL':
+            _check_single(int.from_bytes(chunk.body[:4], 'big'), name)
+        if chunk.kind in METADATA:
+            attribute, what = METADATA[chunk.kind]
             try:
-                if not chunk.intact:
-                    raise ValueError('wrong checksum')
-                metadata[attribute] = unpack(chunk.body) or metadata.get(attribute)
+                metadata[attribute] = _unpack(chunk) or metadata.get(attribute)
             except (ValueError, zlib.error):
                 warnings.append(f'{what} is damaged')
         elif chunk.kind[:1].isupper() or chunk.kind == b'tRNS' or not chunk.intact:
@@ -255,10 +226,7 @@ def _split_png(content: bytes, name: str, metadata: dict[str, Any], warnings: li
 
 @contextlib.contextmanager
 def _no_pixel_limit() -> Iterator[None]:
-    """Lift Pillow's limit of the number of pixels: the memory is checked instead.
-
-    The limit is a variable of Pillow, hence the same for all threads: it is back when the last one has left.
-    """
+    """Lift Pillow's limit of pixels (the memory is checked instead) for all threads, until the last has left."""
     with _limit_lock:
         _limit_stack.append(Image.MAX_IMAGE_PIXELS)
         Image.MAX_IMAGE_PIXELS = None
@@ -271,36 +239,33 @@ def _no_pixel_limit() -> Iterator[None]:
                 Image.MAX_IMAGE_PIXELS = limit
 
 
-def _bits_per_sample(image: Image.Image, content: bytes, name: str) -> int:
+def _supported_bits(image: Image.Image, content: bytes, name: str) -> int:
+    """Bits per sample of an image that has just been opened, if it is of a kind that is not refused."""
+    bits = 8
     if image.format == 'PNG':
-        return content[24]  # the bit depth in the header, which always stands first
-    if isinstance(image, TiffImageFile):
-        return max(image.tag_v2.get(BITS_PER_SAMPLE_TAG, (1,)))
-    if image.format == 'PPM':  # the last number of the header is the largest value
+        bits = content[24]  # the bit depth in the header, which always stands first
+    elif isinstance(image, TiffImageFile):
+        bits = max(image.tag_v2.get(BITS_PER_SAMPLE_TAG, (1,)))
+    elif image.format == 'PPM':  # the last number of the header is the largest value
         header = re.match(rb'P[2356]' + rb'(?:\s|#[^\n]*\n)+(\d+)' * 3, content)
         largest = int(header[3]) if header else 1
         if largest > 255 and largest != 65535:
             raise ImageReadError(f'{name}: its largest value is {largest}, which is not supported; save it as PNG.')
-        return 16 if largest > 255 else 8
-    return 8
-
-
-def _check_kind(image: Image.Image, bits: int, name: str) -> None:
-    frames = getattr(image, 'n_frames', 1)
-    if frames > 1 and image.format != 'MPO':
-        raise ImageReadError(_several_images(name, frames))
+        bits = 16 if largest > 255 else 8
+    if image.format != 'MPO':
+        _check_single(getattr(image, 'n_frames', 1), name)
     whole = bits in (1, 2, 4, 8) and image.mode in GREY_MODES + COLOUR_MODES
     if not whole and (bits != 16 or image.mode in NO_INTEGER_MODES):
-        raise ImageReadError(
-            f'{name}: pixels of type {image.mode} with {bits} bits per sample are not supported; '
-            'convert the image to RGB or grey with 8 or 16 bits per sample.'
-        )
+        kind = f'pixels of type {image.mode} with {bits} bits per sample'
+        remedy = 'convert the image to RGB or grey with 8 or 16 bits per sample'
+        raise ImageReadError(f'{name}: {kind} are not supported; {remedy}.')
+    return bits
 
 
-def _several_images(name: str, count: int) -> str:
-    return (
-        f'{name}: has {count} frames or pages, of which only one could be kept; save each as an image file of its own.'
-    )
+def _check_single(count: int, name: str) -> None:
+    if count > 1:
+        fault = f'has {count} frames or pages, of which only one could be kept'
+        raise ImageReadError(f'{name}: {fault}; save each as an image file of its own.')
 
 
 def _decode_8_bit(image: Image.Image) -> np.ndarray:
@@ -309,15 +274,11 @@ def _decode_8_bit(image: Image.Image) -> np.ndarray:
     if image.format == 'TIFF':
         image = ImageOps.exif_transpose(image)
     mode = ('L' if image.mode in GREY_MODES else 'RGB') + 'A' * alpha
-    samples = np.array(image if image.mode == mode else image.convert(mode))
-    return samples if samples.ndim == 3 else samples[..., None]
+    return np.atleast_3d(np.array(image if image.mode == mode else image.convert(mode)))
 
 
 def _decode_16_bit(content: bytes, image: Image.Image, name: str) -> np.ndarray:
-    """Decode with OpenCV, because Pillow keeps only the upper byte of 16-bit colour.
-
-    OpenCV turns a TIFF file upright, as Pillow does.
-    """
+    """Decode with OpenCV, as Pillow keeps only the upper byte of 16-bit colour; a TIFF file is turned upright."""
     samples = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if samples is None or samples.dtype != np.uint16:
         raise ImageReadError(f'{name}: this kind of 16-bit image is not supported; save it as a 16-bit PNG file.')
@@ -325,7 +286,7 @@ def _decode_16_bit(content: bytes, image: Image.Image, name: str) -> np.ndarray:
         transparent = image.info.get('transparency')  # of which OpenCV knows in colour only
         if transparent is None:
             return samples[..., None]
-        return np.stack((samples, np.where(samples == transparent, 0, 65535).astype(np.uint16)), 2)
+        return np.dstack((samples, np.where(samples == transparent, 0, 65535).astype(np.uint16)))
     if samples.shape[2] == 3:
         return samples[..., ::-1]
     # OpenCV makes RGBA of grey with alpha.
@@ -334,11 +295,7 @@ def _decode_16_bit(content: bytes, image: Image.Image, name: str) -> np.ndarray:
 
 
 def _split_orientation(exif: bytes | None) -> tuple[int, bytes | None]:
-    """Number of the orientation (1: upright) that camera data have, and the data with a neutral one.
-
-    Raises:
-        struct.error: The data are damaged.
-    """
+    """The orientation (1: upright) that camera data have, and the data with a neutral one; damage is a struct.error."""
     if not exif:
         return 1, None
     exif = exif[exif.startswith(EXIF_PREFIX) and len(EXIF_PREFIX) :]
@@ -356,8 +313,5 @@ def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
     """Turn and mirror pixels as the orientation (1 to 8) of camera data asks for; any other number is upright."""
     if 5 <= orientation <= 8:
         samples = samples.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        samples = samples[::-1]
-    if orientation in (2, 3, 6, 7):
-        samples = samples[:, ::-1]
-    return samples
+    rows, columns = -1 if orientation in (3, 4, 7, 8) else 1, -1 if orientation in (2, 3, 6, 7) else 1
+    return samples[::rows, ::columns]

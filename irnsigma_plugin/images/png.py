@@ -50,7 +50,7 @@ def write_png(file: BinaryIO, pixels: np.ndarray, chunks: bytes = b'') -> None:
     Args:
         file: Opened for binary writing.
         pixels: (H, W, C), uint8 or uint16; C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
-        chunks: Chunks that stand before the pixels, see :func:`make_chunk`.
+        chunks: What stands before the pixels, of :func:`make_chunk`.
     """
     height, width, channels = pixels.shape
     sample = pixels.dtype.itemsize
@@ -64,14 +64,9 @@ def write_png(file: BinaryIO, pixels: np.ndarray, chunks: bytes = b'') -> None:
         block = np.ascontiguousarray(pixels[start : start + count], f'>u{sample}').view(np.uint8).reshape(-1, stride)
         rows = np.concatenate((above, block))
         above = rows[-1:]
-        _write_data(file, compressor.compress(_paeth_filtered(rows, channels * sample)))
-    _write_data(file, compressor.flush())
-    file.write(make_chunk(b'IEND', b''))
-
-
-def _write_data(file: BinaryIO, data: bytes) -> None:
-    if data:
-        file.write(make_chunk(b'IDAT', data))
+        if data := compressor.compress(_paeth_filtered(rows, channels * sample)):
+            file.write(make_chunk(b'IDAT', data))
+    file.write(make_chunk(b'IDAT', compressor.flush()) + make_chunk(b'IEND', b''))
 
 
 def _paeth_filtered(rows: np.ndarray, pixel: int) -> bytes:
@@ -79,8 +74,7 @@ def _paeth_filtered(rows: np.ndarray, pixel: int) -> bytes:
     left = np.zeros_like(rows)
     left[:, pixel:] = rows[:, :-pixel]
     a, b, c = (array.astype(np.int16) for array in (left[1:], rows[:-1], left[:-1]))
-    to_a, to_b = np.abs(b - c), np.abs(a - c)  # distances from a + b - c
-    to_c = np.abs(a + b - 2 * c)
+    to_a, to_b, to_c = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)  # distances from a + b - c
     prediction = np.where((to_a <= to_b) & (to_a <= to_c), a, np.where(to_b <= to_c, b, c))
     filtered = np.empty((len(rows) - 1, rows.shape[1] + 1), np.uint8)
     filtered[:, 0] = PAETH

@@ -1,8 +1,7 @@
 """The two LMDBs of prepared training data, with the progress of the run that fills them.
 
-Everything is collected in a folder `<name>_x<scale>.partial` beside the result: each photograph is one transaction per
-LMDB followed by one line in a progress file, so that a run that was stopped in any way goes on from the last finished
-photograph. The LMDBs are checked before they get their final names.
+They grow in a folder `<name>_x<scale>.partial` beside the result: each photograph is one transaction per LMDB, then one
+line in a progress file, so that a stopped run goes on from the last one. What has been checked gets its final name.
 """
 
 from __future__ import annotations
@@ -58,14 +57,11 @@ class Settings(NamedTuple):
 
     def differences(self, made: Settings) -> str:
         """Name what differs from the settings of existing data, or return an empty string."""
-        differences = [
-            f'{name} {there} there, {now} now'
+        return '; '.join(
+            'other image files' if name == 'images_sha256' else f'{name} {there} there, {now} now'
             for name, there, now in zip(self._fields, made, self)
-            if there != now and name != 'images_sha256'
-        ]
-        if self.images == made.images and self.images_sha256 != made.images_sha256:
-            differences.append('other image files')
-        return '; '.join(differences)
+            if there != now
+        )
 
 
 class Summary(NamedTuple):
@@ -83,12 +79,11 @@ class PairStore:
     """The LMDBs `<destination>/<name>_*.lmdb`: under construction (`partial`) and finished (`final`), lr first."""
 
     def __init__(self, destination: str, name: str, settings: Settings, progress: bool) -> None:
-        names = f'{name}_lr_x{settings.scale}.lmdb', f'{name}_hr.lmdb'
         self.settings = settings
         self.folder = Path(destination, f'{name}_x{settings.scale}.partial')
-        self.final = [Path(destination, each) for each in names]
-        self.partial = [self.folder / each for each in names]
-        self._show_bars = progress
+        self.final = [Path(destination, f'{name}_lr_x{settings.scale}.lmdb'), Path(destination, f'{name}_hr.lmdb')]
+        self.partial = [self.folder / path.name for path in self.final]
+        self._bar = functools.partial(tqdm, unit='image', disable=not progress)
 
     def is_finished(self, overwrite: bool) -> bool:
         """Whether both LMDBs are there with these settings; refuse anything else that has their names."""
@@ -120,90 +115,69 @@ class PairStore:
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
         """Keep other runs out until the end of the block or of the process; file systems without locks go without."""
-        with _disk_errors(self.folder):
+        with _explained_errors(self.folder):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(f'{self.folder}.lock', timeout=0)
-        try:
-            lock.acquire()
-            in_use = not os.path.exists(lock.lock_file)  # removed meanwhile by a run that has just ended
-        except filelock.Timeout:
-            in_use = True
-        except (OSError, NotImplementedError):
-            in_use = False
-        if in_use:
-            lock.release()
-            raise PrepareError(
-                f'The same data is being prepared right now: another process works in {self.folder}. Wait for it, '
-                'or give another name or folder.'
-            )
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # on Windows the release removes it
-                os.unlink(lock.lock_file)
-            lock.release()
+            lock = filelock.FileLock(f'{self.folder}.lock', timeout=0)
+            try:
+                lock.acquire()
+                if not os.path.exists(lock.lock_file):  # removed meanwhile by a run that has just ended
+                    raise filelock.Timeout(lock.lock_file)
+            except filelock.Timeout:
+                lock.release()
+                fault = f'The same data is being prepared right now: another process works in {self.folder}'
+                raise PrepareError(f'{fault}. Wait for it, or give another name or folder.') from None
+            except (OSError, NotImplementedError):
+                pass
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # on Windows the release removes it
+                    os.unlink(lock.lock_file)
+                lock.release()
 
     def begin(self, overwrite: bool) -> list[dict]:
         """Begin a run, or go on with one of the same settings; return the records of the photographs that are done."""
-        made = _read_settings(self.folder)
-        if made == self.settings:
-            return self._read_progress()
-        if made is not None and not overwrite:
-            raise PrepareError(
-                f'{self.folder} is an interrupted run with other settings '
-                f'({self.settings.differences(made)}); continue with those, remove that '
-                'folder, or give --overwrite.'
-            )
-        with _disk_errors(self.folder):
-            if self.is_begun():
-                self._discard()
-            for path in self.partial:
-                path.mkdir(parents=True)
-            atomic_write(self.folder / SETTINGS, (json.dumps(self.settings._asdict()) + '\n').encode())
+        made, progress = _read_settings(self.folder), self.folder / PROGRESS
+        if made == self.settings and progress.exists():
+            content = progress.read_bytes()
+            whole = content[: content.rfind(b'\n') + 1]  # the rest is a line that a kill has cut short
+            os.truncate(progress, len(whole))
+            return [json.loads(line) for line in whole.splitlines()]
+        if made is not None and made != self.settings and not overwrite:
+            fault = f'an interrupted run with other settings ({self.settings.differences(made)})'
+            remedy = 'continue with those, remove that folder, or give --overwrite'
+            raise PrepareError(f'{self.folder} is {fault}; {remedy}.')
+        if self.is_begun():
+            self._discard()
+        for path in self.partial:
+            path.mkdir(parents=True)
+        atomic_write(self.folder / SETTINGS, (json.dumps(self.settings._asdict()) + '\n').encode())
         return []
 
     def _discard(self) -> None:
         (self.folder / SETTINGS).unlink(missing_ok=True)  # first: without it the rest counts for nothing
         shutil.rmtree(self.folder)
 
-    def _read_progress(self) -> list[dict]:
-        """Records of the photographs that are done; a line cut short by a kill is not one, and removed."""
-        path = self.folder / PROGRESS
-        if not path.exists():
-            return []
-        with open(path, 'rb+') as file:
-            lines = file.readlines()
-            if lines and not lines[-1].endswith(b'\n'):
-                file.truncate(sum(map(len, lines[:-1])))
-                lines.pop()
-        return [json.loads(line) for line in lines]
-
     def fill(self, records: list[dict], photographs: Iterable[Future[list[Pair]]]) -> None:
         """Store the pairs of the photographs behind those of `records`, in order, then describe the LMDBs."""
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(_disk_errors(self.folder))
-            lr_env, hr_env = (
-                stack.enter_context(lmdb.open(str(path), map_size=FIRST_MAP_SIZE)) for path in self.partial
-            )
-            log = stack.enter_context(open(self.folder / PROGRESS, 'a', encoding='utf-8'))
-            bar = stack.enter_context(self._bar('prepare', self.settings.images, len(records)))
+        lr_path, hr_path = map(str, self.partial)
+        with (
+            lmdb.open(lr_path, map_size=FIRST_MAP_SIZE) as lr_env,
+            lmdb.open(hr_path, map_size=FIRST_MAP_SIZE) as hr_env,
+            open(self.folder / PROGRESS, 'a', encoding='utf-8') as log,
+            self._bar(total=self.settings.images, initial=len(records), desc='prepare') as bar,
+        ):
             for photograph in photographs:
                 pairs, skipped = [], None
                 try:
                     pairs = photograph.result()
                 except ImageReadError as error:
                     skipped = str(error)
-                except MemoryError:
-                    raise PrepareError(
-                        'There is not enough memory for so many photographs at a time: run the same command again '
-                        'with fewer --workers, and it goes on from here.'
-                    ) from None
                 # A kill from here to the end of the record repeats the photograph: the same keys and values.
-                _put(lr_env, [(pair.key, pair.lr_png) for pair in pairs])
-                _put(hr_env, [(pair.key, pair.hr_png) for pair in pairs])
+                _put(lr_env, {pair.key: pair.lr_png for pair in pairs})
+                _put(hr_env, {pair.key: pair.hr_png for pair in pairs})
                 record = {'skipped': skipped, 'pairs': [[pair.key, *pair.hr_size] for pair in pairs]}
-                log.write(json.dumps(record) + '\n')
-                log.flush()
+                print(json.dumps(record), file=log, flush=True)
                 os.fsync(log.fileno())
                 records.append(record)
                 bar.update()
@@ -218,14 +192,11 @@ class PairStore:
             more = f' (and {len(skipped) - 3} more)' if len(skipped) > 3 else ''
             raise PrepareError(f'None of the images can be used. {" ".join(skipped[:3])}{more}')
         description = json.dumps({**self.settings._asdict(), 'skipped': skipped}, indent=2) + '\n'
-        with _disk_errors(self.folder):
-            for path, factor in zip(self.partial, (self.settings.scale, 1)):
-                lines = [
-                    f'{key}.png ({height // factor},{width // factor},3) {PNG_COMPRESSION}\n'
-                    for key, height, width in pairs
-                ]
-                atomic_write(path / META_INFO, ''.join(lines).encode())
-                atomic_write(path / SETTINGS, description.encode())
+        for path, factor in zip(self.partial, (self.settings.scale, 1)):
+            sizes = ((key, height // factor, width // factor) for key, height, width in pairs)
+            lines = [f'{key}.png ({height},{width},3) {PNG_COMPRESSION}\n' for key, height, width in sizes]
+            atomic_write(path / META_INFO, ''.join(lines).encode())
+            atomic_write(path / SETTINGS, description.encode())
 
     def verify(self, paths: list[Path], workers: int) -> None:
         """Decode every image of both LMDBs, `partial` or `final`; compare its size with meta_info and counterpart."""
@@ -235,32 +206,28 @@ class PairStore:
             raise PrepareError(f'{META_INFO} of {paths[0]} does not belong to that of {paths[1]}; {AGAIN}')
         for path, sizes in zip(paths, (lr_sizes, hr_sizes)):
             with (
-                _disk_errors(path),
+                _explained_errors(path),
                 lmdb.open(str(path), readonly=True, lock=False, readahead=False) as env,
-                self._bar(f'verify {path.name}', len(sizes)) as bar,
+                self._bar(total=len(sizes), desc=f'verify {path.name}') as bar,
                 ThreadPoolExecutor(workers) as pool,
             ):
-                if env.stat()['entries'] != len(sizes):
-                    raise PrepareError(
-                        f'{path} holds {env.stat()["entries"]} images, its {META_INFO} lists {len(sizes)}; {AGAIN}'
-                    )
-                sizes_read = pool.map(functools.partial(_stored_size, env), sizes)
-                for (key, size), read in zip(sizes.items(), sizes_read):
-                    if read != size:
-                        raise PrepareError(
-                            f'{path}: image {key} is damaged or missing ({META_INFO}: {size}, stored: {read}); {AGAIN}'
-                        )
+                if (count := env.stat()['entries']) != len(sizes):
+                    raise PrepareError(f'{path} holds {count} images, its {META_INFO} lists {len(sizes)}; {AGAIN}')
+                stored_sizes = pool.map(functools.partial(_stored_size, env), sizes)
+                for (key, size), stored in zip(sizes.items(), stored_sizes):
+                    if stored != size:
+                        fault = f'is damaged or missing ({META_INFO}: {size}, stored: {stored})'
+                        raise PrepareError(f'{path}: image {key} {fault}; {AGAIN}')
                     bar.update()
 
     def finish(self) -> None:
         """Move the LMDBs to their final names, lr first; can be repeated after a kill."""
-        with _disk_errors(self.folder):
-            for partial, final in zip(self.partial, self.final):
-                if partial.exists():
-                    if final.exists():
-                        shutil.rmtree(final)
-                    os.replace(partial, final)
-            shutil.rmtree(self.folder)
+        for partial, final in zip(self.partial, self.final):
+            if partial.exists():
+                if final.exists():
+                    shutil.rmtree(final)
+                os.replace(partial, final)
+        shutil.rmtree(self.folder)
 
     def summary(self, was_complete: bool) -> Summary:
         """Read back what the finished LMDBs say of themselves."""
@@ -269,40 +236,29 @@ class PairStore:
         photographs, pairs = self.settings.images - len(skipped), len(_read_sizes(hr_path))
         return Summary(str(hr_path), str(lr_path), photographs, pairs, skipped, was_complete)
 
-    def _bar(self, what: str, total: int, done: int = 0) -> tqdm:
-        return tqdm(total=total, initial=done, desc=what, unit='image', disable=not self._show_bars)
 
-
-def _put(env: lmdb.Environment, items: Iterable[tuple[str, bytes]]) -> None:
-    """Store items in one transaction, with a doubled limit of the size if they do not fit.
-
-    BasicSR's `LmdbMaker` reserves 1 TB instead, which machines with limited address space refuse.
-    """
+def _put(env: lmdb.Environment, images: dict[str, bytes]) -> None:
+    """Store images in one transaction. BasicSR's `LmdbMaker` reserves 1 TB for it, which some machines refuse."""
     while True:
         try:
             with env.begin(write=True) as transaction:
-                for key, value in items:
-                    transaction.put(key.encode('ascii'), value)
+                transaction.cursor().putmulti([(key.encode('ascii'), image) for key, image in images.items()])
             return
         except lmdb.MapFullError:
             env.set_mapsize(2 * env.info()['map_size'])
 
 
 def _stored_size(env: lmdb.Environment, key: str) -> tuple[int, ...] | None:
-    with env.begin() as transaction:
-        content = transaction.get(key.encode('ascii'))
-    try:
-        return decode_rgb_image(content or b'', key).shape[:2]
-    except ImageReadError:
-        return None
+    with env.begin() as transaction, contextlib.suppress(ImageReadError):
+        return decode_rgb_image(transaction.get(key.encode('ascii')) or b'', key).shape[:2]
+    return None
 
 
 def _read_settings(folder: Path) -> Settings | None:
-    try:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         made = json.loads((folder / SETTINGS).read_text(encoding='utf-8'))
         return Settings(*(made[field] for field in Settings._fields))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return None
 
 
 def _read_sizes(path: Path) -> dict[str, tuple[int, int]]:
@@ -313,12 +269,13 @@ def _read_sizes(path: Path) -> dict[str, tuple[int, int]]:
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def _explained_errors(path: Path) -> Iterator[None]:
     try:
         yield
+    except MemoryError:
+        fault = 'There is not enough memory for so many photographs at a time'
+        raise PrepareError(f'{fault}: run the command again with fewer --workers, and it goes on from here.') from None
     except (OSError, lmdb.Error) as error:
         reason = getattr(error, 'strerror', None) or error
-        raise PrepareError(
-            f'{path} cannot be written or read ({reason}). Is the disk full? Run the same '
-            'command again when that is put right: it continues where it stopped.'
-        ) from error
+        remedy = 'Run the same command again when that is put right: it continues where it stopped.'
+        raise PrepareError(f'{path} cannot be written or read ({reason}). Is the disk full? {remedy}') from error

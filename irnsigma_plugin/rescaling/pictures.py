@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,27 +12,17 @@ from irnsigma_plugin import __version__
 from irnsigma_plugin.archs.bicubic import imresize
 from irnsigma_plugin.checks import whole_number
 from irnsigma_plugin.images.picture import Picture, check_memory, to_8_bit
-
-if TYPE_CHECKING:
-    from irnsigma_plugin.rescaling.rescaler import Rescaler
+from irnsigma_plugin.rescaling.rescaler import Rescaler
 
 
 class LrNote(NamedTuple):
-    """Text of an lr file.
+    """Text of an lr file."""
 
-    Attributes:
-        height, width: Of the original, in pixels.
-        bits: Per sample of the original, 8 or 16.
-        scale: Of the model that made the lr.
-        model: Hash of its weights.
-        version: Of this plugin.
-    """
-
-    height: int
+    height: int  # of the original, in pixels
     width: int
-    bits: int
-    scale: int
-    model: str
+    bits: int  # per sample of the original, 8 or 16
+    scale: int  # of the model that made the lr
+    model: str  # hash of its weights
     version: str = __version__
 
     def to_text(self) -> str:
@@ -41,11 +31,7 @@ class LrNote(NamedTuple):
 
 
 def read_note(text: str) -> LrNote:
-    """The inverse of :meth:`LrNote.to_text`; entries that it does not know are passed over.
-
-    Raises:
-        ValueError: The text is no such note.
-    """
+    """The inverse of :meth:`LrNote.to_text`; it passes over other entries, and raises a ValueError for other text."""
     entries = json.loads(text)
     if not isinstance(entries, dict):
         raise ValueError(f'a note must be an object, but got {text!r}.')
@@ -68,7 +54,7 @@ def downscale_picture(rescaler: Rescaler, hr: Picture, overlap: int | None = Non
     note = LrNote(height, width, hr.bits, rescaler.scale, rescaler.model_hash)
     return hr._replace(
         pixels=rescaler.downscale(hr.pixels, overlap),
-        alpha=_resize(hr.alpha, 1 / rescaler.scale, np.uint8),
+        alpha=hr.alpha if hr.alpha is None else _resize(hr.alpha, 1 / rescaler.scale, np.uint8),
         text=note.to_text(),
     )
 
@@ -83,14 +69,8 @@ def upscale_picture(
 ) -> Picture:
     """Restore a picture: to its original's size and bits where it notes them, else to scale times its size.
 
-    Args:
-        rescaler: Network.
-        lr: Picture; one of 16 bits is rounded to 8.
-        name: Its file's name without folder and extension, which the restored detail depends on.
-        sigma, seed, overlap: See :meth:`Rescaler.upscale`.
-
-    Returns:
-        Picture without note. Its warnings tell of a note that does not fit the picture or the network.
+    An lr of 16 bits is rounded to 8. `name`, its file's without folder and extension, and all after it are those of
+    :meth:`Rescaler.upscale`. The result has no note; its warnings tell of one that does not fit the lr or the network.
 
     Raises:
         ValueError: The lr was made with another scale, `sigma` does not fit, or the memory does not suffice.
@@ -100,24 +80,18 @@ def upscale_picture(
     bits = lr.bits
     note = _fitting_note(lr, warnings)
     if note:
-        if note.scale != rescaler.scale:
-            raise ValueError(
-                f'was downscaled by {note.scale}, but this model is for scale {rescaler.scale}; use the '
-                f'model {note.model} that made it.'
-            )
-        if note.model != rescaler.model_hash:
-            warnings.append(
-                f'it was downscaled by the model {note.model}, not by this one ({rescaler.model_hash}), '
-                'so the restored picture may be poor'
-            )
         height, width, bits = note.height, note.width, note.bits
+        if note.scale != rescaler.scale:
+            remedy = f'use the model {note.model} that made it.'
+            raise ValueError(f'was downscaled by {note.scale}, but this model is for scale {rescaler.scale}; {remedy}')
+        if note.model != rescaler.model_hash:
+            models = f'the model {note.model}, not by this one ({rescaler.model_hash})'
+            warnings.append(f'it was downscaled by {models}, so the restored picture may be poor')
     dtype = np.uint16 if bits == 16 else np.uint8
     check_memory(width, height, 2 * lr.pixels[0, 0].size * bits // 8, 'the restored picture')
     pixels = rescaler.upscale(to_8_bit(lr.pixels), sigma, seed, name, (height, width), overlap, dtype)
-    alpha = _resize(None if lr.alpha is None else to_8_bit(lr.alpha), rescaler.scale, dtype)
-    return lr._replace(
-        pixels=pixels, alpha=None if alpha is None else alpha[:height, :width], text=None, warnings=tuple(warnings)
-    )
+    alpha = lr.alpha if lr.alpha is None else _resize(to_8_bit(lr.alpha), rescaler.scale, dtype)[:height, :width]
+    return lr._replace(pixels=pixels, alpha=alpha, text=None, warnings=tuple(warnings))
 
 
 def _fitting_note(lr: Picture, warnings: list[str]) -> LrNote | None:
@@ -130,18 +104,14 @@ def _fitting_note(lr: Picture, warnings: list[str]) -> LrNote | None:
         warnings.append('what it notes of its original is damaged')
         return None
     if lr.pixels.shape[:2] != (-(-note.height // note.scale), -(-note.width // note.scale)):
-        warnings.append(
-            f'it has been resized since it was downscaled from {note.width}x{note.height} pixels, whose '
-            'size is no longer of use'
-        )
+        original = f'{note.width}x{note.height} pixels, whose size is no longer of use'
+        warnings.append(f'it has been resized since it was downscaled from {original}')
         return None
     return note
 
 
-def _resize(alpha: np.ndarray | None, factor: float, dtype: type) -> np.ndarray | None:
+def _resize(alpha: np.ndarray, factor: float, dtype: type) -> np.ndarray:
     """Resize opacity bicubically; a side that is no multiple of the scale is rounded up."""
-    if alpha is None:
-        return None
     opacity = torch.from_numpy(alpha.astype(np.float32) / np.iinfo(alpha.dtype).max)[None, None]
     largest = np.iinfo(dtype).max
     return (imresize(opacity, factor)[0, 0].clamp(0, 1) * largest).round().numpy().astype(dtype)

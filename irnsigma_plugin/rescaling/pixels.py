@@ -21,21 +21,13 @@ PIXELS_AT_ONCE = 1 << 22  # a comparison of the whole would need as much memory 
 
 
 def check_image(name: str, image: Image, dtypes: tuple[type, ...]) -> None:
-    """Check the form of an image.
-
-    Raises:
-        ValueError: It is neither an array of one of `dtypes` nor a tensor, or has another shape, or no pixels.
-    """
+    """Raise a ValueError for what is neither a tensor nor an array of one of `dtypes`, or of another shape or empty."""
     if isinstance(image, Tensor):
         fits = image.ndim == 3 and image.shape[0] == 3 and image.is_floating_point() and image.numel() > 0
         expected = 'a floating-point tensor (3, H, W) or (N, 3, H, W)'
     else:
-        fits = (
-            isinstance(image, np.ndarray)
-            and image.dtype in dtypes
-            and image.size > 0
-            and (image.ndim == 2 or image.ndim == 3 and image.shape[2] == 3)
-        )
+        fits = isinstance(image, np.ndarray) and image.dtype in dtypes and image.size > 0
+        fits = fits and (image.ndim == 2 or image.ndim == 3 and image.shape[2] == 3)
         expected = f'an array (H, W) or (H, W, 3) of {" or ".join(np.dtype(dtype).name for dtype in dtypes)}'
     if not fits:
         found = f'{image.dtype} {tuple(image.shape)}' if hasattr(image, 'shape') else repr(image)
@@ -79,11 +71,7 @@ def write_region(image: Image, region: Region, pixels: Tensor) -> None:
 
 
 def is_grey(image: Image) -> bool:
-    """Whether all channels of an image are equal.
-
-    Args:
-        image: (H, W) or (H, W, 3) array, or (3, H, W) tensor.
-    """
+    """Whether all channels of an image are equal."""
     if image.ndim == 2:
         return True
     channels = image if isinstance(image, Tensor) else image.transpose(2, 0, 1)
@@ -96,13 +84,7 @@ def is_grey(image: Image) -> bool:
 def luma(images: Tensor) -> Tensor:
     """`0.299 R + 0.587 G + 0.114 B` in every channel: what a network makes of a grey image, grey again.
 
-    It goes between the network and the rounding, after downscaling and after upscaling alike.
-
-    Args:
-        images: (N, 3, H, W), RGB.
-
-    Returns:
-        (N, 3, H, W), all channels equal.
+    It goes between the network and the rounding, after downscaling and after upscaling alike. (N, 3, H, W) stays so.
     """
     weights = torch.tensor(LUMA_WEIGHTS, dtype=images.dtype, device=images.device).view(3, 1, 1)
     return (images * weights).sum(1, keepdim=True).expand_as(images)

@@ -17,18 +17,8 @@ from irnsigma_plugin.archs.grid import Size, Window, magnify, relative, windows
 from irnsigma_plugin.archs.rescaling_net import RescalingNet, quantize, scale_noise
 from irnsigma_plugin.checkpoints.weights import FindClass, build_network, model_hash, read_checkpoint
 from irnsigma_plugin.checks import whole_number
-from irnsigma_plugin.rescaling.noise import draw_epsilon
-from irnsigma_plugin.rescaling.pixels import (
-    Image,
-    check_image,
-    empty_like,
-    height_width,
-    is_grey,
-    luma,
-    read_region,
-    write_region,
-)
-from irnsigma_plugin.rescaling.sigma_map import check_sigma_map, sigma_of_cells
+from irnsigma_plugin.rescaling import pixels
+from irnsigma_plugin.rescaling.latent import check_sigma_map, draw_epsilon, sigma_of_cells
 
 # Side of the grid's cells, in hr pixels, and what a window adds around one by default, in lr pixels. Both
 # belong to the definition of the result: other values change the last bits of some pixels. A window takes 0.1 GiB on
@@ -48,20 +38,16 @@ class Rescaler:
     the order or the number of workers (on one machine; another may differ by one level where a value lies at a
     rounding boundary). Only windows become floating point, so memory is bounded by one window.
 
-    The overlap is 16 lr pixels by default (64 hr pixels at x4), or the network's receptive field where that is
-    less. With the :meth:`~irnsigma_plugin.archs.rescaling_net.RescalingNet.receptive_field` (480 hr pixels for the
-    paper's x4 network) or more, the result is that of the image in one piece up to the rounding of float32. The
-    default is as good in practice: on a network trained for 1,300 iterations of `train_IRN_x4_cpu.yml` (field 240) it
-    differs by 3e-7 at most, half of it by 2e-4 and none at all by 0.16.
+    The overlap is 16 lr pixels by default, or the network's receptive field (480 hr pixels for the paper's x4 network)
+    where that is less. With this or more, the result is that of the image in one piece up to the rounding of float32.
+    The default is as good in practice: on a network trained for 1,300 iterations of `train_IRN_x4_cpu.yml` (field 240)
+    it differs by 3e-7 at most, half of it by 2e-4 and none at all by 0.16.
 
     Grey images, with all channels equal, stay grey; see :func:`~irnsigma_plugin.rescaling.pixels.luma`.
 
     Args:
         net: Network; it is moved to `device` and set to evaluation mode.
         device: Where to compute.
-
-    Attributes:
-        net, scale, device: The network, its rescaling factor, and where it is.
 
     Example:
         >>> rescaler = Rescaler.from_checkpoint('net_g_latest.pth')
@@ -79,12 +65,9 @@ class Rescaler:
     def from_checkpoint(
         cls, path: str | os.PathLike, device: torch.device | str = 'auto', find_class: FindClass | None = None
     ) -> Rescaler:
-        """Build the network that a checkpoint holds.
+        """Build the network of a checkpoint, on the GPU if there is one (`auto`).
 
-        Args:
-            path: Checkpoint.
-            device: `auto`: the GPU if there is one, else the CPU.
-            find_class: For networks other than InvRescaleNet, such as `{'MyNet': MyNet}.get`; see `build_network`.
+        `find_class` is for networks other than InvRescaleNet, such as `{'MyNet': MyNet}.get`; see `build_network`.
 
         Raises:
             CheckpointError: The file is missing, damaged, or of another network.
@@ -99,7 +82,7 @@ class Rescaler:
         return model_hash(self.net.state_dict())
 
     @torch.no_grad()
-    def downscale(self, image: Image, overlap: int | None = None) -> Image:
+    def downscale(self, image: pixels.Image, overlap: int | None = None) -> pixels.Image:
         """Downscale an image of any size, H x W, to h = ceil(H / scale) times w = ceil(W / scale).
 
         Args:
@@ -116,39 +99,37 @@ class Rescaler:
         """
         if isinstance(image, Tensor) and image.ndim == 4:
             return torch.stack([self.downscale(one, overlap) for one in image])
-        check_image('image', image, (np.uint8, np.uint16))
-        hr_size = height_width(image)
+        pixels.check_image('image', image, (np.uint8, np.uint16))
+        hr_size = pixels.height_width(image)
         lr_size = (-(-hr_size[0] // self.scale), -(-hr_size[1] // self.scale))
-        lr = empty_like(image, lr_size, np.uint8)
-        grey = is_grey(image)
+        lr = pixels.empty_like(image, lr_size, np.uint8)
+        grey = pixels.is_grey(image)
         window: Window  # which mypy does not find out
         with _reproducible_convolutions(self.device):
             for window in self._windows(lr_size, overlap):
                 area = magnify(window.area, self.scale, hr_size)
-                small, _ = self.net.downscale(read_region(image, area).to(self.device))
-                small = quantize(luma(small) if grey else small)
-                small = small[(..., *relative(window.core, window.area))]
-                write_region(lr, window.core, small)
+                small, _ = self.net.downscale(pixels.read_region(image, area).to(self.device))
+                small = quantize(pixels.luma(small) if grey else small)
+                pixels.write_region(lr, window.core, small[(..., *relative(window.core, window.area))])
         return lr
 
     @torch.no_grad()
     def upscale(
         self,
-        lr: Image,
+        lr: pixels.Image,
         sigma: float | np.ndarray | Tensor = 0.0,
         seed: int = 0,
         name: str | Sequence[str] = '',
         size: tuple[int, int] | None = None,
         overlap: int | None = None,
         dtype: type | None = None,
-    ) -> Image:
+    ) -> pixels.Image:
         """Restore an image from a downscaled one.
 
         Args:
             lr: uint8 array (h, w) or (h, w, 3), RGB; or tensor (3, h, w) or (N, 3, h, w), float in [0, 1].
             sigma: From 0 (faithful) to 1 (sharp): a number, or a map of the hr or the lr image's size, floating
-                point or uint8 or uint16 (white = 1). The sigma of a lr pixel's detail is the mean of the map over its
-                hr pixels, see :func:`~irnsigma_plugin.rescaling.sigma_map.sigma_of_cells`.
+                point or uint8 or uint16 (white = 1); an lr pixel's detail takes the mean over its hr pixels.
             seed: Seed of the restored detail.
             name: Name of the image, its file stem: every name has detail of its own. For a batch one name for
                 each image; a single one counts for all.
@@ -168,27 +149,29 @@ class Rescaler:
             names = [name] * len(lr) if isinstance(name, str) else name
             if len(names) != len(lr):
                 raise ValueError(f'name must have one name for each of {len(lr)} images, but has {len(names)}.')
-            return torch.stack(
-                [self.upscale(one, sigma, seed, one_name, size, overlap, dtype) for one, one_name in zip(lr, names)]
-            )
-        check_image('lr', lr, (np.uint8,))
-        lr_size = height_width(lr)
+            each = zip(lr, names)
+            return torch.stack([self.upscale(one, sigma, seed, its, size, overlap, dtype) for one, its in each])
+        pixels.check_image('lr', lr, (np.uint8,))
+        lr_size = pixels.height_width(lr)
         hr_size = self._hr_size(size, lr_size)
         if isinstance(seed, bool) or not isinstance(seed, Integral):
             raise ValueError(f'seed must be a whole number, but got {seed!r}.')
         sigma = check_sigma_map(sigma, hr_size, lr_size)
-        hr = empty_like(lr, hr_size, _check_dtype(dtype, lr))
+        if dtype is not None and (isinstance(lr, Tensor) or dtype not in (np.uint8, np.uint16)):
+            raise ValueError(f'dtype must be np.uint8 or np.uint16, and left out for tensors, but got {dtype!r}.')
+        hr = pixels.empty_like(lr, hr_size, dtype or np.uint8)
         latent_shape = self.net.latent_shape((1, 3, *lr_size))
         has_latent_per_pixel = self._has_latent_per_pixel(lr_size)
-        grey = is_grey(lr)
+        grey = pixels.is_grey(lr)
         with _reproducible_convolutions(self.device):
             for window in self._windows(lr_size, overlap):
                 epsilon = draw_epsilon(latent_shape, seed, name, window.area if has_latent_per_pixel else None)
                 latent = scale_noise(epsilon, sigma_of_cells(sigma, window.area, lr_size, self.scale))
-                restored = self.net.upscale(read_region(lr, window.area).to(self.device), latent.to(self.device))
+                small = pixels.read_region(lr, window.area)
+                restored = self.net.upscale(small.to(self.device), latent.to(self.device))
                 area, core = (magnify(region, self.scale, hr_size) for region in window)
                 restored = restored[(..., *relative(core, area))]
-                write_region(hr, core, luma(restored) if grey else restored)
+                pixels.write_region(hr, core, pixels.luma(restored) if grey else restored)
         return hr
 
     def _hr_size(self, size: tuple[int, int] | None, lr_size: Size) -> Size:
@@ -197,38 +180,29 @@ class Rescaler:
             return largest
         if len(size) != 2 or any(-(-side // self.scale) != lr_side for side, lr_side in zip(size, lr_size)):
             raise ValueError(
-                f'size must be the height and width of an image that becomes {lr_size[0]}x{lr_size[1]} '
-                f'at scale {self.scale}, {largest[0]}x{largest[1]} or up to {self.scale - 1} less, '
-                f'but got {size!r}.'
+                f'size must be the height and width of an image that becomes {lr_size[0]}x{lr_size[1]} at scale '
+                f'{self.scale}, {largest[0]}x{largest[1]} or up to {self.scale - 1} less, but got {size!r}.'
             )
         return whole_number('size', size[0]), whole_number('size', size[1])
 
-    def _windows(self, lr_size: Size, overlap: int | None) -> list[Window]:
+    def _windows(self, lr_size: Size, overlap: int | None) -> Iterator[Window]:
         """The windows of an image, in lr pixels; the image itself for a network that needs it in one piece."""
-        if overlap is not None:
-            whole_number('overlap', overlap, smallest=0)
-            if not self._has_latent_per_pixel(lr_size):
-                raise ValueError(
-                    f'{type(self.net).__name__} takes images in one piece, because its latent is not one of lr '
-                    'pixels: leave overlap out.'
-                )
-        elif self._has_latent_per_pixel(lr_size) and (reach := self.net.receptive_field()) is not None:
-            overlap = min(reach, OVERLAP * self.scale)
+        has_latent_per_pixel = self._has_latent_per_pixel(lr_size)
         if overlap is None:
-            return list(windows(*lr_size, max(lr_size), 0))
-        return list(windows(*lr_size, CELL // self.scale, -(-overlap // self.scale)))
+            reach = self.net.receptive_field() if has_latent_per_pixel else None
+            if reach is None:
+                return windows(*lr_size, max(lr_size), 0)
+            overlap = min(reach, OVERLAP * self.scale)
+        elif not has_latent_per_pixel:
+            raise ValueError(
+                f'{type(self.net).__name__} takes images in one piece, because its latent is not one of lr pixels: '
+                'leave overlap out.'
+            )
+        margin = -(-whole_number('overlap', overlap, smallest=0) // self.scale)
+        return windows(*lr_size, CELL // self.scale, margin)
 
     def _has_latent_per_pixel(self, lr_size: Size) -> bool:
         return tuple(self.net.latent_shape((1, 3, *lr_size))[2:]) == lr_size
-
-
-def _check_dtype(dtype: type | None, lr: Image) -> type:
-    if isinstance(lr, Tensor):
-        if dtype is not None:
-            raise ValueError(f'dtype is for arrays: a tensor becomes a float32 tensor, but got {dtype!r}.')
-    elif dtype not in (None, np.uint8, np.uint16):
-        raise ValueError(f'dtype must be np.uint8 or np.uint16, but got {dtype!r}.')
-    return dtype or np.uint8
 
 
 @contextlib.contextmanager

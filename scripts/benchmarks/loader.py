@@ -39,7 +39,7 @@ def benchmark_loader(
         runs: Figures are medians of so many.
         step_samples_per_second: What the training takes, for the number of workers that it needs.
     """
-    sources = [photograph.path for photograph in find_photographs([images])[:PHOTOGRAPHS]]
+    sources = list(find_photographs([images]).values())[:PHOTOGRAPHS]
     with tempfile.TemporaryDirectory() as folder:
         loaders = {}
         for side in SUB_IMAGES:

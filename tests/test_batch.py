@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from irnsigma_plugin.commands.sources import plan_jobs
+from irnsigma_plugin.commands.batch import plan_jobs
 
 
 @pytest.fixture(autouse=True)
