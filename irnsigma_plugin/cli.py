@@ -1,8 +1,7 @@
 """The command `irnsigma`.
 
-Each subcommand is a module of `irnsigma_plugin.commands`: one function adds its parser and names the function that
-does the work. It is listed in `COMMANDS` and nowhere else. Heavy imports belong into the function that does the work,
-so that `--help` answers at once.
+Each subcommand is a module, listed in `COMMANDS` and nowhere else: one function adds its parser and names the function
+that does the work. Heavy imports belong into the latter, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -14,9 +13,12 @@ import sys
 from collections.abc import Sequence
 from typing import IO, Any, Callable, NoReturn
 
+from irnsigma_plugin import __version__
 from irnsigma_plugin.checks import one_line
 from irnsigma_plugin.commands import check, compare, downscale, evaluate, export, fetch_weights, info, prepare, upscale
 from irnsigma_plugin.files import WriteError
+
+COMMANDS: tuple[Any, ...] = (downscale, upscale, evaluate, compare, info, export, check, fetch_weights, prepare)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,14 +35,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Stream:
-    """Standard output or standard error, whose failure names it, and happens only once.
-
-    Args:
-        stream: None where it was closed before the start (`2>&-`): what is written is lost then, and that is no fault.
-        name: What to call it.
-    """
+    """Standard output or standard error, whose failure names it, and happens only once."""
 
     def __init__(self, stream: IO[str] | None, name: str) -> None:
+        # None where it was closed before the start (`2>&-`): what is written is lost then, and that is no fault.
         self._stream = stream or open(os.devnull, 'w', encoding='utf-8')  # noqa: SIM115  open until the process ends
         self._name = name
 
@@ -48,11 +46,9 @@ class _Stream:
         return getattr(self._stream, attribute)
 
     def write(self, text: str) -> int:
-        """Write text."""
         return self._attempt(self._stream.write, text)
 
     def flush(self) -> None:
-        """Write what has been kept back."""
         self._attempt(self._stream.flush)
 
     def _attempt(self, function: Callable[..., Any], *args: str) -> Any:
@@ -67,10 +63,7 @@ class _Stream:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        argv: Arguments without the program's name; those of the process by default.
+    """Run the command line `argv`, by default that of the process, without the program's name.
 
     Returns:
         Exit status: 0 success, 1 the command failed, 2 the command line is wrong, 130 interrupted, 141 nobody reads
@@ -109,21 +102,14 @@ def _fail(message: str, status: int) -> int:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    from irnsigma_plugin import __version__
-
     parser = _Parser(
         prog='irnsigma',
         description='Adjustable image rescaling with IRN_sigma.',
-        epilog='example: irnsigma downscale photos/ small/ --model net_g_latest.pth\n'
-        'example: irnsigma fetch-weights\n'
+        epilog='example: irnsigma downscale photos/ small/ --model net_g_latest.pth\nexample: irnsigma fetch-weights\n'
         'Training and testing run through BasicSR: python -m basicsr.train -opt OPTIONS.yml',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--version', action='version', version=f'irnsigma_plugin {__version__}')
     subparsers = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
     for command in COMMANDS:
         command.add_command(subparsers)
     return parser
-
-
-COMMANDS: tuple[Any, ...] = (downscale, upscale, evaluate, compare, info, export, check, fetch_weights, prepare)

@@ -36,7 +36,7 @@ def fake_basicsr(tmp_path):
 def test_import_is_light(run_cli):
     code = 'import sys; before = set(sys.modules); import irnsigma_plugin; print(sorted(set(sys.modules) - before))'
     out = run_cli('-c', code, IRNSIGMA_AUTOLOAD='0').stdout
-    assert out.strip() == "['irnsigma_plugin', 'irnsigma_plugin.compat', 'irnsigma_plugin.compat.loading']"
+    assert out.strip() == "['irnsigma_plugin']"
 
 
 @pytest.mark.parametrize('first', ['basicsr', 'basicsr.utils', 'registering'])
@@ -46,8 +46,15 @@ def test_order_of_events(run_cli, fake_basicsr, first):
 
 
 def test_arming_twice_does_the_work_once(run_cli, fake_basicsr):
-    code = f'{WATCH_EVENTS}\nloading.arm(); loading.arm()\nimport basicsr\nprint(sys.events)'
+    again = 'import importlib, irnsigma_plugin; importlib.reload(irnsigma_plugin); importlib.reload(irnsigma_plugin)'
+    code = f'{WATCH_EVENTS}\n{again}\nimport basicsr\nprint(sys.events)'
     assert run_cli('-c', code).stdout.strip() == "['before', 'basicsr', 'after', 'registered']"
+
+
+def test_looking_for_basicsr_does_not_disarm(run_cli, fake_basicsr):
+    look = 'import importlib.util; assert importlib.util.find_spec("basicsr").name == "basicsr"'
+    out = run_cli('-c', f'{WATCH_EVENTS}\n{look}\nimport basicsr\nprint(sys.events)').stdout
+    assert out.strip() == "['before', 'basicsr', 'after', 'registered']"
 
 
 def test_basicsr_keeps_its_ordinary_loader(run_cli, fake_basicsr):

@@ -27,7 +27,7 @@ from helpers.experiment import options_to_train, write_photographs, write_yaml
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.cli import main
-from irnsigma_plugin.compat import launch, loading, missing_modules
+from irnsigma_plugin.compat import launch, loading
 from irnsigma_plugin.compat import registry as recognise
 from irnsigma_plugin.compat import start as resume
 from irnsigma_plugin.options.rules import OptionError
@@ -368,35 +368,35 @@ def test_functional_tensor_is_an_alias_only_where_it_is_missing(monkeypatch):
     from torchvision.transforms.functional import rgb_to_grayscale
 
     monkeypatch.delitem(sys.modules, FUNCTIONAL_TENSOR, raising=False)
-    monkeypatch.setattr(missing_modules.importlib.util, 'find_spec', lambda name: None)
-    missing_modules.alias_functional_tensor()
+    monkeypatch.setattr(loading.importlib.util, 'find_spec', lambda name: None)
+    loading.alias_functional_tensor()
     assert sys.modules[FUNCTIONAL_TENSOR].rgb_to_grayscale is rgb_to_grayscale
 
     del sys.modules[FUNCTIONAL_TENSOR]
-    monkeypatch.setattr(missing_modules.importlib.util, 'find_spec', lambda name: object())
-    missing_modules.alias_functional_tensor()
+    monkeypatch.setattr(loading.importlib.util, 'find_spec', lambda name: object())
+    loading.alias_functional_tensor()
     assert FUNCTIONAL_TENSOR not in sys.modules
 
     somebody_elses = ModuleType(FUNCTIONAL_TENSOR)
     monkeypatch.setitem(sys.modules, FUNCTIONAL_TENSOR, somebody_elses)
-    missing_modules.alias_functional_tensor()
+    loading.alias_functional_tensor()
     assert sys.modules[FUNCTIONAL_TENSOR] is somebody_elses
 
 
 def test_distutils_version_is_an_alias_only_where_it_is_missing(monkeypatch):
     monkeypatch.delitem(sys.modules, 'distutils.version', raising=False)
-    monkeypatch.setattr(missing_modules.importlib.util, 'find_spec', lambda name: object())
-    missing_modules.alias_distutils_version()
+    monkeypatch.setattr(loading.importlib.util, 'find_spec', lambda name: object())
+    loading.alias_distutils_version()
     assert 'distutils.version' not in sys.modules
 
-    monkeypatch.setattr(missing_modules.importlib.util, 'find_spec', lambda name: None)
-    missing_modules.alias_distutils_version()
+    monkeypatch.setattr(loading.importlib.util, 'find_spec', lambda name: None)
+    loading.alias_distutils_version()
     from distutils.version import LooseVersion
 
     assert LooseVersion('0.9.0') < LooseVersion('0.29.1+cpu')
 
     alias = sys.modules['distutils.version']
-    missing_modules.alias_distutils_version()
+    loading.alias_distutils_version()
     assert sys.modules['distutils.version'] is alias
 
 

@@ -18,6 +18,8 @@ PARITY = Path(__file__).parent / 'data/parity'
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, 'spandrel', None)
+    monkeypatch.delitem(sys.modules, 'irnsigma_plugin.formats.spandrel', raising=False)
+    monkeypatch.delattr('irnsigma_plugin.formats.spandrel', raising=False)
     with pytest.raises(ImportError, match='pip install spandrel'):
         irnsigma_plugin.register_spandrel()
 

@@ -21,7 +21,7 @@ from irnsigma_plugin.options.rules import OptionError, refuse
 GROUP = 'basicsr.plugins'
 
 _logger = logging.getLogger(__name__.partition('.')[0])
-_loaded: set[tuple[str, str]] = set()
+_loaded: set[metadata.EntryPoint] = set()
 _failed: dict[str, str] = {}  # name of an entry point -> what is wrong with it
 
 
@@ -33,11 +33,11 @@ def import_installed() -> None:
     """
     points = metadata.entry_points()
     of_group = points.select(group=GROUP) if hasattr(points, 'select') else points.get(GROUP, ())  # Python 3.9
-    for point in sorted(of_group, key=lambda point: point.name):
+    for point in sorted(of_group):
         package = point.value.partition(':')[0].partition('.')[0].strip()
-        if (point.name, point.value) in _loaded or _is_being_imported(package):
+        if point in _loaded or _is_being_imported(package):
             continue
-        _loaded.add((point.name, point.value))
+        _loaded.add(point)
         try:
             extension = point.load()
             if ':' in point.value:
@@ -46,17 +46,13 @@ def import_installed() -> None:
             if not _failed:
                 _mention_failures()
             _failed[point.name] = _explain(error, package)
-            problem = f'The BasicSR extension {point.name} ({point.value}) could not be imported: {_failed[point.name]}'
+            problem = f'{point.name} ({point.value}) could not be imported: {_failed[point.name]}'
             remedy = 'Option files that need it will not run. Install what it lacks, update it, or uninstall it'
-            _logger.warning('%s. %s.', problem, remedy)
+            _logger.warning('The BasicSR extension %s. %s.', problem, remedy)
 
 
 def import_named(names: Any, key: str = 'imports') -> None:
-    """Import what `imports` (`key`) of an option file names, each once: `[my_net, ./my_loss.py, ~/nets/my_metric.py]`.
-
-    Raises:
-        OptionError: It is no such list, a module or file is not there, or has an error of its own.
-    """
+    """Import what `imports` (`key`) of an option file names, each once, or raise an OptionError."""
     refuse(import_faults(names, key))
     if not names:
         return
@@ -68,10 +64,9 @@ def import_named(names: Any, key: str = 'imports') -> None:
         try:
             importlib.import_module(module)
         except (Exception, SystemExit) as error:
+            problem = _explain(error, module.partition('.')[0])
             if isinstance(error, ModuleNotFoundError) and f'{module}.'.startswith(f'{error.name}.'):
                 problem = f'there is no such module, not in {os.getcwd()} either. Install it, or name its file'
-            else:
-                problem = _explain(error, module.partition('.')[0])
             raise OptionError(f'{key}: {name}: {problem}.') from error
 
 
@@ -120,10 +115,7 @@ def _is_file(name: str) -> bool:
 
 
 def _module_of(file: str, key: str) -> str:
-    """Name under which Python finds a file: that of the module which it is already, or of the file itself.
-
-    Worker processes that are spawned import it by this name; they are given `sys.path`.
-    """
+    """Name of a file as a module, for workers that are spawned, too: that which it has already, or the file's own."""
     path = os.path.realpath(os.path.expanduser(file))
     for name, module in list(sys.modules.items()):
         if getattr(module, '__dict__', {}).get('__file__') == path:
@@ -140,11 +132,10 @@ def _module_of(file: str, key: str) -> str:
 def _explain(error: BaseException, package: str) -> str:
     """An error in one line, with the last line of `package` that led to it."""
     place = ''
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get('__name__', '').partition('.')[0] == package:
+            place = f' ({frame.f_code.co_filename}, line {line})'
+    text: object = error
     if isinstance(error, SyntaxError):
-        place = f' ({error.filename}, line {error.lineno})'
-    else:
-        for frame, line in traceback.walk_tb(error.__traceback__):
-            if frame.f_globals.get('__name__', '').partition('.')[0] == package:
-                place = f' ({frame.f_code.co_filename}, line {line})'
-    text = ' '.join(str(error.msg if isinstance(error, SyntaxError) else error).split())
-    return f'{type(error).__name__}: {text}{place}'
+        text, place = error.msg, f' ({error.filename}, line {error.lineno})'
+    return f'{type(error).__name__}: {" ".join(str(text).split())}{place}'

@@ -4,48 +4,45 @@ from __future__ import annotations
 
 import atexit
 import os
-import subprocess
+from subprocess import DEVNULL, CalledProcessError, check_output
 from typing import Any
 
-from irnsigma_plugin.checks import one_line
+import torch
 
-_DEFAULT_PORT = 29500  # of torch.distributed, and of BasicSR's Slurm launcher
+from irnsigma_plugin.checks import one_line
 
 
 def launch_without_gpu() -> None:
     """Let both launchers work without a GPU, over gloo: BasicSR divides by the number of GPUs and asks for NCCL."""
     from basicsr.utils import dist_util
 
-    with_gpu = {launcher: getattr(dist_util, f'_init_dist_{launcher}') for launcher in ('pytorch', 'slurm')}
-    if with_gpu['pytorch'].__module__ == __name__:
+    pytorch, slurm = dist_util._init_dist_pytorch, dist_util._init_dist_slurm
+    if pytorch.__module__ == __name__:
         return
 
     def _init_dist_pytorch(backend, **kwargs):
         _require_launcher('pytorch', 'RANK', 'torchrun --nproc_per_node=N')
-        if has_cuda():
-            with_gpu['pytorch'](backend, **kwargs)
+        if torch.cuda.is_available():
+            pytorch(backend, **kwargs)
         else:
             _init_gloo(**kwargs)
 
     def _init_dist_slurm(backend, port=None):
         _require_launcher('slurm', 'SLURM_PROCID', 'srun --ntasks=N python')
-        if has_cuda():
-            with_gpu['slurm'](backend, port)
+        if torch.cuda.is_available():
+            slurm(backend, port)
         else:
             _describe_slurm_to_torch(port)
             _init_gloo()
 
-    dist_util._init_dist_pytorch = _init_dist_pytorch
-    dist_util._init_dist_slurm = _init_dist_slurm
+    dist_util._init_dist_pytorch, dist_util._init_dist_slurm = _init_dist_pytorch, _init_dist_slurm
 
 
 def _init_gloo(**kwargs: Any) -> None:
     """Join the other processes, and leave them at exit, as torch asks for; BasicSR never does.
 
-    Threads of a process group that outlives the interpreter can abort the process when all is done ("terminate called
-    without an active exception"), and the launcher then counts the training as failed.
+    Threads of a group that outlives the interpreter can abort a finished process, and the launcher then sees a failure.
     """
-    import torch
 
     def leave() -> None:
         if torch.distributed.is_initialized():
@@ -58,9 +55,8 @@ def _init_gloo(**kwargs: Any) -> None:
 def _require_launcher(launcher: str, variable: str, command: str) -> None:
     if variable not in os.environ:
         raise RuntimeError(
-            f'--launcher {launcher} needs the processes of a launcher, but {variable} is not set. Start '
-            f'with `{command} -m basicsr.train -opt ... --launcher {launcher}`, or leave out --launcher '
-            'for a single process.'
+            f'--launcher {launcher} needs the processes of a launcher, but {variable} is not set. Start with `{command}'
+            f' -m basicsr.train -opt ... --launcher {launcher}`, or leave out --launcher for a single process.'
         )
 
 
@@ -68,26 +64,12 @@ def _describe_slurm_to_torch(port: int | str | None) -> None:
     """Set the environment variables of torch's rendezvous from Slurm's; the first node leads."""
     nodes = os.environ['SLURM_NODELIST']
     try:
-        hosts = subprocess.run(
-            ['scontrol', 'show', 'hostname', nodes],
-            check=True,
-            text=True,
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-        ).stdout.split()
-        address = hosts[0]
-    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        names = check_output(['scontrol', 'show', 'hostname', nodes], text=True, stdin=DEVNULL, stderr=DEVNULL)
+        address = names.split()[0]
+    except (OSError, CalledProcessError, IndexError) as error:
         raise RuntimeError(
-            f'--launcher slurm cannot learn the first of the nodes {nodes}: `scontrol show hostname` '
-            f'failed ({one_line(error)}). Put scontrol on PATH, or use --launcher pytorch with '
-            'torchrun.'
+            f'--launcher slurm cannot learn the first of the nodes {nodes}: `scontrol show hostname` failed '
+            f'({one_line(error)}). Put scontrol on PATH, or use --launcher pytorch with torchrun.'
         ) from error
     os.environ.update(MASTER_ADDR=address, WORLD_SIZE=os.environ['SLURM_NTASKS'], RANK=os.environ['SLURM_PROCID'])
-    os.environ['MASTER_PORT'] = str(port or os.environ.get('MASTER_PORT', _DEFAULT_PORT))
-
-
-def has_cuda() -> bool:
-    """Whether there is a GPU that torch can use."""
-    import torch
-
-    return torch.cuda.is_available()
+    os.environ['MASTER_PORT'] = str(port or os.environ.get('MASTER_PORT', 29500))  # the default of BasicSR and torch

@@ -1,48 +1,86 @@
 """Loads the plugin into BasicSR at the moment BasicSR is imported.
 
-`python -m basicsr.train` imports only BasicSR's own folders, so a plugin has to be there before it. A `.pth` file
-beside this package imports `irnsigma_plugin` at every interpreter start, which puts the finder below in front of the
-import system. It waits for `import basicsr` and then wraps the execution of that package: fixes first, then BasicSR,
-then the registration of this plugin's objects, then extensions. Hence no imports at the top of this file except `sys`.
+`python -m basicsr.train` imports only BasicSR's own folders. So a `.pth` file beside this package imports it at every
+interpreter start, and its finder waits for `import basicsr`: then come fixes, BasicSR, this plugin, and extensions.
 """
 
+from __future__ import annotations
+
+import importlib.util
 import sys
+import warnings
+from types import ModuleType
+from typing import Any
 
+_PACKAGE = __name__.partition('.')[0]
 # What this plugin builds on, and older versions lack.
-NEEDED = (
-    ('basicsr.utils.options', 'parse_options'),
-    ('basicsr.utils.registry', 'ARCH_REGISTRY'),
-    ('basicsr.utils.dist_util', '_init_dist_pytorch'),
-)
+_NEEDED = {
+    'basicsr.utils.options': 'parse_options',
+    'basicsr.utils.registry': 'ARCH_REGISTRY',
+    'basicsr.utils.dist_util': '_init_dist_pytorch',
+}
 
 
-def arm():
-    """Load the plugin into BasicSR: now if BasicSR is already imported, otherwise as soon as it is."""
-    if 'basicsr' in sys.modules:
+def find_basicsr(path: Any, target: Any) -> Any:
+    """Spec of `basicsr` as everybody else finds it, to be executed by `_Loader`; None where there is no BasicSR."""
+    others = [each for each in sys.meta_path if type(each).__module__ != _PACKAGE and hasattr(each, 'find_spec')]
+    spec: Any = next(filter(None, (finder.find_spec('basicsr', path, target) for finder in others)), None)
+    if spec is not None and spec.loader is not None:  # None: a mere folder of that name
+        spec.loader = _Loader(spec.loader)
+    return spec
+
+
+class _Loader:
+    """BasicSR's ordinary loader, with the plugin's work before and after the package is executed."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def exec_module(self, module: Any) -> None:
+        module.__loader__ = module.__spec__.loader = self._loader
+        prepare()
+        self._loader.exec_module(module)
         complete()
-    elif _finder not in sys.meta_path:
-        sys.meta_path.insert(0, _finder)
 
 
-def prepare():
+def prepare() -> None:
     """Apply what BasicSR needs in order to be imported."""
-    from irnsigma_plugin.compat.missing_modules import alias_distutils_version, alias_functional_tensor
-
     alias_functional_tensor()
     alias_distutils_version()
 
 
-def change():
-    """Apply what changes BasicSR's behaviour, once it is imported. Harmless when repeated.
+def alias_functional_tensor() -> None:
+    """Provide the module from which `basicsr.data.degradations` imports a function; torchvision dropped it in 0.17."""
+    name = 'torchvision.transforms.functional_tensor'
+    try:
+        present = name in sys.modules or importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return  # no torchvision at all: BasicSR's own import error says so best
+    if not present:
+        from torchvision.transforms.functional import rgb_to_grayscale
 
-    Returns:
-        What keeps this plugin out: BasicSR is an older one, as some repositories carry with them. Otherwise none.
-    """
-    from importlib import import_module
+        sys.modules[name] = ModuleType(name)
+        vars(sys.modules[name]).update(rgb_to_grayscale=rgb_to_grayscale)
 
-    for module, name in NEEDED:
+
+def alias_distutils_version() -> None:
+    """Provide what `basicsr.archs.arch_util` compares versions by; Python 3.12 dropped it, setuptools may have it."""
+    name = 'distutils.version'
+    if name not in sys.modules and importlib.util.find_spec('distutils') is None:
+        from packaging.version import Version
+
+        sys.modules[name] = ModuleType(name)
+        vars(sys.modules[name]).update(LooseVersion=Version)
+
+
+def change() -> str | None:
+    """Change the behaviour of an imported BasicSR; return what keeps this plugin out of an older one, if anything."""
+    for module, name in _NEEDED.items():
         try:
-            getattr(import_module(module), name)
+            getattr(importlib.import_module(module), name)
         except (AttributeError, ModuleNotFoundError) as error:
             if isinstance(error, AttributeError) or error.name == module:
                 return f'{module} has no {name}'
@@ -55,16 +93,11 @@ def change():
     return None
 
 
-def complete():
-    """Do what takes an imported BasicSR: change its behaviour, register, import extensions. Harmless when repeated."""
-    lacking = change()
-    if lacking:
-        import warnings
-
-        file = sys.modules['basicsr'].__file__
-        warnings.warn(
-            f'irnsigma_plugin stays out of {file}, which is no BasicSR 1.4.2 or later: {lacking}.', stacklevel=2
-        )
+def complete() -> None:
+    """Change the behaviour of an imported BasicSR, register, import extensions. Harmless when repeated."""
+    if lacking := change():
+        older = f'{sys.modules["basicsr"].__file__}, which is no BasicSR 1.4.2 or later'
+        warnings.warn(f'irnsigma_plugin stays out of {older}: {lacking}.', stacklevel=2)
         return
     try:
         from irnsigma_plugin.compat.registry import register_all
@@ -72,45 +105,9 @@ def complete():
         register_all()
     except ImportError as error:
         raise ImportError(
-            f'irnsigma_plugin could not register with BasicSR: {error}. Install what is missing '
-            '(installing this plugin with pip brings all it needs), or set IRNSIGMA_AUTOLOAD=0 to run '
-            'BasicSR without this plugin.'
+            f'irnsigma_plugin could not register with BasicSR: {error}. Install what is missing (installing this '
+            'plugin with pip brings all it needs), or set IRNSIGMA_AUTOLOAD=0 to run BasicSR without this plugin.'
         ) from error
     from irnsigma_plugin.compat.extensions import import_installed
 
     import_installed()
-
-
-class _BasicsrFinder:
-    """Finds `basicsr` where everybody else finds it, but has it executed by `_BasicsrLoader`."""
-
-    def find_spec(self, name, path=None, target=None):
-        if name != 'basicsr':
-            return None
-        for finder in sys.meta_path:
-            if finder is not self and hasattr(finder, 'find_spec'):
-                spec = finder.find_spec(name, path, target)
-                if spec is not None:
-                    if spec.loader is not None:  # None: a mere folder of that name
-                        spec.loader = _BasicsrLoader(spec.loader)
-                    return spec
-        return None
-
-
-class _BasicsrLoader:
-    """BasicSR's ordinary loader, with the plugin's work before and after the package is executed."""
-
-    def __init__(self, loader):
-        self._loader = loader
-
-    def __getattr__(self, name):
-        return getattr(self._loader, name)
-
-    def exec_module(self, module):
-        module.__loader__ = module.__spec__.loader = self._loader
-        prepare()
-        self._loader.exec_module(module)
-        complete()
-
-
-_finder = _BasicsrFinder()

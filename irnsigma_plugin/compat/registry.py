@@ -10,30 +10,24 @@ from irnsigma_plugin.options.rules import value_at
 
 # The registry that has the types of a block, by the beginning of its name.
 _KIND_OF = {'model': 'model', 'network': 'arch', 'datasets': 'dataset', 'train': 'loss', 'val': 'metric'}
-_PACKAGE = __name__.partition('.')[0]
 
 
 def register_all() -> None:
     """Register every network, loss, metric, data set and model of this plugin with BasicSR, once."""
     from basicsr.utils import registry
 
-    from irnsigma_plugin.archs.bicubic import BicubicRescaleNet
-    from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-    from irnsigma_plugin.evaluation.lpips import calculate_lpips
-    from irnsigma_plugin.losses.mixture_loss import MixtureLoss
-    from irnsigma_plugin.losses.perceptual_loss import PerSamplePerceptualLoss
-    from irnsigma_plugin.training.discriminator import IRNDiscriminator
-    from irnsigma_plugin.training.hr_image_dataset import HRImageDataset
-    from irnsigma_plugin.training.model import IRNSigmaModel
+    from irnsigma_plugin.archs import bicubic, irn_arch
+    from irnsigma_plugin.evaluation import lpips
+    from irnsigma_plugin.losses import mixture_loss, perceptual_loss
+    from irnsigma_plugin.training import discriminator, hr_image_dataset, model
 
-    objects_of = {
-        registry.ARCH_REGISTRY: (InvRescaleNet, BicubicRescaleNet, IRNDiscriminator),
-        registry.LOSS_REGISTRY: (MixtureLoss, PerSamplePerceptualLoss),
-        registry.METRIC_REGISTRY: (calculate_lpips,),
-        registry.DATASET_REGISTRY: (HRImageDataset,),
-        registry.MODEL_REGISTRY: (IRNSigmaModel,),
-    }
-    for known, objects in objects_of.items():
+    for known, *objects in (
+        (registry.ARCH_REGISTRY, irn_arch.InvRescaleNet, bicubic.BicubicRescaleNet, discriminator.IRNDiscriminator),
+        (registry.LOSS_REGISTRY, mixture_loss.MixtureLoss, perceptual_loss.PerSamplePerceptualLoss),
+        (registry.METRIC_REGISTRY, lpips.calculate_lpips),
+        (registry.DATASET_REGISTRY, hr_image_dataset.HRImageDataset),
+        (registry.MODEL_REGISTRY, model.IRNSigmaModel),
+    ):
         for each in objects:
             if each.__name__ not in known:
                 known.register(each)
@@ -44,19 +38,18 @@ def registered() -> dict[str, dict[str, Any]]:
     import basicsr  # noqa: F401  which fills them
     from basicsr.utils import registry
 
-    found = {}
-    for kind in set(_KIND_OF.values()):
-        known = dict(iter(getattr(registry, f'{kind.upper()}_REGISTRY')))
-        # BasicSR finds a class by its name without this ending, too.
-        found[kind] = {**{name.removesuffix('_basicsr'): each for name, each in known.items()}, **known}
-    return found
+    known = {kind: dict(iter(getattr(registry, f'{kind.upper()}_REGISTRY'))) for kind in _KIND_OF.values()}
+    # BasicSR finds a class by its name without this ending, too.
+    return {
+        kind: {**{name.removesuffix('_basicsr'): each for name, each in objects.items()}, **objects}
+        for kind, objects in known.items()
+    }
 
 
 def unregistered(opt: Any) -> Iterator[tuple[str, str, list[str]]]:
     """The types in an option file that nobody has registered: name of the block, type, and those that there are."""
     known = registered()
-    types = {'model_type': value_at(opt, 'model_type'), **block_types(opt)}
-    for name, wanted in types.items():
+    for name, wanted in {'model_type': value_at(opt, 'model_type'), **block_types(opt)}.items():
         kind = _KIND_OF[name.partition('.')[0].partition('_')[0]]
         if isinstance(wanted, str) and wanted not in known[kind]:
             yield name, wanted, list(known[kind])
@@ -65,31 +58,28 @@ def unregistered(opt: Any) -> Iterator[tuple[str, str, list[str]]]:
 def uses_plugin(opt: Any) -> bool:
     """Whether an option file belongs to this plugin.
 
-    It does when it has `imports`, or when any `type` or `model_type` in it names something registered by this plugin,
-    or a class of another package that is derived from a class of this plugin.
+    It does when it has `imports`, or when any `type` or `model_type` in it names a class or function of this plugin, or
+    a class derived from one.
     """
     known = registered().values()
     found = (classes[name] for name in _type_names(opt) for classes in known if name in classes)
-    return value_at(opt, 'imports') is not None or any(map(is_of_plugin, found))
+    return value_at(opt, 'imports') is not None or any(map(_is_of_plugin, found))
 
 
 def _type_names(opt: Any) -> Iterator[str]:
     if isinstance(opt, dict):
-        for key, value in opt.items():
-            if key in ('type', 'model_type') and isinstance(value, str):
-                yield value
-            yield from _type_names(value)
-    elif isinstance(opt, list):
-        for value in opt:
-            yield from _type_names(value)
+        yield from (opt[key] for key in ('type', 'model_type') if isinstance(opt.get(key), str))
+        opt = list(opt.values())
+    for value in opt if isinstance(opt, list) else ():
+        yield from _type_names(value)
 
 
-def is_of_plugin(obj: type | Any) -> bool:
+def _is_of_plugin(obj: Any) -> bool:
     """Whether a class, or a class that it is derived from, or a function is this plugin's."""
-    return any(base.__module__.partition('.')[0] == _PACKAGE for base in getattr(obj, '__mro__', (obj,)))
+    return any(base.__module__.partition('.')[0] == 'irnsigma_plugin' for base in getattr(obj, '__mro__', (obj,)))
 
 
 def has_model_of_plugin(opt: dict[str, Any]) -> bool:
     """Whether the model of an option file is this plugin's, or derived from it."""
     models, name = registered()['model'], opt.get('model_type')
-    return name in models and is_of_plugin(models[name])
+    return name in models and _is_of_plugin(models[name])

@@ -14,11 +14,18 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+from torch import nn
+
+from irnsigma_plugin.checkpoints.training_states import iterations, newest_whole_state, read_state
 from irnsigma_plugin.checks import one_line
 from irnsigma_plugin.compat.extensions import failures, import_installed, import_named
-from irnsigma_plugin.compat.launch import has_cuda
 from irnsigma_plugin.compat.registry import has_model_of_plugin, registered, unregistered, uses_plugin
+from irnsigma_plugin.files import remove_leftovers
+from irnsigma_plugin.options.check import MODEL, option_faults, outside_faults
+from irnsigma_plugin.options.file import read_option_file
 from irnsigma_plugin.options.rules import OptionError, refuse, value_at
+from irnsigma_plugin.options.train_val import expand_metrics
 
 _logger = logging.getLogger(__name__.partition('.')[0])
 # By module: names in it that are replaced for the last option file, by what, and what they were before.
@@ -28,29 +35,20 @@ _replaced: dict[str, dict[str, tuple[Any, Any]]] = {}
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     """Find and read the training state to resume from, to the CPU; None to start from the beginning.
 
-    Takes the place of the function in `basicsr.train`, which asks for the current CUDA device, looks for
-    `--auto_resume` in a folder that is not the one written to, and takes the newest file even if a kill left
-    it incomplete. Sets `path.resume_state` to the file that `--auto_resume` chooses, and `resume_at` to the place in
-    the data.
-
-    Raises:
-        RuntimeError: The file of `path.resume_state` cannot be read.
+    BasicSR's own needs a GPU, searches another folder than it writes to, and takes the newest file even if a kill left
+    it incomplete. This one sets `path.resume_state`, chosen by `--auto_resume`, and `resume_at`, the place in the data.
     """
     from basicsr.utils import check_resume
 
-    from irnsigma_plugin.checkpoints.training_states import newest_whole_state, read_state
-    from irnsigma_plugin.files import remove_leftovers
-
+    folder = osp.join('experiments', opt['name'], 'training_states')  # where BasicSR looks
     if uses_plugin(opt):
         folder = opt['path']['training_states']
         if opt['rank'] == 0:
             remove_leftovers((folder, opt['path']['models']))
-    else:
-        folder = osp.join('experiments', opt['name'], 'training_states')  # where BasicSR looks
     state = None
     if opt['auto_resume']:
         path, state = newest_whole_state(opt, folder)
-        if state is not None:
+        if path is not None:
             opt['path']['resume_state'] = path
     elif opt['path'].get('resume_state'):
         path = opt['path']['resume_state']
@@ -58,8 +56,8 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
             state = read_state(path)
         except Exception as error:
             raise RuntimeError(
-                f'cannot read the training state {path} (path.resume_state): {one_line(error)}. Name '
-                'a whole one, or use --auto_resume, which finds the newest whole one itself.'
+                f'cannot read the training state {path} (path.resume_state): {one_line(error)}. Name a whole one, or '
+                'use --auto_resume, which finds the newest whole one itself.'
             ) from error
     if state is not None:
         check_resume(opt, state['iter'])
@@ -71,25 +69,22 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
 def replace_parse_options() -> None:
     """Do, right after BasicSR has read an option file, what has to be done before anything is built or written.
 
-    What a file names under `imports` is imported. Under `python -m basicsr.train` BasicSR takes the parent of its own
-    package, which is site-packages, for the project: experiments, results and logs land there, while `--auto_resume`
-    looks in ./experiments. Faults of the file come to light one by one, some after hours. So option files of this
-    plugin are checked as a whole, and write below the current directory; resuming and data come from this plugin, too.
-    The copy of `basicsr.train` that runs as `__main__` imports the replaced `parse_options` later; what else it has can
-    only be reached once it calls us.
+    An option file of this plugin is checked as a whole: its faults would come to light one by one, some after hours. It
+    writes below the current directory: `python -m basicsr.train` takes site-packages for that, where `--auto_resume`
+    does not look. The copy of `basicsr.train` that runs as `__main__` can be reached once it calls `parse_options`.
     """
+    import basicsr
     from basicsr.utils import options
 
     original = options.parse_options
     if original.__module__ == __name__:
         return
-    site_root = osp.dirname(osp.dirname(osp.abspath(str(sys.modules['basicsr'].__file__))))
+    site_root = osp.abspath(osp.join(basicsr.__file__, '../..'))
 
     def parse_options(root_path, is_train=True):
-        from irnsigma_plugin.options.train_val import expand_metrics
-
         caller = sys._getframe(1).f_globals
-        _accept_dashed_local_rank()
+        # `python -m torch.distributed.launch` passes the first since torch 2.0; BasicSR knows the second.
+        sys.argv[1:] = [re.sub('^--local-rank(?==|$)', '--local_rank', argument) for argument in sys.argv[1:]]
         import_installed()  # those that had to wait
         try:
             opt, args = original(root_path, is_train=is_train)
@@ -99,8 +94,6 @@ def replace_parse_options() -> None:
         import_named(opt.get('imports'))
         expand_metrics(opt)
         if uses_plugin(opt):
-            if not opt['dist']:
-                _refuse_processes_unaware_of_each_other()
             if osp.realpath(root_path) == osp.realpath(site_root):
                 opt = _rerooted(opt, root_path, os.getcwd())
             _check(opt, is_train, args.opt)
@@ -111,29 +104,14 @@ def replace_parse_options() -> None:
 
     for name in ('basicsr.utils.options', 'basicsr.train', 'basicsr.test', '__main__'):
         module = sys.modules.get(name)
-        if module is not None and getattr(module, 'parse_options', None) is original:
-            setattr(module, 'parse_options', parse_options)  # noqa: B010  a module as such has none
-
-
-def _accept_dashed_local_rank() -> None:
-    """`python -m torch.distributed.launch` passes `--local-rank` since torch 2.0; BasicSR knows `--local_rank`."""
-    sys.argv[1:] = [re.sub('^--local-rank(?==|$)', '--local_rank', argument) for argument in sys.argv[1:]]
-
-
-def _refuse_processes_unaware_of_each_other() -> None:
-    count = os.environ.get('WORLD_SIZE', '1')
-    if count != '1' and 'TORCHELASTIC_RUN_ID' in os.environ:  # set by torchrun
-        raise RuntimeError(
-            f'torchrun started {count} processes, but each would do the whole work and write the same '
-            'files: add --launcher pytorch after -opt.'
-        )
+        if getattr(module, 'parse_options', None) is original:
+            vars(module)['parse_options'] = parse_options
 
 
 def _take_one_gpu(opt: dict[str, Any]) -> None:
     """Use one GPU where there is one process.
 
-    BasicSR would wrap the networks in DataParallel, which multiplies the batch, knows no bfloat16 in its threads (their
-    convolutions would be in float16, with an unscaled loss), and cannot be compiled.
+    BasicSR's DataParallel multiplies the batch, takes float16 for bfloat16 in its threads, and cannot be compiled.
     """
     if opt['num_gpu'] > 1 and has_model_of_plugin(opt):
         command = f'torchrun --nproc_per_node={opt["num_gpu"]} -m basicsr.train -opt ... --launcher pytorch'
@@ -142,10 +120,13 @@ def _take_one_gpu(opt: dict[str, Any]) -> None:
 
 
 def _check(opt: dict[str, Any], is_train: bool, option_file: str) -> None:
-    """Refuse an option file with faults before anything is built or written."""
-    from irnsigma_plugin.checkpoints.training_states import iterations
-    from irnsigma_plugin.options.check import option_faults, outside_faults
-
+    """Refuse an option file with faults, and processes unaware of each other, before anything is built or written."""
+    count = os.environ.get('WORLD_SIZE', '1')
+    if not opt['dist'] and count != '1' and 'TORCHELASTIC_RUN_ID' in os.environ:  # set by torchrun
+        raise RuntimeError(
+            f'torchrun started {count} processes, but each would do the whole work and write the same files: add '
+            '--launcher pytorch after -opt.'
+        )
     resumes = opt['auto_resume'] and bool(iterations(opt['path'].get('training_states', '')))
     known = registered()
     faults = [*option_faults(opt, is_train, known), *_unknown_types(opt), *_optimizer_faults(opt)]
@@ -154,8 +135,6 @@ def _check(opt: dict[str, Any], is_train: bool, option_file: str) -> None:
 
 def _unknown_types(opt: dict[str, Any]) -> Iterator[str]:
     """Types that neither BasicSR nor this plugin nor an extension has registered."""
-    from irnsigma_plugin.options.check import MODEL
-
     failed = failures()  # told once
     for name, kind, known in unregistered(opt):
         if name == 'model_type' or opt.get('model_type') == MODEL:  # other models may read their blocks in other ways
@@ -168,23 +147,18 @@ def _unknown_types(opt: dict[str, Any]) -> Iterator[str]:
 def _optimizer_faults(opt: dict[str, Any]) -> Iterator[str]:
     """Optimisers that the installed BasicSR does not know; its releases know Adam alone, its git master more."""
     from basicsr.models.base_model import BaseModel
-    from torch import nn, zeros
 
     for key in ('optim_g', 'optim_d') if has_model_of_plugin(opt) else ():
         kind = value_at(opt, f'train.{key}.type')
-        if kind is not None:
-            try:
-                BaseModel.get_optimizer(None, kind, [nn.Parameter(zeros(1))], lr=0.1)
-            except NotImplementedError:
-                yield f'train.{key}.type: the installed BasicSR has no {kind}; take Adam.'
+        try:
+            if kind is not None:
+                BaseModel.get_optimizer(None, kind, [nn.Parameter(torch.zeros(1))], lr=0.1)
+        except NotImplementedError:
+            yield f'train.{key}.type: the installed BasicSR has no {kind}; take Adam.'
 
 
 def _explain(is_train: bool) -> None:
     """List the faults of an option file that BasicSR could not even read to the end."""
-    from irnsigma_plugin.options.check import option_faults
-    from irnsigma_plugin.options.file import read_option_file
-    from irnsigma_plugin.options.train_val import expand_metrics
-
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument('-opt')
     option_file = parser.parse_known_args()[0].opt
@@ -218,46 +192,35 @@ def _rerooted(opt: dict[str, Any], old_root: str, new_root: str) -> _RootedOptio
 def _replace_functions(caller: dict[str, Any], opt: dict[str, Any]) -> None:
     """Give a running `basicsr/train.py` or `test.py` what it shall use instead of BasicSR's functions, for this file.
 
-    For resuming see :func:`load_resume_state`. A model of the plugin gets its data from :class:`DataSupply`: BasicSR
-    starts an interrupted epoch anew, and an unreadable image ends in an error that does not name it. Its TensorBoard
-    writer loses the last events where a training ends by a signal or an error.
+    BasicSR starts an interrupted epoch anew, and does not name an image that cannot be read.
     """
     from irnsigma_plugin.training.supply import DataSupply
 
-    if not any(_is_copy_of(caller, name) for name in ('train', 'test')):
+    copied = [str(sys.modules[name].__file__) for name in ('basicsr.train', 'basicsr.test') if name in sys.modules]
+    if osp.realpath(caller.get('__file__', '')) not in map(osp.realpath, copied):
         return
-    replaced = _replaced.setdefault(caller['__name__'], {})
-    for name, (ours, theirs) in replaced.items():  # for an earlier option file of this process
+    for name, (ours, theirs) in _replaced.pop(caller['__name__'], {}).items():  # for an earlier option file
         if caller.get(name) is ours:
             caller[name] = theirs
-    replaced.clear()
     functions: dict[str, Any] = {}
-    if uses_plugin(opt) or not has_cuda():
+    if uses_plugin(opt) or not torch.cuda.is_available():
         functions['load_resume_state'] = load_resume_state
     if has_model_of_plugin(opt):
         supply = DataSupply(opt)
-        functions.update(
-            build_dataset=supply.build_dataset,
-            build_dataloader=supply.build_dataloader,
-            EnlargedSampler=supply.build_sampler,
-            init_tb_logger=_tb_logger_closed_at_exit,
-        )
+        functions.update(build_dataset=supply.build_dataset, build_dataloader=supply.build_dataloader)
+        functions.update(EnlargedSampler=supply.build_sampler, init_tb_logger=_tb_logger_closed_at_exit)
         if 'create_train_val_dataloader' in caller:  # not in basicsr.test
             functions['create_train_val_dataloader'] = supply.lasting(caller['create_train_val_dataloader'])
-    for name in functions.keys() & caller.keys():
-        replaced[name] = functions[name], caller[name]
-        caller[name] = functions[name]
+    replaced = {name: (ours, caller[name]) for name, ours in functions.items() if name in caller}
+    _replaced[caller['__name__']] = replaced
+    caller.update({name: ours for name, (ours, _) in replaced.items()})
 
 
 def _tb_logger_closed_at_exit(log_dir: str) -> Any:
+    """BasicSR's writer, which would lose the last events where a training ends by a signal or an error."""
     from basicsr.utils import init_tb_logger
 
     writer = init_tb_logger(log_dir)
     if writer is not None:  # of the first process
         atexit.register(writer.close)
     return writer
-
-
-def _is_copy_of(caller: dict[str, Any], name: str) -> bool:
-    module = sys.modules.get(f'basicsr.{name}')
-    return module is not None and osp.realpath(caller.get('__file__', '')) == osp.realpath(str(module.__file__))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from spandrel import MAIN_REGISTRY, Architecture, ArchSupport, ImageModelDescriptor, ModelTiling, StateDict
-from spandrel.util import KeyCondition
+try:
+    from spandrel import MAIN_REGISTRY, Architecture, ArchSupport, ImageModelDescriptor, ModelTiling, StateDict
+    from spandrel.util import KeyCondition
+except ImportError as error:
+    raise ImportError('register_spandrel needs spandrel 0.4 or later: pip install spandrel') from error
 from torch import Tensor, nn
 
 from irnsigma_plugin.archs.irn_arch import IMAGE_CHANNELS
@@ -77,8 +80,22 @@ class IRNArchitecture(Architecture[Upscaler]):
 _ARCHITECTURE = IRNArchitecture()
 
 
-def register(sigma: float, clamp: float) -> None:
-    """See :func:`irnsigma_plugin.register_spandrel`."""
+def register_spandrel(sigma: float = 0.0, clamp: float = 1.0) -> None:
+    """Let spandrel load checkpoints of this plugin and of the original IRN, as upscalers at a fixed sigma.
+
+    A repeated call sets `sigma` and `clamp` of the models that are loaded after it.
+
+    Args:
+        sigma: In [0, 1]. Of a loaded model it can be changed: `descriptor.model.sigma = 0.5`.
+        clamp: That of `network_g` in the training. spandrel passes on the weights alone, which do not show it.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Example:
+        >>> irnsigma_plugin.register_spandrel()
+        >>> hr = spandrel.ModelLoader().load_from_file('net_g_latest.pth')(lr)
+    """
     _ARCHITECTURE.sigma = check_sigma(sigma)
     _ARCHITECTURE.clamp = number('clamp', clamp, above=0)
     MAIN_REGISTRY.add(ArchSupport.from_architecture(_ARCHITECTURE), ignore_duplicates=True)
