@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from irnsigma_plugin.checks import list_of, number, one_of, raise_faults
+
+if TYPE_CHECKING:  # `irnsigma --help` answers without torch
+    import torch
+    from torch import Tensor
 
 
 class SigmaSampler:
@@ -50,6 +51,8 @@ class SigmaSampler:
 
     def __call__(self, batch_size: int, device: torch.device | str = 'cpu') -> Tensor:
         """Draw from torch's global CPU generator: a tensor (batch_size,) on `device`."""
+        import torch
+
         count = batch_size if self.per == 'sample' else 1
         if self.strategy == 'uniform':
             sigma = torch.rand(count)

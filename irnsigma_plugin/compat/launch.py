@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 from subprocess import DEVNULL, CalledProcessError, check_output
-from typing import Any
 
 import torch
 
@@ -25,7 +24,8 @@ def launch_without_gpu() -> None:
         if torch.cuda.is_available():
             pytorch(backend, **kwargs)
         else:
-            _init_gloo(**kwargs)
+            torch.distributed.init_process_group(backend='gloo', **kwargs)
+        atexit.register(_leave_group)
 
     def _init_dist_slurm(backend, port=None):
         _require_launcher('slurm', 'SLURM_PROCID', 'srun --ntasks=N python')
@@ -33,23 +33,19 @@ def launch_without_gpu() -> None:
             slurm(backend, port)
         else:
             _describe_slurm_to_torch(port)
-            _init_gloo()
+            torch.distributed.init_process_group(backend='gloo')
+        atexit.register(_leave_group)
 
     dist_util._init_dist_pytorch, dist_util._init_dist_slurm = _init_dist_pytorch, _init_dist_slurm
 
 
-def _init_gloo(**kwargs: Any) -> None:
-    """Join the other processes, and leave them at exit, as torch asks for; BasicSR never does.
+def _leave_group() -> None:
+    """Leave the other processes, as torch asks for; BasicSR never does.
 
     Threads of a group that outlives the interpreter can abort a finished process, and the launcher then sees a failure.
     """
-
-    def leave() -> None:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-
-    torch.distributed.init_process_group(backend='gloo', **kwargs)
-    atexit.register(leave)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _require_launcher(launcher: str, variable: str, command: str) -> None:
