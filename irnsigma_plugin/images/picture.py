@@ -21,7 +21,6 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
 from tifffile import TiffFile
 
 from irnsigma_plugin.files import atomic_path
@@ -37,8 +36,7 @@ GREY_MODES = ('1', 'L', 'LA', 'La')
 COLOUR_MODES = ('P', 'PA', 'RGB', 'RGBA', 'RGBa', 'RGBX', 'YCbCr')
 ALPHA_MODES = ('LA', 'La', 'PA', 'RGBA', 'RGBa')
 NO_INTEGER_MODES = ('CMYK', 'LAB', 'F')
-ORIENTATION_TAG = 0x0112
-BITS_PER_SAMPLE_TAG, PLANES_TAG, SAMPLE_FORMAT_TAG = 258, 284, 339
+ORIENTATION_TAG, BITS_PER_SAMPLE_TAG, PLANES_TAG, SAMPLE_FORMAT_TAG = 0x0112, 258, 284, 339
 WHITE_IS_ZERO, RGB, PLANES, UNSIGNED, SIGNED, OPACITY, LZW = 0, 2, 2, 1, 2, 2, 5  # values of a TIFF file's tags
 TIFFFILE_COMPRESSIONS = (1, 8, 32773, 32946)  # none, deflate, PackBits; all others need imagecodecs
 EXIF_PREFIX = b'Exif\0\0'  # of camera data in JPEG and WebP, not in PNG
@@ -243,11 +241,11 @@ def _no_pixel_limit() -> Iterator[None]:
 
 def _supported_bits(image: Image.Image, content: bytes, name: str) -> int:
     """Bits per sample of an image that has just been opened, if it is of a kind that is not refused."""
-    bits = 8
+    bits, tags = 8, getattr(image, 'tag_v2', {})  # of a TIFF file
     if image.format == 'PNG':
         bits = content[24]  # the bit depth in the header, which always stands first
-    elif isinstance(image, TiffImageFile):
-        bits = max(image.tag_v2.get(BITS_PER_SAMPLE_TAG, (1,)))
+    elif image.format == 'TIFF':
+        bits = max(tags.get(BITS_PER_SAMPLE_TAG, (1,)))
     elif image.format == 'PPM':  # the last number of the header is the largest value
         header = re.match(rb'P[2356]' + rb'(?:\s|#[^\n]*\n)+(\d+)' * 3, content)
         largest = int(header[3]) if header else 1
@@ -256,7 +254,6 @@ def _supported_bits(image: Image.Image, content: bytes, name: str) -> int:
         bits = 16 if largest > 255 else 8
     if image.format != 'MPO':
         _check_single(getattr(image, 'n_frames', 1), name)
-    tags = getattr(image, 'tag_v2', {})
     signed = SIGNED in tags.get(SAMPLE_FORMAT_TAG, ())
     planes = tags.get(PLANES_TAG) == PLANES and image.mode in ('LA', 'La')  # which Pillow mixes up
     whole = bits in (1, 2, 4, 8) and image.mode in GREY_MODES + COLOUR_MODES and not (signed or planes)
@@ -308,15 +305,15 @@ def _decode_tiff(content: bytes, name: str) -> np.ndarray | None:
     """Decode, upright, by tifffile, as OpenCV takes planes for pixels and white for black; None: leave it to OpenCV."""
     with TiffFile(io.BytesIO(content)) as file:
         page = file.pages.first
-        white, planes, colours = page.photometric == WHITE_IS_ZERO, page.planarconfig == PLANES, page.photometric == RGB
-        extra = tuple(page.extrasamples) or (OPACITY,) * (page.samplesperpixel - (3 if colours else 1))
-        known = (page.fillorder, page.sampleformat) == (1, UNSIGNED) and page.photometric <= RGB
-        known = known and (extra == () or extra == (OPACITY,) and not white)  # no premultiplied opacity
-        known = known and page.samplesperpixel == (3 if colours else 1) + len(extra)
+        colours = 3 if page.photometric == RGB else 1
+        white, planes, extra = page.photometric == WHITE_IS_ZERO, page.planarconfig == PLANES, tuple(page.extrasamples)
+        extra = extra or (OPACITY,) * (page.samplesperpixel - colours)
+        known = (page.fillorder, page.sampleformat, page.samplesperpixel) == (1, UNSIGNED, colours + len(extra))
+        known = known and page.photometric <= RGB and (extra == () or extra == (OPACITY,) and not white)
         if known and page.compression == LZW and not (planes or white):
             return None
         if known and page.compression in TIFFFILE_COMPRESSIONS:
-            samples = np.moveaxis(page.asarray(), 0, 2) if planes and (colours or extra) else page.asarray()
+            samples = np.moveaxis(page.asarray(), 0, 2) if planes and page.samplesperpixel > 1 else page.asarray()
             return _upright(np.atleast_3d(~samples if white else samples), page.tags.valueof(ORIENTATION_TAG, 1))
         kind = (page.photometric, page.planarconfig, page.compression, *extra)
     fault = f'a TIFF file of this kind ({", ".join(getattr(each, "name", str(each)) for each in kind)})'
