@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageCms
 
 from irnsigma_plugin.images import picture as module
@@ -158,6 +161,174 @@ class TestKinds:
             decode_picture(b'P5 2 1 1023\n' + bytes(4), 'a')
 
 
+def lzw(raw: bytes) -> bytes:
+    """LZW as TIFF has it, without any compression: codes of 9 bits, of bytes and, before their table is full, clear."""
+    codes = [code for start in range(0, len(raw), 200) for code in (256, *raw[start : start + 200])] + [257]
+    bits = ''.join(f'{code:09b}' for code in codes)
+    bits += '0' * (-len(bits) % 8)
+    return int(bits, 2).to_bytes(len(bits) // 8, 'big')
+
+
+def encode_by_tifffile(samples: np.ndarray, compression: str | None, **settings) -> bytes:
+    """A TIFF file; tifffile itself has no LZW, so its deflated strips or tiles are compressed anew."""
+    file = io.BytesIO()
+    codec = 'deflate' if compression == 'lzw' else compression
+    tifffile.imwrite(file, samples, compression=codec, metadata=None, **settings)
+    if compression == 'lzw':
+        content = file.getvalue()
+        file.seek(0)
+        with tifffile.TiffFile(file) as tiff:
+            page = tiff.pages.first
+            parts = [
+                lzw(zlib.decompress(content[start : start + length]))
+                for start, length in zip(page.dataoffsets, page.databytecounts)
+            ]
+            starts = [len(content) + sum(map(len, parts[:index])) for index in range(len(parts))]
+            kind = 'Tile' if page.is_tiled else 'Strip'
+            page.tags['Compression'].overwrite(5)
+            page.tags[f'{kind}Offsets'].overwrite(starts)
+            page.tags[f'{kind}ByteCounts'].overwrite(list(map(len, parts)))
+            changed = file.getvalue()
+        return changed[: len(content)] + b''.join(parts)
+    return file.getvalue()
+
+
+def decode_or_fault(content: bytes) -> tuple[Picture | None, str]:
+    """The picture, or why it is refused."""
+    try:
+        return decode_picture(content, 'a.tif'), ''
+    except ImageReadError as error:
+        return None, str(error)
+
+
+class TestTiff:
+    """Every kind is exact or refused; what is named here as usual is exact."""
+
+    # photometric, planes, opacity
+    USUAL = {
+        8: {
+            ('minisblack', 'contig', None),
+            ('minisblack', 'contig', 'unassalpha'),
+            ('minisblack', 'contig', 'assocalpha'),
+            ('miniswhite', 'contig', None),
+            ('rgb', 'contig', None),
+            ('rgb', 'contig', 'unassalpha'),
+            ('rgb', 'contig', 'assocalpha'),
+            ('rgb', 'separate', None),
+            ('rgb', 'separate', 'unassalpha'),
+        },
+        16: {
+            ('minisblack', 'contig', None),
+            ('rgb', 'contig', None),
+            ('rgb', 'contig', 'unassalpha'),
+            ('rgb', 'separate', None),
+            ('rgb', 'separate', 'unassalpha'),
+        },
+    }
+
+    @pytest.mark.parametrize('extra', [None, 'unassalpha', 'assocalpha', 'unspecified'])
+    @pytest.mark.parametrize('planes', ['contig', 'separate'])
+    @pytest.mark.parametrize('photometric', ['minisblack', 'miniswhite', 'rgb'])
+    @pytest.mark.parametrize('bits', [8, 16])
+    def test_every_kind_is_exact_or_refused(self, bits, photometric, planes, extra):
+        channels = (3 if photometric == 'rgb' else 1) + (extra is not None)
+        if channels == 1 and planes == 'separate':
+            pytest.skip('one channel is one plane')
+        largest = 2**bits - 1
+        samples = random_image(37, 45, channels, dtype=np.dtype(f'u{bits // 8}'))
+        if extra:
+            samples[:5, :, -1], samples[5:9, :, -1] = 0, largest
+        if extra == 'assocalpha':
+            samples[..., :-1] = np.minimum(samples[..., :-1], samples[..., -1:])
+        expected = samples[..., : channels - (extra is not None)].astype(np.int64)
+        if photometric == 'miniswhite':
+            expected = largest - expected
+        if extra == 'assocalpha':
+            expected = expected * largest // np.maximum(samples[..., -1:], 1)
+        stored = np.moveaxis(samples, 2, 0) if planes == 'separate' else samples[..., 0] if channels == 1 else samples
+        kinds = ((None, 1), ('deflate', 1), ('deflate', 2), ('lzw', 1), ('lzw', 2))
+        for (compression, predictor), order, tiled in itertools.product(kinds, '<>', (False, True)):
+            content = encode_by_tifffile(
+                np.ascontiguousarray(stored).astype(stored.dtype.newbyteorder(order)),
+                compression,
+                predictor=predictor == 2,
+                byteorder=order,
+                photometric=photometric,
+                planarconfig=planes if channels > 1 else None,
+                extrasamples=[extra] if extra else None,
+                **({'tile': (16, 32)} if tiled else {'rowsperstrip': 16}),
+            )
+            usual = (photometric, planes, extra) in self.USUAL[bits]
+            usual = usual and not (bits == 16 and planes == 'separate' and compression == 'lzw')
+            picture, fault = decode_or_fault(content)
+            if picture is None:
+                assert not usual, fault
+                assert re.match('a.tif: .*(save it as PNG|copy it again|convert the image)', fault)
+                continue
+            assert picture.bits == bits
+            np.testing.assert_array_equal(picture.alpha is not None, extra in ('unassalpha', 'assocalpha'))
+            seen = np.ones((37, 45), bool)
+            if picture.alpha is not None:
+                np.testing.assert_array_equal(picture.alpha, samples[..., -1])
+                seen = picture.alpha > 0
+            pixels = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[..., None]
+            np.testing.assert_array_equal(pixels[seen], expected[seen])
+
+    @pytest.mark.parametrize('compression', ['raw', 'tiff_lzw', 'tiff_adobe_deflate', 'packbits'])
+    @pytest.mark.parametrize('mode', ['L', 'LA', 'RGB', 'RGBA', 'I;16'])
+    def test_what_pillow_writes_is_exact(self, mode, compression):
+        samples = random_image(37, 45, dtype=np.uint16) if mode == 'I;16' else random_image(37, 45, len(mode))
+        image = Image.fromarray(samples[..., 0] if mode == 'L' else samples)
+        picture = decode_picture(encode(image, 'tiff', compression=compression), 'a')
+        channels = [picture.pixels] if picture.alpha is None else [picture.pixels, picture.alpha]
+        np.testing.assert_array_equal(np.squeeze(np.dstack(channels)), np.squeeze(samples))
+
+    def test_white_is_zero(self):
+        grey = random_image(5, 7, dtype=np.uint16)
+        for compression in (None, 'deflate'):
+            content = encode_by_tifffile(65535 - grey, compression, photometric='miniswhite')
+            np.testing.assert_array_equal(decode_picture(content, 'a').pixels, grey)
+
+    def test_opacity_without_a_tag(self):
+        """So OpenCV writes it, and Pillow takes it."""
+        samples = random_image(5, 7, 4, dtype=np.uint16)
+        picture = decode_picture(encode_by_opencv(samples, '.tiff'), 'a')
+        np.testing.assert_array_equal(np.dstack((picture.pixels[..., ::-1], picture.alpha)), samples)
+
+    @pytest.mark.parametrize(
+        ('settings', 'message'),
+        [
+            ({'extrasamples': ['assocalpha']}, r'RGB, CONTIG, NONE, ASSOCALPHA\) is not supported; save it as PNG'),
+            ({'extrasamples': ['unspecified']}, r'UNSPECIFIED\) is not supported; save it as PNG'),
+        ],
+    )
+    def test_what_needs_a_choice_is_named(self, settings, message):
+        content = encode_by_tifffile(random_image(5, 7, 4, dtype=np.uint16), None, photometric='rgb', **settings)
+        with pytest.raises(ImageReadError, match=f'^a: .*{message}'):
+            decode_picture(content, 'a')
+
+    def test_a_compression_that_nothing_decodes_exactly_is_named(self):
+        planes = random_image(3, 5, 7, dtype=np.uint16)
+        content = encode_by_tifffile(planes, 'lzw', photometric='rgb', planarconfig='separate')
+        with pytest.raises(ImageReadError, match=r'^a: .*\(RGB, SEPARATE, LZW\) is not supported; save it as PNG'):
+            decode_picture(content, 'a')
+
+    @pytest.mark.parametrize('dtype', ['i1', 'i2'])
+    def test_negative_values_are_refused(self, dtype):
+        content = encode_by_tifffile(np.array([[-5, 5]], dtype), None, photometric='minisblack')
+        with pytest.raises(
+            ImageReadError, match='^a: .*(8 bits per sample, signed|MINISBLACK).* not supported; (convert|save)'
+        ):
+            decode_picture(content, 'a')
+
+    @pytest.mark.parametrize('compression', [None, 'deflate', 'lzw'])
+    def test_truncated_files_of_16_bits_are_refused(self, compression):
+        content = encode_by_tifffile(random_image(64, 64, 3, dtype=np.uint16), compression, photometric='rgb')
+        for length in (len(content) // 2, len(content) - 3):
+            with pytest.raises(ImageReadError, match='^a: damaged'):
+                decode_picture(content[:length], 'a')
+
+
 class TestOrientation:
     TURNED = {
         1: [[1, 2, 3], [4, 5, 6]],
@@ -186,9 +357,11 @@ class TestOrientation:
     @pytest.mark.parametrize('orientation', TURNED)
     def test_tiff(self, orientation, dtype):
         image = Image.fromarray(np.array([[1, 2, 3], [4, 5, 6]], dtype))
-        picture = decode_picture(encode(image, 'tiff', tiffinfo={0x0112: orientation}), 'a')
-        np.testing.assert_array_equal(picture.pixels, self.TURNED[orientation])
-        assert picture.exif is None
+        for compression in ('raw', 'tiff_lzw', 'tiff_adobe_deflate'):
+            content = encode(image, 'tiff', tiffinfo={0x0112: orientation}, compression=compression)
+            picture = decode_picture(content, 'a')
+            np.testing.assert_array_equal(picture.pixels, self.TURNED[orientation])
+            assert picture.exif is None
 
     def test_jpeg_and_webp(self):
         for extension in ('jpeg', 'webp'):

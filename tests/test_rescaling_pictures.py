@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.invertibility import randomise
 
 import irnsigma_plugin
 from irnsigma_plugin.archs.bicubic import BicubicRescaleNet, bicubic_downscale, bicubic_upscale
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.images import picture as picture_module
 from irnsigma_plugin.images.picture import Picture
-from irnsigma_plugin.rescaling.pictures import LrNote, downscale_picture, read_note, upscale_picture
+from irnsigma_plugin.rescaling.pictures import LrNote, _fill_transparent, downscale_picture, read_note, upscale_picture
 from irnsigma_plugin.rescaling.rescaler import Rescaler
 
 NOTE = LrNote(480, 321, 16, 4, 'feedfeedfeedfeed')
@@ -47,6 +49,62 @@ def test_opacity_is_rescaled_bicubically(rescaler):
     np.testing.assert_array_equal(lr.alpha, bicubic_downscale(alpha[..., None], 4)[..., 0])
     restored = upscale_picture(rescaler, lr, 'a')
     np.testing.assert_array_equal(restored.alpha, bicubic_upscale(lr.alpha[..., None], 4)[..., 0])
+
+
+def disc(hidden: np.ndarray | tuple[int, ...], side: int = 96) -> Picture:
+    """An orange disc with one pixel of antialiasing at its edge, and `hidden` under full transparency."""
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    alpha = (np.clip(side / 3 + 0.5 - np.hypot(y, x), 0, 1) * 255).round().astype(np.uint8)
+    pixels = np.where(alpha[..., None] > 0, (255, 160, 40), hidden).astype(np.uint8)
+    return Picture(pixels, alpha)
+
+
+def on_white(picture: Picture) -> np.ndarray:
+    opacity = picture.alpha[..., None] / np.iinfo(picture.alpha.dtype).max
+    return picture.pixels / np.iinfo(picture.pixels.dtype).max * 255 * opacity + 255 * (1 - opacity)
+
+
+@pytest.mark.parametrize('net', [BicubicRescaleNet(4), randomise(InvRescaleNet(4, block_num=[1, 1]))])
+@pytest.mark.parametrize('side', [96, 93])
+def test_nothing_depends_on_what_is_hidden_under_transparency(net, side):
+    rescaler = Rescaler(net)
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3))
+    results = []
+    for hidden in ((0, 0, 0), (255, 255, 255), noise, (255, 160, 40)):
+        lr = downscale_picture(rescaler, disc(hidden, side))
+        others = np.where(lr.alpha[..., None] > 0, lr.pixels, np.resize(hidden, lr.pixels.shape)).astype(np.uint8)
+        results.append([upscale_picture(rescaler, small, 'a') for small in (lr, lr._replace(pixels=others))] + [lr])
+    for result in results[:3]:
+        for picture, expected in zip(result, results[0]):
+            np.testing.assert_array_equal(picture.pixels, expected.pixels)
+            np.testing.assert_array_equal(picture.alpha, expected.alpha)
+        np.testing.assert_array_equal(result[0].pixels, result[1].pixels)
+    for picture, expected in zip(results[0], results[3]):  # the disc's own colour is what its neighbours have
+        np.testing.assert_array_equal(picture.pixels, expected.pixels)
+
+
+def test_there_is_no_dark_ring_around_a_disc(rescaler):
+    hr = disc((0, 0, 0))
+    lr = downscale_picture(rescaler, hr)
+    assert np.abs(lr.pixels.astype(int) - (255, 160, 40)).max() <= 1
+    restored = upscale_picture(rescaler, lr, 'a')
+    assert np.abs(restored.pixels.astype(int) - (255, 160, 40)).max() <= 1
+    assert (on_white(restored) >= (254, 159, 39)).all()
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+@pytest.mark.parametrize('colour', [(), (3,)])
+def test_transparent_pixels_take_the_mean_of_those_around_by_opacity(dtype, colour):
+    pixels = np.array([[10, 99, 99, 99, 80], [30, 99, 99, 99, 99], [99, 99, 99, 99, 99]])
+    alpha = np.array([[100, 0, 0, 0, 50], [100, 0, 0, 0, 0], [0, 0, 0, 0, 0]], dtype)
+    pixels = (pixels.reshape(3, 5, *(1 for _ in colour)) * np.ones(colour, int)).astype(dtype)
+    # 2 x 2 above left: 20; above right: 80; 4 x 4 above left: 20. No 4 x 4 below has any.
+    expected = np.array([[10, 20, 20, 20, 80], [30, 20, 20, 20, 80], [20, 20, 20, 20, 80]])
+    filled = _fill_transparent(pixels, alpha)
+    assert filled.dtype == dtype
+    np.testing.assert_array_equal(filled if not colour else filled[..., 1], expected)
+    assert (_fill_transparent(pixels, np.zeros_like(alpha)) == 0).all()
+    assert _fill_transparent(pixels, np.ones_like(alpha)) is pixels
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
+from tifffile import TiffFile
 
 from irnsigma_plugin.files import atomic_path
 from irnsigma_plugin.images import png
@@ -36,8 +36,9 @@ GREY_MODES = ('1', 'L', 'LA', 'La')
 COLOUR_MODES = ('P', 'PA', 'RGB', 'RGBA', 'RGBa', 'RGBX', 'YCbCr')
 ALPHA_MODES = ('LA', 'La', 'PA', 'RGBA', 'RGBa')
 NO_INTEGER_MODES = ('CMYK', 'LAB', 'F')
-ORIENTATION_TAG = 0x0112
-BITS_PER_SAMPLE_TAG = 258
+ORIENTATION_TAG, BITS_PER_SAMPLE_TAG, PLANES_TAG, SAMPLE_FORMAT_TAG = 0x0112, 258, 284, 339
+WHITE_IS_ZERO, RGB, PLANES, UNSIGNED, SIGNED, OPACITY, LZW = 0, 2, 2, 1, 2, 2, 5  # values of a TIFF file's tags
+TIFFFILE_COMPRESSIONS = (1, 8, 32773, 32946)  # none, deflate, PackBits; all others need imagecodecs
 EXIF_PREFIX = b'Exif\0\0'  # of camera data in JPEG and WebP, not in PNG
 MAX_PROFILE_BYTES = 1 << 24
 COPIES = 4  # of the pixels, that a decoder may hold at the same time
@@ -112,7 +113,6 @@ def decode_picture(content: bytes, name: str) -> Picture:
         with _no_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
             bits = _supported_bits(image, content, name)
             check_memory(*image.size, COPIES * len(image.getbands()) * max(bits // 8, 1), name)
-            image.load()
             metadata.setdefault('icc', image.info.get('icc_profile'))
             # The camera data of a TIFF file is the file's own directory; it would not fit another file.
             metadata.setdefault('exif', None if image.format == 'TIFF' else image.info.get('exif'))
@@ -241,11 +241,11 @@ def _no_pixel_limit() -> Iterator[None]:
 
 def _supported_bits(image: Image.Image, content: bytes, name: str) -> int:
     """Bits per sample of an image that has just been opened, if it is of a kind that is not refused."""
-    bits = 8
+    bits, tags = 8, getattr(image, 'tag_v2', {})  # of a TIFF file
     if image.format == 'PNG':
         bits = content[24]  # the bit depth in the header, which always stands first
-    elif isinstance(image, TiffImageFile):
-        bits = max(image.tag_v2.get(BITS_PER_SAMPLE_TAG, (1,)))
+    elif image.format == 'TIFF':
+        bits = max(tags.get(BITS_PER_SAMPLE_TAG, (1,)))
     elif image.format == 'PPM':  # the last number of the header is the largest value
         header = re.match(rb'P[2356]' + rb'(?:\s|#[^\n]*\n)+(\d+)' * 3, content)
         largest = int(header[3]) if header else 1
@@ -254,9 +254,11 @@ def _supported_bits(image: Image.Image, content: bytes, name: str) -> int:
         bits = 16 if largest > 255 else 8
     if image.format != 'MPO':
         _check_single(getattr(image, 'n_frames', 1), name)
-    whole = bits in (1, 2, 4, 8) and image.mode in GREY_MODES + COLOUR_MODES
+    signed = SIGNED in tags.get(SAMPLE_FORMAT_TAG, ())
+    planes = tags.get(PLANES_TAG) == PLANES and image.mode in ('LA', 'La')  # which Pillow mixes up
+    whole = bits in (1, 2, 4, 8) and image.mode in GREY_MODES + COLOUR_MODES and not (signed or planes)
     if not whole and (bits != 16 or image.mode in NO_INTEGER_MODES):
-        kind = f'pixels of type {image.mode} with {bits} bits per sample'
+        kind = f'pixels of type {image.mode} with {bits} bits per sample{", signed" * signed}{", in planes" * planes}'
         remedy = 'convert the image to RGB or grey with 8 or 16 bits per sample'
         raise ImageReadError(f'{name}: {kind} are not supported; {remedy}.')
     return bits
@@ -270,6 +272,7 @@ def _check_single(count: int, name: str) -> None:
 
 def _decode_8_bit(image: Image.Image) -> np.ndarray:
     """(H, W, C) uint8 of a loaded image; C as for :func:`~irnsigma_plugin.images.png.write_png`."""
+    image.load()
     alpha = image.mode in ALPHA_MODES or 'transparency' in image.info
     if image.format == 'TIFF':
         image = ImageOps.exif_transpose(image)
@@ -279,6 +282,10 @@ def _decode_8_bit(image: Image.Image) -> np.ndarray:
 
 def _decode_16_bit(content: bytes, image: Image.Image, name: str) -> np.ndarray:
     """Decode with OpenCV, as Pillow keeps only the upper byte of 16-bit colour; a TIFF file is turned upright."""
+    decoded = _decode_tiff(content, name) if image.format == 'TIFF' else None
+    image.load()  # refuses truncated files, which OpenCV would fill up
+    if decoded is not None:
+        return decoded
     samples = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if samples is None or samples.dtype != np.uint16:
         raise ImageReadError(f'{name}: this kind of 16-bit image is not supported; save it as a 16-bit PNG file.')
@@ -292,6 +299,25 @@ def _decode_16_bit(content: bytes, image: Image.Image, name: str) -> np.ndarray:
     # OpenCV makes RGBA of grey with alpha.
     grey = image.format == 'PNG' and content[25] in (png.COLOUR_TYPES[1], png.COLOUR_TYPES[2])
     return samples[..., [0, 3] if grey else [2, 1, 0, 3]]
+
+
+def _decode_tiff(content: bytes, name: str) -> np.ndarray | None:
+    """Decode, upright, by tifffile, as OpenCV takes planes for pixels and white for black; None: leave it to OpenCV."""
+    with TiffFile(io.BytesIO(content)) as file:
+        page = file.pages.first
+        colours = 3 if page.photometric == RGB else 1
+        white, planes, extra = page.photometric == WHITE_IS_ZERO, page.planarconfig == PLANES, tuple(page.extrasamples)
+        extra = extra or (OPACITY,) * (page.samplesperpixel - colours)
+        known = (page.fillorder, page.sampleformat, page.samplesperpixel) == (1, UNSIGNED, colours + len(extra))
+        known = known and page.photometric <= RGB and (extra == () or extra == (OPACITY,) and not white)
+        if known and page.compression == LZW and not (planes or white):
+            return None
+        if known and page.compression in TIFFFILE_COMPRESSIONS:
+            samples = np.moveaxis(page.asarray(), 0, 2) if planes and page.samplesperpixel > 1 else page.asarray()
+            return _upright(np.atleast_3d(~samples if white else samples), page.tags.valueof(ORIENTATION_TAG, 1))
+        kind = (page.photometric, page.planarconfig, page.compression, *extra)
+    fault = f'a TIFF file of this kind ({", ".join(getattr(each, "name", str(each)) for each in kind)})'
+    raise ImageReadError(f'{name}: {fault} is not supported; save it as PNG of 8 or 16 bits per sample.')
 
 
 def _split_orientation(exif: bytes | None) -> tuple[int, bytes | None]:

@@ -53,7 +53,7 @@ def downscale_picture(rescaler: Rescaler, hr: Picture, overlap: int | None = Non
     height, width = hr.pixels.shape[:2]
     note = LrNote(height, width, hr.bits, rescaler.scale, rescaler.model_hash)
     return hr._replace(
-        pixels=rescaler.downscale(hr.pixels, overlap),
+        pixels=rescaler.downscale(_fill_transparent(hr.pixels, hr.alpha), overlap),
         alpha=hr.alpha if hr.alpha is None else _resize(hr.alpha, 1 / rescaler.scale, np.uint8),
         text=note.to_text(),
     )
@@ -89,7 +89,8 @@ def upscale_picture(
             warnings.append(f'it was downscaled by {models}, so the restored picture may be poor')
     dtype = np.uint16 if bits == 16 else np.uint8
     check_memory(width, height, 2 * lr.pixels[0, 0].size * bits // 8, 'the restored picture')
-    pixels = rescaler.upscale(to_8_bit(lr.pixels), sigma, seed, name, (height, width), overlap, dtype)
+    small = to_8_bit(_fill_transparent(lr.pixels, lr.alpha))
+    pixels = rescaler.upscale(small, sigma, seed, name, (height, width), overlap, dtype)
     alpha = lr.alpha if lr.alpha is None else _resize(to_8_bit(lr.alpha), rescaler.scale, dtype)[:height, :width]
     return lr._replace(pixels=pixels, alpha=alpha, text=None, warnings=tuple(warnings))
 
@@ -108,6 +109,23 @@ def _fitting_note(lr: Picture, warnings: list[str]) -> LrNote | None:
         warnings.append(f'it has been resized since it was downscaled from {original}')
         return None
     return note
+
+
+def _fill_transparent(pixels: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+    """Give fully transparent pixels the mean colour of the 2 x 2, 4 x 4, ... around, by opacity, where there is any."""
+    if alpha is None or alpha.all() or not alpha.any():
+        return pixels if alpha is None or alpha.any() else np.zeros_like(pixels)
+    alpha = alpha.reshape(*alpha.shape[:2], *(1,) * (pixels.ndim - 2))
+    h, w = alpha.shape[:2]
+    parts = [(np.s_[i::2, j::2], np.s_[: (h + 1 - i) // 2, : (w + 1 - j) // 2]) for i in (0, 1) for j in (0, 1)]
+    weights, sums = (np.zeros(like[::2, ::2].shape, np.float32) for like in (alpha, pixels))
+    for part, place in parts:  # every second row and column, and its place in the halved picture
+        weights[place] += alpha[part]
+        sums[place] += pixels[part] * alpha[part].astype(np.float32)
+    means, filled = _fill_transparent(sums / np.maximum(weights, 1), weights), pixels.copy()
+    for part, place in parts:
+        np.copyto(filled[part], means[place].round(), 'unsafe', where=alpha[part] == 0)
+    return filled
 
 
 def _resize(alpha: np.ndarray, factor: float, dtype: type) -> np.ndarray:
