@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail('interrupted', 130)
         except BrokenPipeError:
             return 141  # as of a program that SIGPIPE ends
-        except (OSError, RuntimeError, ValueError, MemoryError) as error:
+        except (OSError, RuntimeError, ValueError, MemoryError, FloatingPointError) as error:
             return _fail(one_line(error), 1)
 
 

@@ -626,6 +626,15 @@ class TestFilesThatAnOptionFileNames:
         opt['path']['strict_load_g'] = False
         assert outside_faults(opt) == []
 
+    def test_checkpoint_with_values_that_are_no_numbers(self, opt, tmp_path):
+        path = tmp_path / 'net_g.pth'
+        opt['path'] = {'pretrain_network_g': str(path), 'strict_load_g': False}
+        net = InvRescaleNet(4, [1, 1], 4)
+        net.operations[1].F.conv1.bias.data[1] = float('nan')
+        torch.save({'params': net.state_dict()}, path)
+        (fault,) = outside_faults(opt)
+        assert fault.startswith(f'path.pretrain_network_g: {path}: operations.1.F.conv1.bias has values that are inf')
+
     def test_checkpoint_of_another_clamp(self, opt, tmp_path):
         path = tmp_path / 'net_g.pth'
         opt['path'] = {'pretrain_network_g': str(path)}

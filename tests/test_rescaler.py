@@ -229,6 +229,28 @@ def test_what_is_refused(net, method, arguments, part):
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('grey', [False, True], ids=['colour', 'grey'])
+@pytest.mark.parametrize('as_tensor_too', [False, True], ids=['array', 'tensor'])
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_a_result_that_is_no_image_is_refused(monkeypatch, net, value, as_tensor_too, grey):
+    """One value among all, which clamping would make black or white."""
+
+    def spoil(image):
+        image[0, 1, -1, -1] = value
+        return image
+
+    image = random_array(8, 8) if grey and not as_tensor_too else random_array(8, 8, 3)
+    image = as_tensor(image) if as_tensor_too else image
+    downscale, upscale = net.downscale, net.upscale
+    monkeypatch.setattr(net, 'downscale', lambda hr: (spoil(downscale(hr)[0]), None))
+    monkeypatch.setattr(net, 'upscale', lambda lr, latent: spoil(upscale(lr, latent)))
+    for rescale in (Rescaler(net).downscale, Rescaler(net).upscale):
+        with pytest.raises(
+            FloatingPointError, match='the network makes infinite values or no numbers of this image; use'
+        ):
+            rescale(image)
+
+
 def test_model_hash_by_hand():
     net = PixelShuffleNet(gain=1.5)
     content = b'gain () torch.float32\n' + np.float32(1.5).tobytes()

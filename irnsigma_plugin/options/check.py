@@ -179,6 +179,7 @@ def _checkpoint_faults(paths: Mapping[str, Any], network: _Component) -> Iterato
         if net is not None:
             check_fits(net, found.state_dict, path)
             check_arguments(found, network.value)
+        read_checkpoint(os.path.expanduser(path), param_key)  # with values, now that their number is known
     except CheckpointError as error:
         yield f'path.{key}: {error}'
 

@@ -60,6 +60,13 @@ def read_region(image: Image, region: Region) -> Tensor:
     return part[None].contiguous()
 
 
+def check_result(pixels: Tensor) -> Tensor:
+    """Return what a network made of an image, if all values are finite; otherwise raise a FloatingPointError."""
+    if not pixels.isfinite().all():
+        raise FloatingPointError('the network makes infinite values or no numbers of this image; use another model.')
+    return pixels
+
+
 def write_region(image: Image, region: Region, pixels: Tensor) -> None:
     """Put a part back, clamped to [0, 1], into an array rounded."""
     pixels = pixels[0].clamp(0, 1)
