@@ -35,8 +35,8 @@ def one_line(error: BaseException) -> str:
 
 
 def did_you_mean(name: Any, known: Iterable[str]) -> str:
-    """A question that names what is most similar to `name`; empty where nothing is."""
-    return ''.join(f'Did you mean {nearest}?' for nearest in difflib.get_close_matches(str(name), known, n=1))
+    """A question, after a space, that names what is most similar to `name`; empty where nothing is."""
+    return ''.join(f' Did you mean {nearest}?' for nearest in difflib.get_close_matches(str(name), known, n=1))
 
 
 def whole_number(name: str, value: Any, smallest: int = 1) -> int:

@@ -33,7 +33,7 @@ class _Parser(argparse.ArgumentParser):
         for name in (each.partition('=')[0] for each in own):
             is_option = name.strip('-')[:1].isalpha() and name.startswith('-') and ' ' not in name
             if is_option and not any(known.startswith(name) for known in self._option_string_actions):
-                self.error(f'there is no option {name}. {did_you_mean(name, self._option_string_actions)}'.strip('. '))
+                self.error(f'there is no option {name}.{did_you_mean(name, self._option_string_actions)}'.rstrip('.'))
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -289,12 +289,16 @@ class TestWrongOptionFiles:
         opt['network_g']['type'] = 'InvRescaleNett'
         opt['val']['metrics'] = {'psnr_y': {'type': 'psnr'}}
         message = refused(opt)
-        assert 'network_g: there is no InvRescaleNett. Did you mean InvRescaleNet?' in message
-        assert 'val.metrics.psnr_y: there is no psnr. ' in message
+        extension = 'If it is of an extension, install that, or name it in imports.'
+        assert f'network_g: there is no InvRescaleNett. Did you mean InvRescaleNet? {extension}' in message
+        assert 'val.metrics.psnr_y: there is no psnr. If it is of' in message
 
     def test_a_model_that_nobody_has_registered(self, opt, refused):
         opt['model_type'] = 'IRNSigmaModl'
-        assert refused(opt) == 'model_type: there is no IRNSigmaModl. Did you mean IRNSigmaModel?'
+        assert refused(opt) == (
+            'model_type: there is no IRNSigmaModl. Did you mean IRNSigmaModel? If it is of an extension, install that, '
+            'or name it in imports.'
+        )
         opt['model_type'] = None
         assert refused(opt).startswith('model_type is missing')
 

@@ -46,8 +46,8 @@ def block(keys: Mapping[str, Rule], needed: Iterable[str] = (), hints: Mapping[s
             elif key in hints:
                 yield f'{UNKNOWN}{join(name, key)}: {hints[key]}.'
             else:
-                hint = did_you_mean(key, keys) or f'Known keys: {", ".join(sorted(keys))}.'
-                yield f'{UNKNOWN}{join(name, key)}. {hint}'
+                hint = did_you_mean(key, keys) or f' Known keys: {", ".join(sorted(keys))}.'
+                yield f'{UNKNOWN}{join(name, key)}.{hint}'
 
     return rule
 
