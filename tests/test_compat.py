@@ -30,7 +30,7 @@ from irnsigma_plugin.cli import main
 from irnsigma_plugin.compat import launch, loading
 from irnsigma_plugin.compat import registry as recognise
 from irnsigma_plugin.compat import start as resume
-from irnsigma_plugin.options.rules import OptionError
+from irnsigma_plugin.options.rules import OptionError, without_type
 
 SITE_ROOT = Path(basicsr.__file__).resolve().parents[1]
 PLUGIN_METRIC = {'lpips': {'type': 'calculate_lpips', 'better': 'lower'}}
@@ -284,6 +284,15 @@ class TestWrongOptionFiles:
         opt['train']['grad_clip'] = 0
         write_yaml(opt, file)
         assert parse(file, '--force_yml', 'train:grad_clip=5')['train']['grad_clip'] == 5
+
+    def test_a_start_from_the_own_folder_renames_nothing(self, opt, refused, tmp_path):
+        folder = tmp_path / 'experiments' / opt['name']
+        path = folder / 'models' / 'net_g_latest.pth'
+        path.parent.mkdir(parents=True)
+        torch.save(InvRescaleNet(**without_type(opt['network_g'])).state_dict(), path)
+        opt['path'] = {'pretrain_network_g': str(path)}
+        assert refused(opt).startswith(f'path.pretrain_network_g: BasicSR renames {folder} before it reads this: copy')
+        assert path.exists()
 
     def test_types_that_nobody_has_registered(self, opt, refused):
         opt['network_g']['type'] = 'InvRescaleNett'

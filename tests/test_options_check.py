@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
 from pathlib import Path
 
 import pytest
@@ -377,7 +378,7 @@ def test_blocks_of_an_extension_are_left_to_it(block):
 )
 def test_types_that_look_like_typing_errors_are_pointed_out(key, kind, meant):
     opt = changed(IRN_SIGMA, key if key == 'model_type' else f'{key}.type', kind)
-    assert f'{key} ({kind}: did you mean {meant}?)' in unchecked_blocks(opt)
+    assert f'{key} ({kind}. Did you mean {meant}?)' in unchecked_blocks(opt)
 
 
 def test_of_another_model_only_the_plugins_blocks_are_judged():
@@ -600,6 +601,28 @@ class TestFilesThatAnOptionFileNames:
             'path.pretrain_network_d',
         ]
         assert 'There is no checkpoint at' in faults[1]
+
+    def test_a_start_from_the_folder_of_the_training_itself(self, opt, tmp_path, monkeypatch):
+        """BasicSR renames that folder, unless it resumes; a test reads from it without harm."""
+        monkeypatch.chdir(tmp_path)
+        own, other = (os.path.join('experiments', name, 'models', 'net_g.pth') for name in (opt['name'], 'other'))
+        for path in (own, other):
+            os.makedirs(os.path.dirname(path))
+            torch.save(InvRescaleNet(4, [1, 1], 4).state_dict(), path)
+        os.symlink('experiments', 'link')
+        for path in (own, os.path.abspath(own), own.replace('experiments', 'link')):
+            opt['path'] = {'pretrain_network_g': path}
+            (fault,) = outside_faults(opt)
+            assert fault == (
+                f'path.pretrain_network_g: BasicSR renames experiments/{opt["name"]} before it reads this: '
+                'copy it elsewhere, or use --auto_resume.'
+            )
+            assert outside_faults(opt, resumes=True) == []
+            assert outside_faults({**opt, 'name': opt['name'][:-1]}) == []
+        test = {key: value for key, value in opt.items() if key not in ('train', 'datasets')}
+        assert outside_faults({**test, 'datasets': {'test': opt['datasets']['val']}}) == []
+        opt['path'] = {'pretrain_network_g': other}
+        assert outside_faults(opt) == []
 
     def test_pictures_under_one_name(self, opt, tmp_path):
         photographs = tmp_path / 'photographs'
