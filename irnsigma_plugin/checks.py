@@ -14,6 +14,7 @@ of the block before it, the constructor its class, by `raise_faults('MyNet', MyN
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral, Real
@@ -31,6 +32,11 @@ def raise_faults(name: str, faults: Iterable[str]) -> None:
 def one_line(error: BaseException) -> str:
     """The first paragraph of an error's message, in one line; its type where it has none."""
     return ' '.join(str(error).partition('\n\n')[0].split()) or type(error).__name__
+
+
+def did_you_mean(name: Any, known: Iterable[str], likeness: float = 0.6) -> str:
+    """A question, after a space, that names what is most similar to `name`; empty where nothing is."""
+    return ''.join(f' Did you mean {nearest}?' for nearest in difflib.get_close_matches(str(name), known, 1, likeness))
 
 
 def whole_number(name: str, value: Any, smallest: int = 1) -> int:

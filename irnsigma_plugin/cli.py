@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import IO, Any, Callable, NoReturn
 
 from irnsigma_plugin import __version__
-from irnsigma_plugin.checks import one_line
+from irnsigma_plugin.checks import did_you_mean, one_line
 from irnsigma_plugin.commands import check, compare, downscale, evaluate, export, fetch_weights, info, prepare, upscale
 from irnsigma_plugin.files import WriteError
 
@@ -26,6 +26,15 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{'formatter_class': argparse.RawDescriptionHelpFormatter, **settings})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, which names what is missing, and not the mistyped option that stands there instead."""
+        own = args[:1] if self._subparsers else args[: [*args, '--'].index('--')]
+        for name in (each.partition('=')[0] for each in own):
+            is_option = name.strip('-')[:1].isalpha() and name.startswith('-') and ' ' not in name
+            if is_option and not any(known.startswith(name) for known in self._option_string_actions):
+                self.error(f'there is no option {name}.{did_you_mean(name, self._option_string_actions)}'.rstrip('.'))
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f'irnsigma: error: {message} (see `{self.prog} --help`)\n')
@@ -81,13 +90,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail('interrupted', 130)
         except BrokenPipeError:
             return 141  # as of a program that SIGPIPE ends
-        except (OSError, RuntimeError, ValueError, MemoryError) as error:
+        except (OSError, RuntimeError, ValueError, MemoryError, FloatingPointError) as error:
             return _fail(one_line(error), 1)
 
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
-        args = _build_parser().parse_args(argv)
+        args = _build_parser().parse_args(sys.argv[1:] if argv is None else list(argv))
     except SystemExit as stop:  # argparse after --help, --version or a wrong command line
         return int(stop.code or 0)
     return args.run(args) or 0

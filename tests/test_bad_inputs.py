@@ -238,6 +238,12 @@ CASES = [
     ),
     model('checkpoint without weights', save({'iter': 3}), 'no network weights'),
     model('checkpoint of another network', save({'conv.weight': torch.zeros(3)}), 'InvRescaleNet', 'conv.weight'),
+    model(
+        'checkpoint of a training that diverged',
+        save({'params': {'operations.1.F.conv1.bias': torch.tensor([0, float('nan')])}}),
+        'operations.1.F.conv1.bias has values that are infinite or no numbers',
+        'use an earlier checkpoint',
+    ),
     model('folder as checkpoint', lambda: os.mkdir('bad.pth'), 'is no file', 'name a checkpoint'),
     model('pipe as checkpoint', lambda: os.mkfifo('bad.pth'), 'is no file', 'name a checkpoint'),
     refused('missing source', nothing, 'downscale none out --model x4.pth', 'none', 'no such file', 'check the path'),
@@ -459,6 +465,21 @@ def test_evaluation_goes_on_without_an_image(name, fault, words, workplace, monk
     assert '| σ | psnr ↑ | psnr_y ↑ | ssim_y ↑ |' in output
     assert '**src**, 1 images' in output
     assert 'good,0,' in Path('report/metrics.csv').read_text()
+
+
+def test_images_of_which_a_network_makes_no_numbers_are_named(workplace, capsys):
+    """Its weights are finite; what it computes from them is too large for float32."""
+    weights = torch.load('x4.pth', weights_only=True)
+    for key in ('operations.1.F.conv5.weight', 'operations.3.F.conv5.weight'):
+        weights['params'][key].fill_(3e38)
+    torch.save(weights, 'huge.pth')
+    for command in ('downscale src out', 'upscale src out --sigma 1', 'evaluate src'):
+        assert main([*command.split(), '--model', 'huge.pth']) == 1
+        output, errors = capsys.readouterr()
+        (line,) = error_lines(errors)
+        assert 'src/good.png: the network makes infinite values or no numbers of this image' in line
+        assert '0 done, 0 skipped, 1 failed' in output
+    assert not Path('out/good.png').exists()
 
 
 WHOLE_NOTE = LrNote(SIZE * 4, SIZE * 4, 8, 4, 'feedfeedfeedfeed')

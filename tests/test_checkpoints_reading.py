@@ -14,6 +14,7 @@ from torch import nn
 from irnsigma_plugin.checkpoints.weights import (
     Checkpoint,
     CheckpointError,
+    build_network,
     check_arguments,
     check_fits,
     model_hash,
@@ -231,6 +232,28 @@ def test_damaged_safetensors(path):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match='no readable safetensors file'):
             read_checkpoint(path)
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_weights_that_are_no_numbers_are_refused(path, suffix, value):
+    path = path.with_suffix(suffix)
+    weights = {**WEIGHTS, 'conv.bias': torch.tensor([1.0, value])}
+    save_file(weights, path) if suffix == '.safetensors' else torch.save({'params': weights}, path)
+    words = rf'net_g\{suffix}: conv\.bias has values that are infinite or no numbers, .*use an earlier checkpoint'
+    with pytest.raises(CheckpointError, match=words):
+        read_checkpoint(path)
+    with pytest.raises(CheckpointError, match=r'other: conv\.bias has values'):
+        build_network(Checkpoint(weights, path='other'))
+
+
+def test_weights_in_types_of_all_kinds_are_finite(path):
+    """Counters, flags and the types of quantized files have no value that is no number; a float64 may be too large."""
+    kinds = (torch.int64, torch.bool, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn)
+    content = {str(kind): torch.ones(2).to(kind) for kind in kinds}
+    assert read_checkpoint(saved(path, content)).state_dict.keys() == content.keys()
+    with pytest.raises(CheckpointError, match='large has values'):
+        read_checkpoint(saved(path, {**content, 'large': torch.tensor(1e39, dtype=torch.float64)}))
 
 
 def test_hash_is_of_names_shapes_types_and_values():

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import irnsigma_plugin
+from irnsigma_plugin import cli
 from irnsigma_plugin.cli import main
 from irnsigma_plugin.imagenet import weights as imagenet_weights
 
@@ -56,6 +57,36 @@ def test_version(capsys):
 def test_wrong_command_line_is_one_line_and_exit_status_2(capsys, argv, part):
     assert main(argv) == 2
     assert part in one_error_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ('command', 'message'),
+    [
+        ('downscale photos small --modle X', '--modle. Did you mean --model? (see `irnsigma downscale --help`)'),
+        ('downscale photos small --modle=my X.pth', '--modle. Did you mean --model? (see `irnsigma downscale'),
+        ('downscale photos -model X', '-model. Did you mean --model? (see `irnsigma downscale --help`)'),
+        ('upscale a b --model X --sgima 1', '--sgima. Did you mean --sigma? (see `irnsigma upscale --help`)'),
+        ('evaluate --zzz', '--zzz (see `irnsigma evaluate --help`)'),
+        ('--verison', '--verison. Did you mean --version? (see `irnsigma --help`)'),
+    ],
+)
+def test_an_unknown_option_is_named_whatever_else_is_missing(capsys, command, message):
+    assert main(command.split(' ', 3 if '=' in command else -1)) == 2
+    assert one_error_line(capsys.readouterr().err).startswith(f'irnsigma: error: there is no option {message}')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'expected'),
+    [
+        (['--mod', 'X', 'a', 'b'], ('X', ['a'], 'b', 0)),  # an option may be cut short
+        (['a', 'b', '--model', 'X', '--seed', '-1'], ('X', ['a'], 'b', -1)),
+        (['--model=X', '--', '--a', '--b'], ('X', ['--a'], '--b', 0)),
+        (['--model', 'X', '-my photo.png', 'b'], ('X', ['-my photo.png'], 'b', 0)),
+    ],
+)
+def test_what_is_no_unknown_option(arguments, expected):
+    args = cli._build_parser().parse_args(['upscale', *arguments])
+    assert (args.model, args.sources, args.destination, args.seed) == expected
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from irnsigma_plugin.cli import main
 from irnsigma_plugin.compat import launch, loading
 from irnsigma_plugin.compat import registry as recognise
 from irnsigma_plugin.compat import start as resume
-from irnsigma_plugin.options.rules import OptionError
+from irnsigma_plugin.options.rules import OptionError, without_type
 
 SITE_ROOT = Path(basicsr.__file__).resolve().parents[1]
 PLUGIN_METRIC = {'lpips': {'type': 'calculate_lpips', 'better': 'lower'}}
@@ -285,16 +285,29 @@ class TestWrongOptionFiles:
         write_yaml(opt, file)
         assert parse(file, '--force_yml', 'train:grad_clip=5')['train']['grad_clip'] == 5
 
+    def test_a_start_from_the_own_folder_renames_nothing(self, opt, refused, tmp_path):
+        folder = tmp_path / 'experiments' / opt['name']
+        path = folder / 'models' / 'net_g_latest.pth'
+        path.parent.mkdir(parents=True)
+        torch.save(InvRescaleNet(**without_type(opt['network_g'])).state_dict(), path)
+        opt['path'] = {'pretrain_network_g': str(path)}
+        assert refused(opt).startswith(f'path.pretrain_network_g: BasicSR renames {folder} before it reads this: copy')
+        assert path.exists()
+
     def test_types_that_nobody_has_registered(self, opt, refused):
         opt['network_g']['type'] = 'InvRescaleNett'
         opt['val']['metrics'] = {'psnr_y': {'type': 'psnr'}}
         message = refused(opt)
-        assert 'network_g: there is no InvRescaleNett. Did you mean InvRescaleNet?' in message
-        assert 'val.metrics.psnr_y: there is no psnr. ' in message
+        extension = 'If it is of an extension, install that, or name it in imports.'
+        assert f'network_g: there is no InvRescaleNett. Did you mean InvRescaleNet? {extension}' in message
+        assert 'val.metrics.psnr_y: there is no psnr. If it is of' in message
 
     def test_a_model_that_nobody_has_registered(self, opt, refused):
         opt['model_type'] = 'IRNSigmaModl'
-        assert refused(opt) == 'model_type: there is no IRNSigmaModl. Did you mean IRNSigmaModel?'
+        assert refused(opt) == (
+            'model_type: there is no IRNSigmaModl. Did you mean IRNSigmaModel? If it is of an extension, install that, '
+            'or name it in imports.'
+        )
         opt['model_type'] = None
         assert refused(opt).startswith('model_type is missing')
 

@@ -215,7 +215,7 @@ class TestEntryPoints:
         with pytest.raises(OptionError) as info:
             basicsr_options.parse_options(str(tmp_path))
         assert 'network_g: there is no ToyNet. ' in str(info.value)
-        assert 'mixture_opt: there is no Qxyz. An extension has to be installed, or named in imports.' in str(
+        assert 'mixture_opt: there is no Qxyz. If it is of an extension, install that, or name it in imports.' in str(
             info.value
         )
         assert str(info.value).count(mentioned) == 1

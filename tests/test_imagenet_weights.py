@@ -130,6 +130,14 @@ def test_truncated_file_is_named_with_the_remedy(cache):
         imagenet_weights('vgg16')
 
 
+def test_weights_that_are_no_numbers_are_refused(cache):
+    path = save_weights(cache, 'vgg16', float('nan'))
+    with pytest.raises(
+        WeightsError, match=rf'{path} is damaged \(it has values that are infinite or no numbers\): delete'
+    ):
+        imagenet_weights('vgg16')
+
+
 def test_mixed_up_file_is_refused(cache):
     save_weights(cache, 'vgg19', 1.0).rename(cache / 'vgg16-397923af.pth')
     with pytest.raises(WeightsError, match=r'does not hold the weights of vgg16 \(features.17.weight is missing\)'):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
 from pathlib import Path
 
 import pytest
@@ -377,7 +378,7 @@ def test_blocks_of_an_extension_are_left_to_it(block):
 )
 def test_types_that_look_like_typing_errors_are_pointed_out(key, kind, meant):
     opt = changed(IRN_SIGMA, key if key == 'model_type' else f'{key}.type', kind)
-    assert f'{key} ({kind}: did you mean {meant}?)' in unchecked_blocks(opt)
+    assert f'{key} ({kind}. Did you mean {meant}?)' in unchecked_blocks(opt)
 
 
 def test_of_another_model_only_the_plugins_blocks_are_judged():
@@ -601,6 +602,28 @@ class TestFilesThatAnOptionFileNames:
         ]
         assert 'There is no checkpoint at' in faults[1]
 
+    def test_a_start_from_the_folder_of_the_training_itself(self, opt, tmp_path, monkeypatch):
+        """BasicSR renames that folder, unless it resumes; a test reads from it without harm."""
+        monkeypatch.chdir(tmp_path)
+        own, other = (os.path.join('experiments', name, 'models', 'net_g.pth') for name in (opt['name'], 'other'))
+        for path in (own, other):
+            os.makedirs(os.path.dirname(path))
+            torch.save(InvRescaleNet(4, [1, 1], 4).state_dict(), path)
+        os.symlink('experiments', 'link')
+        for path in (own, os.path.abspath(own), own.replace('experiments', 'link')):
+            opt['path'] = {'pretrain_network_g': path}
+            (fault,) = outside_faults(opt)
+            assert fault == (
+                f'path.pretrain_network_g: BasicSR renames experiments/{opt["name"]} before it reads this: '
+                'copy it elsewhere, or use --auto_resume.'
+            )
+            assert outside_faults(opt, resumes=True) == []
+            assert outside_faults({**opt, 'name': opt['name'][:-1]}) == []
+        test = {key: value for key, value in opt.items() if key not in ('train', 'datasets')}
+        assert outside_faults({**test, 'datasets': {'test': opt['datasets']['val']}}) == []
+        opt['path'] = {'pretrain_network_g': other}
+        assert outside_faults(opt) == []
+
     def test_pictures_under_one_name(self, opt, tmp_path):
         photographs = tmp_path / 'photographs'
         (photographs / 'photo0.jpg').write_bytes((photographs / 'photo0.png').read_bytes())
@@ -625,6 +648,15 @@ class TestFilesThatAnOptionFileNames:
         assert 'operations.1.F.conv1.weight has shape (8, 9, 3, 3) instead of (4, 9, 3, 3)' in fault
         opt['path']['strict_load_g'] = False
         assert outside_faults(opt) == []
+
+    def test_checkpoint_with_values_that_are_no_numbers(self, opt, tmp_path):
+        path = tmp_path / 'net_g.pth'
+        opt['path'] = {'pretrain_network_g': str(path), 'strict_load_g': False}
+        net = InvRescaleNet(4, [1, 1], 4)
+        net.operations[1].F.conv1.bias.data[1] = float('nan')
+        torch.save({'params': net.state_dict()}, path)
+        (fault,) = outside_faults(opt)
+        assert fault.startswith(f'path.pretrain_network_g: {path}: operations.1.F.conv1.bias has values that are inf')
 
     def test_checkpoint_of_another_clamp(self, opt, tmp_path):
         path = tmp_path / 'net_g.pth'

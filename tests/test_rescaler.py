@@ -210,6 +210,12 @@ def test_other_networks_work_in_windows_where_the_overlap_is_given(small_cells):
         ('downscale', {'image': np.zeros((0, 4), np.uint8)}, 'got uint8 (0, 4)'),
         ('downscale', {'image': 'baby.png'}, "got 'baby.png'"),
         ('downscale', {'image': torch.zeros(1, 4, 4)}, '(3, H, W) or (N, 3, H, W)'),
+        ('downscale', {'image': torch.rand(3, 4, 4) * 255}, 'image must be from 0 (black) to 1 (white) everywhere'),
+        ('downscale', {'image': torch.full((1, 3, 4, 4), 255.0)}, 'goes from 255 to 255: divide levels by 255, and'),
+        ('downscale', {'image': torch.full((3, 4, 4), -0.01)}, 'goes from -0.01 to -0.01'),
+        ('downscale', {'image': torch.full((3, 4, 4), 1.01).half()}, 'goes from 1.00977 to 1.00977'),
+        ('downscale', {'image': torch.full((3, 4, 4), float('nan'))}, 'goes from nan to nan'),
+        ('upscale', {'lr': torch.full((2, 3, 4, 4), 128.0)}, 'lr must be from 0 (black) to 1 (white) everywhere'),
         ('downscale', {'image': random_array(4, 4), 'overlap': -1}, 'overlap'),
         ('upscale', {'lr': random_array(4, 4), 'overlap': 0.5}, 'overlap'),
         ('upscale', {'lr': random_array(4, 4, dtype=np.uint16)}, 'of uint8, but got uint16'),
@@ -227,6 +233,38 @@ def test_what_is_refused(net, method, arguments, part):
         getattr(Rescaler(net), method)(**arguments)
     assert part in str(error.value)
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('grey', [False, True], ids=['colour', 'grey'])
+@pytest.mark.parametrize('as_tensor_too', [False, True], ids=['array', 'tensor'])
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_a_result_that_is_no_image_is_refused(monkeypatch, net, value, as_tensor_too, grey):
+    """One value among all, which clamping would make black or white."""
+
+    def spoil(image):
+        image[0, 1, -1, -1] = value
+        return image
+
+    image = random_array(8, 8) if grey and not as_tensor_too else random_array(8, 8, 3)
+    image = as_tensor(image) if as_tensor_too else image
+    downscale, upscale = net.downscale, net.upscale
+    monkeypatch.setattr(net, 'downscale', lambda hr: (spoil(downscale(hr)[0]), None))
+    monkeypatch.setattr(net, 'upscale', lambda lr, latent: spoil(upscale(lr, latent)))
+    for rescale in (Rescaler(net).downscale, Rescaler(net).upscale):
+        with pytest.raises(
+            FloatingPointError, match='the network makes infinite values or no numbers of this image; use'
+        ):
+            rescale(image)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_what_rounding_leaves_outside_of_the_range_is_taken(net, dtype):
+    """By ImageNet's normalization and back in the tensor's own type, 0 and 1 are missed by a rounding error."""
+    image = torch.tensor([0, 1], dtype=dtype).repeat(3, 4, 2)
+    image = (image - 0.485) / 0.229 * 0.229 + 0.485
+    assert Rescaler(net).downscale(image).shape == (3, 1, 1)
+    with pytest.raises(ValueError, match='black'):
+        Rescaler(net).downscale(image + 0.01)
 
 
 def test_model_hash_by_hand():

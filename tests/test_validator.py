@@ -182,6 +182,20 @@ def test_nothing_to_measure_and_nothing_to_save_is_said(tmp_path, net, loader, b
     assert not (tmp_path / 'results_root').exists()
 
 
+def test_an_image_of_which_the_network_makes_no_numbers_costs_no_training(tmp_path, net, loader, basicsr_log):
+    upscale, calls = net.upscale, []
+
+    def spoil(lr, latent):
+        calls.append(None)
+        return upscale(lr, latent) * (float('nan') if len(calls) == 1 else 1)
+
+    net.upscale = spoil
+    data = loader()
+    validator(tmp_path, is_train=True).run(net, data, CPU, 5, None, save_img=False)
+    assert 'photo0.png is left out: the network makes infinite values or no numbers of this image' in basicsr_log.text
+    assert f'Validation photographs, {len(data) - 1} images' in basicsr_log.text
+
+
 def test_an_image_too_small_to_be_measured_is_named(tmp_path, net, loader):
     write_photographs(tmp_path / 'small', 1, height=16, width=40)
     small = loader(dataroot_gt=str(tmp_path / 'small'))

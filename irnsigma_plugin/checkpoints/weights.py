@@ -64,7 +64,7 @@ def read_checkpoint(path: str | os.PathLike, param_key: str | None = 'params_ema
         device: `cpu`, or `meta` for names and shapes alone.
 
     Raises:
-        CheckpointError: The file is missing, damaged, holds no weights, or asks for code to be run.
+        CheckpointError: The file is missing, damaged, holds no finite weights, or asks for code to be run.
     """
     if is_safetensors(path):
         content, network = _read_safetensors(path, device)
@@ -83,7 +83,15 @@ def read_checkpoint(path: str | os.PathLike, param_key: str | None = 'params_ema
         )
     # Networks are trained channels-last and saved so; other formats and libraries expect the usual layout.
     state_dict = {key.removeprefix('module.'): value.contiguous() for key, value in weights.items()}
+    _check_finite(state_dict, path)
     return Checkpoint(state_dict, entry, network if isinstance(network, Mapping) else {}, os.fspath(path))
+
+
+def _check_finite(state_dict: StateDict, path: str | os.PathLike) -> None:
+    for key, value in state_dict.items():
+        if not (value.is_meta or value.float().isfinite().all()):  # as float32, which networks have
+            remedy = 'as after a training that diverged: use an earlier checkpoint, or get the file again.'
+            raise CheckpointError(f'{path}: {key} has values that are infinite or no numbers, {remedy}')
 
 
 def is_safetensors(path: str | os.PathLike) -> bool:
@@ -219,9 +227,10 @@ def build_network(
             checkpoint says is looked up, and nothing is imported for it.
 
     Raises:
-        CheckpointError: The weights are of another network, or not all there.
+        CheckpointError: The weights are of another network, not all there, or not finite.
         ValueError: The clamp is no number above 0.
     """
+    _check_finite(checkpoint.state_dict, checkpoint.path)
     network_type = checkpoint.network.get('type', InvRescaleNet.__name__)
     if network_type == InvRescaleNet.__name__:
         given = {} if clamp is None else {'clamp': clamp}

@@ -85,7 +85,7 @@ class Batch:
         """Count the file as failed, and say why, if the block raises an error."""
         try:
             yield
-        except (OSError, RuntimeError, ValueError, MemoryError) as error:
+        except (OSError, RuntimeError, ValueError, MemoryError, FloatingPointError) as error:
             no_memory = 'there is not enough memory; use fewer --workers.'
             self.say('error', path, no_memory if is_lack_of_memory(error) else str(error))
             self.failed += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import difflib
 import logging
 import os
 import os.path as osp
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 from irnsigma_plugin.checkpoints.training_states import iterations, newest_whole_state, read_state
-from irnsigma_plugin.checks import one_line
+from irnsigma_plugin.checks import did_you_mean, one_line
 from irnsigma_plugin.compat.extensions import failures, import_installed, import_named
 from irnsigma_plugin.compat.registry import has_model_of_plugin, registered, unregistered, uses_plugin
 from irnsigma_plugin.files import remove_leftovers
@@ -138,9 +137,8 @@ def _unknown_types(opt: dict[str, Any]) -> Iterator[str]:
     failed = failures()  # told once
     for name, kind, known in unregistered(opt):
         if name == 'model_type' or opt.get('model_type') == MODEL:  # other models may read their blocks in other ways
-            nearest = difflib.get_close_matches(kind, known, n=1)
-            extension = 'An extension has to be installed, or named in imports.'
-            yield f'{name}: there is no {kind}. {f"Did you mean {nearest[0]}?" if nearest else extension}{failed}'
+            extension = 'If it is of an extension, install that, or name it in imports.'
+            yield f'{name}: there is no {kind}.{did_you_mean(kind, known)} {extension}{failed}'
             failed = ''
 
 

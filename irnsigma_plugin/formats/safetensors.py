@@ -39,7 +39,7 @@ def export_safetensors(checkpoint: weights.Checkpoint, net: RescalingNet, path: 
     stored = {key: value.half() if half and value.is_floating_point() else value for key, value in own.items()}
     for key, value in stored.items():
         if not torch.isfinite(value).all():
-            raise ValueError(f'{checkpoint.path}: {key} has values that are no numbers, or too large for --half.')
+            raise ValueError(f'{checkpoint.path}: {key} has values that are too large for --half; leave it out.')
     loaded_hash = weights.model_hash({key: value.to(own[key].dtype) for key, value in stored.items()})
     metadata = {'format': 'pt', 'model_hash': loaded_hash, weights.NETWORK_ENTRY: json.dumps(network, default=str)}
     if 'clamp' in network:

@@ -81,6 +81,8 @@ def load_weights(path: Path, name: str) -> dict[str, Tensor]:
 
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
+        if not all(value.isfinite().all() for value in state.values()):
+            raise ValueError('it has values that are infinite or no numbers')
     except Exception as error:  # a damaged file can raise nearly anything
         raise WeightsError(f'{path} is damaged ({_reason(error)}): delete it, then {remedy(name)}') from None
     for position in NETWORKS[name].convolutions:

@@ -9,7 +9,6 @@ What classes there are is handed in as `registered`: those of BasicSR's registri
 
 from __future__ import annotations
 
-import difflib
 import functools
 import itertools
 import os
@@ -20,7 +19,7 @@ import torch
 from torch import nn
 
 from irnsigma_plugin.checkpoints.weights import CheckpointError, check_arguments, check_fits, read_checkpoint
-from irnsigma_plugin.checks import Rule, is_whole
+from irnsigma_plugin.checks import Rule, did_you_mean, is_whole
 from irnsigma_plugin.options import keys, rules
 from irnsigma_plugin.options.rules import default_of, value_at
 from irnsigma_plugin.options.stored_images import DATA_SETS, stored_faults
@@ -110,7 +109,7 @@ def outside_faults(opt: Mapping[str, Any], registered: Registered, resumes: bool
             faults.append(f'path.resume_state: there is no training state at {state}.')
         if state is None and not resumes:
             for network in judged:
-                faults += _checkpoint_faults(opt['path'], network) if network.registry == 'arch' else ()
+                faults += _checkpoint_faults(opt, network) if network.registry == 'arch' else ()
     return faults
 
 
@@ -123,9 +122,8 @@ def unchecked_blocks(opt: Mapping[str, Any], registered: Registered) -> list[str
         if component.type and (component not in judged or component.rule() is None or takes_anything):
             types[component.name] = component.type
     known = {MODEL, *itertools.chain(*registered.values(), *keys.BASICSR.values())}
-    nearest = {kind: difflib.get_close_matches(kind, known, 1, 0.88) for kind in types.values() if kind not in known}
-    hints = {kind: f': did you mean {similar[0]}?' for kind, similar in nearest.items() if similar}
-    return [f'{name} ({kind}{hints.get(kind, "")})' for name, kind in types.items()]
+    hints = {kind: '' if kind in known else did_you_mean(kind, known, 0.88) for kind in types.values()}
+    return [f'{name} ({kind}{hints[kind] and "." + hints[kind]})' for name, kind in types.items()]
 
 
 def block_types(opt: Mapping[str, Any]) -> dict[str, str]:
@@ -168,17 +166,21 @@ def _judged(opt: Mapping[str, Any], registered: Registered) -> Iterator[_Compone
             yield component
 
 
-def _checkpoint_faults(paths: Mapping[str, Any], network: _Component) -> Iterator[str]:
-    key, suffix = f'pretrain_{network.name}', network.name[-2:]
+def _checkpoint_faults(opt: Mapping[str, Any], network: _Component) -> Iterator[str]:
+    paths, key, suffix = opt['path'], f'pretrain_{network.name}', network.name[-2:]
     path, param_key = paths.get(key), paths.get(f'param_key{suffix}', 'params')
     if path is None:
         return
+    folder = str(paths.get('experiments_root') or os.path.join('experiments', str(opt.get('name'))))
+    if is_training(opt) and os.path.realpath(os.path.expanduser(path)).startswith(os.path.realpath(folder) + os.sep):
+        yield f'path.{key}: BasicSR renames {folder} before it reads this: copy it elsewhere, or use --auto_resume.'
     try:
         found = read_checkpoint(os.path.expanduser(path), param_key, device='meta')
         net = None if paths.get(f'strict_load{suffix}') is False else _outline(network)
         if net is not None:
             check_fits(net, found.state_dict, path)
             check_arguments(found, network.value)
+        read_checkpoint(os.path.expanduser(path), param_key)  # with values, now that their number is known
     except CheckpointError as error:
         yield f'path.{key}: {error}'
 

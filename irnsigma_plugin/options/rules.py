@@ -5,12 +5,11 @@ A whole file is judged in one go, so a rule yields every fault.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, Callable
 
-from irnsigma_plugin.checks import Rule, one_line, one_of, text
+from irnsigma_plugin.checks import Rule, did_you_mean, one_line, one_of, text
 
 UNKNOWN = 'Unknown key '
 _VARIABLE = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -47,9 +46,8 @@ def block(keys: Mapping[str, Rule], needed: Iterable[str] = (), hints: Mapping[s
             elif key in hints:
                 yield f'{UNKNOWN}{join(name, key)}: {hints[key]}.'
             else:
-                nearest = difflib.get_close_matches(str(key), keys, n=1)
-                hint = f'Did you mean {nearest[0]}?' if nearest else f'Known keys: {", ".join(sorted(keys))}.'
-                yield f'{UNKNOWN}{join(name, key)}. {hint}'
+                hint = did_you_mean(key, keys) or f' Known keys: {", ".join(sorted(keys))}.'
+                yield f'{UNKNOWN}{join(name, key)}.{hint}'
 
     return rule
 

@@ -17,11 +17,12 @@ from irnsigma_plugin.archs.grid import Region, Size
 Image = TypeVar('Image', np.ndarray, Tensor)
 
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # of red, green, blue, ITU-R BT.601
+TOLERANCE = 0.5 / 255  # of values outside [0, 1]: rounding in 16-bit floating point stays below half an 8-bit level
 PIXELS_AT_ONCE = 1 << 22  # a comparison of the whole would need as much memory as the image
 
 
 def check_image(name: str, image: Image, dtypes: tuple[type, ...]) -> None:
-    """Raise a ValueError for what is neither a tensor nor an array of one of `dtypes`, or of another shape or empty."""
+    """Raise a ValueError for what is no tensor in [0, 1] or array of one of `dtypes`, or of another shape or empty."""
     if isinstance(image, Tensor):
         fits = image.ndim == 3 and image.shape[0] == 3 and image.is_floating_point() and image.numel() > 0
         expected = 'a floating-point tensor (3, H, W) or (N, 3, H, W)'
@@ -32,6 +33,9 @@ def check_image(name: str, image: Image, dtypes: tuple[type, ...]) -> None:
     if not fits:
         found = f'{image.dtype} {tuple(image.shape)}' if hasattr(image, 'shape') else repr(image)
         raise ValueError(f'{name} must be {expected}, but got {found}.')
+    if isinstance(image, Tensor) and not (image.min() >= -TOLERANCE and image.max() <= 1 + TOLERANCE):
+        found = f'goes from {image.min():g} to {image.max():g}: divide levels by 255, and clamp what overshoots'
+        raise ValueError(f'{name} must be from 0 (black) to 1 (white) everywhere, but {found}.')
 
 
 def height_width(image: Image) -> Size:
@@ -58,6 +62,13 @@ def read_region(image: Image, region: Region) -> Tensor:
         part = torch.from_numpy(image[region].astype(np.float32) / np.iinfo(image.dtype).max)
         part = part.expand(3, -1, -1) if part.ndim == 2 else part.permute(2, 0, 1)
     return part[None].contiguous()
+
+
+def check_result(pixels: Tensor) -> Tensor:
+    """Return what a network made of an image, if all values are finite; otherwise raise a FloatingPointError."""
+    if not pixels.isfinite().all():
+        raise FloatingPointError('the network makes infinite values or no numbers of this image; use another model.')
+    return pixels
 
 
 def write_region(image: Image, region: Region, pixels: Tensor) -> None:

@@ -43,7 +43,8 @@ class Rescaler:
     The default is as good in practice: on a network trained for 1,300 iterations of `train_IRN_x4_cpu.yml` (field 240)
     it differs by 3e-7 at most, half of it by 2e-4 and none at all by 0.16.
 
-    Grey images, with all channels equal, stay grey; see :func:`~irnsigma_plugin.rescaling.pixels.luma`.
+    Grey images, with all channels equal, stay grey; see :func:`~irnsigma_plugin.rescaling.pixels.luma`. Where the
+    network makes infinite values or no numbers of an image, a FloatingPointError is raised.
 
     Args:
         net: Network; it is moved to `device` and set to evaluation mode.
@@ -108,7 +109,7 @@ class Rescaler:
         with _reproducible_convolutions(self.device):
             for window in self._windows(lr_size, overlap):
                 area = magnify(window.area, self.scale, hr_size)
-                small, _ = self.net.downscale(pixels.read_region(image, area).to(self.device))
+                small = pixels.check_result(self.net.downscale(pixels.read_region(image, area).to(self.device))[0])
                 small = quantize(pixels.luma(small) if grey else small)
                 pixels.write_region(lr, window.core, small[(..., *relative(window.core, window.area))])
         return lr
@@ -168,7 +169,7 @@ class Rescaler:
                 epsilon = draw_epsilon(latent_shape, seed, name, window.area if has_latent_per_pixel else None)
                 latent = scale_noise(epsilon, sigma_of_cells(sigma, window.area, lr_size, self.scale))
                 small = pixels.read_region(lr, window.area)
-                restored = self.net.upscale(small.to(self.device), latent.to(self.device))
+                restored = pixels.check_result(self.net.upscale(small.to(self.device), latent.to(self.device)))
                 area, core = (magnify(region, self.scale, hr_size) for region in window)
                 restored = restored[(..., *relative(core, area))]
                 pixels.write_region(hr, core, pixels.luma(restored) if grey else restored)

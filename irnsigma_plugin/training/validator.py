@@ -52,7 +52,11 @@ class Validator:
             scores, comparison = [], None
             hidden = rank != 0 or not self.opt['val'].get('pbar', True)
             for data in tqdm(shard(dataloader), desc=dataset, unit='image', disable=hidden):
-                image = self.rescale(net, data, device)
+                try:
+                    image = self.rescale(net, data, device)
+                except FloatingPointError as error:
+                    get_root_logger().warning(f'{dataset}: {data["lq_path"][0]} is left out: {error}')
+                    continue
                 if save_img:
                     self._save(image, dataset, current_iter)
                 if 'gt' in data and self.metrics:
