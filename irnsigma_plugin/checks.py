@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any, Callable
 
+LARGEST = sys.float_info.max
 Rule = Callable[[str, Any], Iterator[str]]
 
 
@@ -87,7 +89,7 @@ def finite(above: float = -math.inf, smallest: float = -math.inf, largest: float
     """A finite number, more than `above` and from `smallest` to `largest`. Text such as 1e-4 is YAML's trap."""
 
     def rule(name: str, value: Any) -> Iterator[str]:
-        is_finite = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        is_finite = isinstance(value, Real) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
         if not (is_finite and value > above and smallest <= value <= largest):
             limits = {', more than {:g}': above, ', {:g} or more': smallest, ', {:g} or less': largest}
             bounds = ''.join(words.format(limit) for words, limit in limits.items() if math.isfinite(limit))

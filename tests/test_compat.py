@@ -468,22 +468,6 @@ def test_processes_leave_each_other_at_exit(monkeypatch, tmp_path):
     leave()  # whoever has left before is not missed
 
 
-@pytest.mark.parametrize('launcher', ['pytorch', 'slurm'])
-def test_processes_with_gpus_leave_each_other_at_exit_too(monkeypatch, launcher):
-    joined, at_exit = [], []
-    for name in ('pytorch', 'slurm'):
-        monkeypatch.setattr(dist_util, f'_init_dist_{name}', lambda *args, name=name, **kwargs: joined.append(name))
-    launch.launch_without_gpu()
-    monkeypatch.setattr(launch.atexit, 'register', at_exit.append)
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    monkeypatch.setenv('RANK', '0')
-    monkeypatch.setenv('SLURM_PROCID', '0')
-    getattr(dist_util, f'_init_dist_{launcher}')('nccl')
-    assert joined == [launcher]
-    at_exit[-1]()  # nobody has joined in fact, which is no fault
-    assert not torch.distributed.is_initialized()
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
 @pytest.mark.parametrize('script', [None, 'exit 1', 'true'], ids=['missing', 'fails', 'says nothing'])
 def test_slurm_without_scontrol_is_a_clear_error(monkeypatch, tmp_path, script):

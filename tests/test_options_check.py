@@ -14,6 +14,7 @@ from basicsr.losses.gan_loss import GANLoss
 from helpers.experiment import write_photographs
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.compat.registry import registered
 from irnsigma_plugin.evaluation.measures import LR_METRICS, hr_metrics
 from irnsigma_plugin.losses.perceptual_loss import VGG_STAGES, vgg_layers
@@ -438,7 +439,14 @@ class WiderNet(InvRescaleNet):
         self.more = torch.nn.Linear(heads, heads)
 
 
-class PickyNet(torch.nn.Module):
+class HeirNet(InvRescaleNet):
+    """A network of an extension that has set an argument of its parent, whose check it inherits."""
+
+    def __init__(self, scale=4, growth_channels=32):
+        super().__init__(scale, growth_channels=growth_channels)
+
+
+class PickyNet(RescalingNet):
     """A network of an extension that judges its arguments."""
 
     def __init__(self, width, scale=4):
@@ -450,7 +458,7 @@ class PickyNet(torch.nn.Module):
             yield f'width must be a multiple of 64, but is {width!r}.'
 
 
-class OpenNet(torch.nn.Module):
+class OpenNet(RescalingNet):
     """A network of an extension that takes whatever it is given."""
 
     def __init__(self, width=64, **kwargs):
@@ -475,7 +483,13 @@ def their_metric(img, img2, better='lower', window=8):
 
 @pytest.fixture
 def _extension(monkeypatch):
-    for kind, each in (('arch', WiderNet), ('arch', PickyNet), ('arch', OpenNet), ('dataset', TheirDataset)):
+    for kind, each in (
+        ('arch', WiderNet),
+        ('arch', PickyNet),
+        ('arch', HeirNet),
+        ('arch', OpenNet),
+        ('dataset', TheirDataset),
+    ):
         monkeypatch.setitem(REGISTERED[kind], each.__name__, each)
     monkeypatch.setitem(REGISTERED['metric'], 'their_metric', their_metric)
 
@@ -504,6 +518,16 @@ class TestBlocksOfExtensions:
                 'network_g',
                 {'type': 'PickyNet', 'width': [64]},
                 ["network_g: PickyNet.check ends in TypeError: unsupported operand type(s) for %: 'list' and 'int'."],
+            ),
+            (
+                'network_g',
+                {'type': 'HeirNet', 'growth_channels': 0},
+                ['network_g.growth_channels must be a whole number, 1 or more, but got 0.'],
+            ),
+            (
+                'network_g',
+                {'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3},
+                ['network_g.type: RRDBNet is no rescaling network. Use InvRescaleNet, or another RescalingNet.'],
             ),
             ('network_g', {'type': 'OpenNet', 'anything': 1}, []),
             ('datasets.val', {'type': 'TheirDataset', 'name': 'a'}, ['datasets.val.folder is missing in val.']),

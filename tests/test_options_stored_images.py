@@ -97,7 +97,7 @@ def test_a_list_of_files(folders, tmp_path):
 @pytest.mark.parametrize(
     ('file', 'message'),
     [
-        ('meta_info.txt', 'has no meta_info.txt; give an LMDB made by scripts/prepare_data.py'),
+        ('meta_info.txt', 'has no meta_info.txt; give an LMDB made by `irnsigma prepare`'),
         ('data.mdb', 'has no data.mdb'),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 from subprocess import DEVNULL, CalledProcessError, check_output
+from typing import Any
 
 import torch
 
@@ -24,8 +25,7 @@ def launch_without_gpu() -> None:
         if torch.cuda.is_available():
             pytorch(backend, **kwargs)
         else:
-            torch.distributed.init_process_group(backend='gloo', **kwargs)
-        atexit.register(_leave_group)
+            _join_by_gloo(**kwargs)
 
     def _init_dist_slurm(backend, port=None):
         _require_launcher('slurm', 'SLURM_PROCID', 'srun --ntasks=N python')
@@ -33,19 +33,23 @@ def launch_without_gpu() -> None:
             slurm(backend, port)
         else:
             _describe_slurm_to_torch(port)
-            torch.distributed.init_process_group(backend='gloo')
-        atexit.register(_leave_group)
+            _join_by_gloo()
 
     dist_util._init_dist_pytorch, dist_util._init_dist_slurm = _init_dist_pytorch, _init_dist_slurm
 
 
-def _leave_group() -> None:
-    """Leave the other processes, as torch asks for; BasicSR never does.
+def _join_by_gloo(**kwargs: Any) -> None:
+    """Join the other processes, and leave them at exit, as torch asks for; BasicSR never does.
 
     Threads of a group that outlives the interpreter can abort a finished process, and the launcher then sees a failure.
     """
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+
+    def leave() -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    torch.distributed.init_process_group(backend='gloo', **kwargs)
+    atexit.register(leave)
 
 
 def _require_launcher(launcher: str, variable: str, command: str) -> None:

@@ -82,4 +82,4 @@ def _is_of_plugin(obj: Any) -> bool:
 def has_model_of_plugin(opt: dict[str, Any]) -> bool:
     """Whether the model of an option file is this plugin's, or derived from it."""
     models, name = registered()['model'], opt.get('model_type')
-    return name in models and _is_of_plugin(models[name])
+    return isinstance(name, str) and name in models and _is_of_plugin(models[name])

@@ -18,6 +18,7 @@ from typing import Any, Callable, NamedTuple
 import torch
 from torch import nn
 
+from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.checkpoints.weights import CheckpointError, check_arguments, check_fits, read_checkpoint
 from irnsigma_plugin.checks import Rule, did_you_mean, is_whole
 from irnsigma_plugin.options import keys, rules
@@ -65,6 +66,8 @@ class _Component(NamedTuple):
         rule, refused = self.rule(), keys.REFUSED_TYPES.get(self.name, {})
         if self.type in refused:
             yield f'{self.name}.type: {self.type} {refused[self.type]}'
+        elif self.name == 'network_g' and isinstance(self.cls, type) and not issubclass(self.cls, RescalingNet):
+            yield f'{self.name}.type: {self.type} is no rescaling network. Use InvRescaleNet, or another RescalingNet.'
         elif rule is not None:
             yield from rule(self.name, self.value if self.registry == 'dataset' else rules.without_type(self.value))
             if default_of(self.cls, 'better') == 'lower' and 'better' not in self.value:

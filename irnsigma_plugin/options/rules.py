@@ -76,6 +76,8 @@ def constructed(cls: Callable[..., Any], given: Container[str] = ()) -> Rule:
         values = {**defaults, **value} if isinstance(value, Mapping) else defaults
         yield from block(dict.fromkeys(values if takes_all(cls) else defaults, anything), needed)(name, value)
         if hasattr(cls, 'check') and isinstance(value, Mapping):
+            owner = next(base for base in getattr(cls, '__mro__', (cls,)) if 'check' in vars(base))
+            values = {**_defaults(owner), **values}  # a subclass may set arguments of the class whose check it inherits
             names = inspect.signature(cls.check).parameters
             judged = {key: values.get(key, inspect.Parameter.empty) for key in names}
             if inspect.Parameter.empty not in judged.values():

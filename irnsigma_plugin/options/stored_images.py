@@ -20,8 +20,8 @@ Size = tuple[int, int]  # height, width
 
 HEADERS = 200  # files of a folder whose headers are read, evenly spread; an LMDB lists all sizes in one file
 NAMED = 3  # images that a message names
-SETTINGS = 'prepared_with.json'  # what scripts/prepare_data.py says in an LMDB about its making
-_NO_LMDB = 'give an LMDB made by scripts/prepare_data.py, or use io_backend type disk.'
+SETTINGS = 'prepared_with.json'  # what `irnsigma prepare` says in an LMDB about its making
+_NO_LMDB = 'give an LMDB made by `irnsigma prepare`, or use io_backend type disk.'
 _META_LINE = re.compile(r'([^.]*)\..* \((\d+),(\d+),\d+\) \d+')
 
 

@@ -27,7 +27,7 @@ _open_lmdbs: weakref.WeakValueDictionary[str, FileClient] = weakref.WeakValueDic
 class HRImageDataset(Dataset):
     """hr images; their bicubic lr is made when they are read.
 
-    The lr has the values that `scripts/prepare_data.py` stores: those of the whole image, cut to a multiple of the
+    The lr has the values that `irnsigma prepare` stores: those of the whole image, cut to a multiple of the
     scale, shrunk bicubically and rounded to 8 bit. In training a random patch is cut out and augmented, and only its
     own lr is computed; in validation and testing the image is used whole.
 

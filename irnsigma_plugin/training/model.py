@@ -54,7 +54,7 @@ class IRNSigmaModel(SRGANModel):
                 problem = f'train.checkpoint_blocks: {type(net_g).__name__} cannot recompute its blocks.'
                 raise OptionError(f'{problem} Leave the key out, or save memory with train.accumulate.')
             net_g.checkpoint_blocks = True
-        self.ema_decay = train.get('ema_decay', 0)
+        self.ema_decay = train.get('ema_decay') or 0
         if self.ema_decay > 0:
             get_root_logger().info(f'Use Exponential Moving Average with decay: {self.ema_decay}')
             self.net_g_ema = build_network(self.opt['network_g']).to(self.device)
@@ -73,7 +73,7 @@ class IRNSigmaModel(SRGANModel):
         self.mixture_loss, self.cri_perceptual, self.cri_gan = losses
         if self.cri_perceptual is not None:
             self.cri_perceptual.to(memory_format=self.memory_format)
-        self.net_d_iters, self.net_d_init_iters = train.get('net_d_iters', 1), train.get('net_d_init_iters', 0)
+        self.net_d_iters, self.net_d_init_iters = train.get('net_d_iters') or 1, train.get('net_d_init_iters') or 0
         self.setup_optimizers()
         self.setup_schedulers()
         self.sigma_sampler = options.sigma_sampler()
@@ -226,4 +226,4 @@ class IRNSigmaModel(SRGANModel):
         finally:
             net.train(was_training)
         if self.is_train:
-            self.progress.validated(dataloader, current_iter)
+            self.progress.validated(dataloader, current_iter, best=self.validator.best)

@@ -70,10 +70,11 @@ class Progress:
         """Whether the network, as it is, was validated on a data set."""
         return dataloader in self._validated
 
-    def validated(self, dataloader: Any, current_iter: int) -> None:
-        """Note a validation; save the state once more if it was saved just before, without the results."""
+    def validated(self, dataloader: Any, current_iter: int, **results: Any) -> None:
+        """Note a validation; save the state once more, with its `results`, if it was saved just before, without."""
         self._validated.append(dataloader)
         if self._saved.get('iter') == current_iter:
+            self._saved.update(results)
             on_all_ranks('Saving', self._write, SaveError)
 
     def stop_if_asked(self, current_iter: int, save: Callable[[int, int], None]) -> None:
