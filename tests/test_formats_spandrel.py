@@ -12,6 +12,7 @@ import torch
 import irnsigma_plugin
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.checkpoints.weights import CheckpointError
+from irnsigma_plugin.cli import main
 
 PARITY = Path(__file__).parent / 'data/parity'
 
@@ -89,7 +90,21 @@ def test_a_batch_is_restored_as_each_image_alone(spandrel):
         torch.testing.assert_close(model(lr), torch.cat([model(lr[:1]), model(lr[1:])]))
 
 
-def test_clamp_is_that_of_the_registration(spandrel):
+@pytest.mark.parametrize('registered', [1.0, 0.5])
+def test_clamp_is_that_of_the_weights(spandrel, tmp_path, registered):
+    net = InvRescaleNet(4, [2, 1], 8, clamp=2.0)
+    net.load_state_dict(torch.load(PARITY / 'irn_x4_gc8.pth'))
+    torch.save({'params': net.state_dict(), 'network_g': {'clamp': 2.0}}, tmp_path / 'net_g.pth')
+    assert main(['export', str(tmp_path / 'net_g.pth'), str(tmp_path), '--format', 'safetensors']) == 0
+    irnsigma_plugin.register_spandrel(clamp=registered)
+    lr = torch.rand(1, 3, 4, 5)
+    with torch.no_grad():
+        expected = net.upscale(lr, torch.zeros(net.latent_shape(lr.shape))).clamp(0, 1)
+    for name in ('net_g.pth', 'net_g.safetensors'):
+        torch.testing.assert_close(load(spandrel, tmp_path / name)(lr), expected)
+
+
+def test_clamp_of_weights_that_do_not_tell_it_is_that_of_the_registration(spandrel):
     path = PARITY / 'irn_x4_gc8.pth'
     net = InvRescaleNet(scale=4, block_num=[2, 1], growth_channels=8, clamp=0.5)
     net.load_state_dict(torch.load(path))

@@ -47,12 +47,13 @@ def describe(path: str, find_class: FindClass | None = None) -> dict[str, str]:
     net = weights.build_network(checkpoint, find_class=find_class)
     if isinstance(net, InvRescaleNet):
         settings = weights.discover_network(checkpoint)
-        clamp = checkpoint.network.get('clamp')
+        clamp = checkpoint.hidden_arguments().get('clamp')
         default = f'{weights.DEFAULT_CLAMP} (the default: the file does not name it)'
         settings['clamp'] = default if clamp is None else clamp
     else:
         settings = {'scale': net.scale, **checkpoint.network}
     size = os.path.getsize(path)
+    names = weights.shapes_of(checkpoint.state_dict)
     kind = 'bare state dict' if checkpoint.param_key is None else 'BasicSR checkpoint'
     return {
         'file': path,
@@ -62,6 +63,6 @@ def describe(path: str, find_class: FindClass | None = None) -> dict[str, str]:
         'network': type(net).__name__,
         **{name: str(value) for name, value in settings.items() if name != 'type'},
         'parameters': f'{sum(parameter.numel() for parameter in net.parameters()):,}',
-        'dtype': ', '.join(sorted({str(value.dtype).split('.')[1] for value in checkpoint.state_dict.values()})),
+        'dtype': ', '.join(sorted({str(checkpoint.state_dict[key].dtype).split('.')[1] for key in names})),
         'model hash': weights.model_hash(net.state_dict()),  # as loaded, so that it is that of images made with it
     }

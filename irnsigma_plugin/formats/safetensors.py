@@ -34,7 +34,7 @@ def export_safetensors(checkpoint: weights.Checkpoint, net: RescalingNet, path: 
     """
     network = {**checkpoint.network, 'type': type(net).__name__}
     if isinstance(net, InvRescaleNet):
-        network = {'clamp': weights.DEFAULT_CLAMP, **network, **weights.discover_network(checkpoint)}
+        network = {**network, **weights.discover_network(checkpoint), 'clamp': net.clamp}
     own = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
     stored = {key: value.half() if half and value.is_floating_point() else value for key, value in own.items()}
     for key, value in stored.items():
@@ -48,6 +48,6 @@ def export_safetensors(checkpoint: weights.Checkpoint, net: RescalingNet, path: 
         Path(temporary).write_bytes(save(stored, metadata))
         found = weights.read_checkpoint(temporary)
         is_same = weights.model_hash(found.state_dict) == weights.model_hash(stored)
-        if not is_same or found.network.get('clamp') != network.get('clamp'):
+        if not is_same or found.hidden_arguments().get('clamp') != network.get('clamp'):
             raise weights.CheckpointError(f'{path}: what was written reads back as something else; it is not kept.')
     return loaded_hash

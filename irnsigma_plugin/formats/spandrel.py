@@ -40,7 +40,7 @@ class Upscaler(nn.Module):
 class IRNArchitecture(Architecture[Upscaler]):
     """How spandrel recognises and loads :class:`~irnsigma_plugin.archs.irn_arch.InvRescaleNet`.
 
-    `sigma` and `clamp` are those of models loaded from now on: spandrel hands over the weights alone.
+    `sigma` and, where the weights do not tell it, `clamp` are those of models loaded from now on.
     """
 
     sigma = 0.0
@@ -87,7 +87,7 @@ def register_spandrel(sigma: float = 0.0, clamp: float = 1.0) -> None:
 
     Args:
         sigma: In [0, 1]. Of a loaded model it can be changed: `descriptor.model.sigma = 0.5`.
-        clamp: That of `network_g` in the training. spandrel passes on the weights alone, which do not show it.
+        clamp: That of `network_g` in the training, for files from before it was stored among the weights.
 
     Raises:
         ValueError: An argument is out of range.
