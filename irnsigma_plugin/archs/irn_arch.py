@@ -262,9 +262,8 @@ class InvRescaleNet(RescalingNet):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         entry = state_dict.pop(prefix + CLAMP_KEY, None)  # of torch's own copy
         super()._load_from_state_dict(state_dict, prefix, *others)
-        if entry is not None and stored_clamp(entry) != repr(float(self.clamp)):
-            unexpected_keys = others[3]  # what strict loading refuses, and only that
-            unexpected_keys.append(f'{prefix}{CLAMP_KEY} {stored_clamp(entry)} (this network has clamp {self.clamp})')
+        if entry is not None and stored_clamp(entry) != repr(float(self.clamp)):  # only strict loading is to fail
+            others[3].append(f'{prefix}{CLAMP_KEY} {stored_clamp(entry)} (this network has clamp {self.clamp})')
 
     def _run(self, direction: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if self.checkpoint_blocks and torch.is_grad_enabled():

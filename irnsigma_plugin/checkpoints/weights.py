@@ -142,8 +142,7 @@ def _explained_read_errors(path: str | os.PathLike, kind: str) -> Iterator[None]
 def model_hash(state_dict: StateDict) -> str:
     """Name of a set of weights: 16 hexadecimal digits of SHA-256 over names, shapes, types and values.
 
-    The order of the names, the device and the memory layout make no difference; the clamp makes none, so that small
-    images know the model that made them from before it was stored among the weights.
+    The order of the names, the device, the memory layout and the clamp, which was once not saved, make no difference.
     """
     digest = hashlib.sha256()
     for key in sorted(state_dict.keys() - {CLAMP_KEY}):

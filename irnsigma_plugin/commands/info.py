@@ -44,6 +44,7 @@ def describe(path: str, find_class: FindClass | None = None) -> dict[str, str]:
     from irnsigma_plugin.checkpoints import weights
 
     checkpoint = weights.read_checkpoint(path)
+    found = checkpoint.state_dict
     net = weights.build_network(checkpoint, find_class=find_class)
     if isinstance(net, InvRescaleNet):
         settings = weights.discover_network(checkpoint)
@@ -53,7 +54,6 @@ def describe(path: str, find_class: FindClass | None = None) -> dict[str, str]:
     else:
         settings = {'scale': net.scale, **checkpoint.network}
     size = os.path.getsize(path)
-    names = weights.shapes_of(checkpoint.state_dict)
     kind = 'bare state dict' if checkpoint.param_key is None else 'BasicSR checkpoint'
     return {
         'file': path,
@@ -63,6 +63,6 @@ def describe(path: str, find_class: FindClass | None = None) -> dict[str, str]:
         'network': type(net).__name__,
         **{name: str(value) for name, value in settings.items() if name != 'type'},
         'parameters': f'{sum(parameter.numel() for parameter in net.parameters()):,}',
-        'dtype': ', '.join(sorted({str(checkpoint.state_dict[key].dtype).split('.')[1] for key in names})),
+        'dtype': ', '.join(sorted({str(found[key].dtype).split('.')[1] for key in weights.shapes_of(found)})),
         'model hash': weights.model_hash(net.state_dict()),  # as loaded, so that it is that of images made with it
     }
