@@ -89,8 +89,8 @@ def finite(above: float = -math.inf, smallest: float = -math.inf, largest: float
     """A finite number, more than `above` and from `smallest` to `largest`. Text such as 1e-4 is YAML's trap."""
 
     def rule(name: str, value: Any) -> Iterator[str]:
-        is_finite = isinstance(value, Real) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
-        if not (is_finite and value > above and smallest <= value <= largest):
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if not (is_number and value > above and max(smallest, -LARGEST) <= value <= min(largest, LARGEST)):
             limits = {', more than {:g}': above, ', {:g} or more': smallest, ', {:g} or less': largest}
             bounds = ''.join(words.format(limit) for words, limit in limits.items() if math.isfinite(limit))
             hint = ' (text: write !!float before a number such as 1e-4)' if isinstance(value, str) else ''

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
+from safetensors.torch import save_file
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.checkpoints import weights
@@ -18,6 +20,7 @@ from irnsigma_plugin.checkpoints.weights import (
     discover_network,
     read_checkpoint,
 )
+from irnsigma_plugin.rescaling.rescaler import Rescaler
 from irnsigma_plugin.training.discriminator import IRNDiscriminator
 
 PARITY = Path(__file__).parent / 'data/parity'
@@ -61,17 +64,44 @@ def test_any_depth_and_growth(settings):
 
 @pytest.mark.parametrize(
     ('saved', 'argument', 'expected'),
-    [({}, None, 1.0), ({'clamp': 0.5}, None, 0.5), ({'clamp': 0.5}, 2.0, 2.0), ({'type': 'InvRescaleNet'}, None, 1.0)],
+    [({}, {}, 1.0), ({}, {'clamp': 2.0}, 2.0), ({'clamp': 0.5}, {}, 0.5), ({'clamp': 0.5}, {'clamp': 2.0}, 0.5)],
 )
-def test_clamp_is_the_arguments_else_the_saved_one_else_1(saved, argument, expected):
+def test_clamp_is_the_saved_one_else_the_arguments_else_1(saved, argument, expected):
     net = tiny()
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     wanted = tiny(clamp=expected)
     wanted.load_state_dict(net.state_dict())
     hr = torch.rand(1, 3, 8, 8)
-    built = build_network(Checkpoint(net.state_dict(), network=saved), argument)
+    built = build_network(Checkpoint(net.state_dict(), network=saved), **argument)
     torch.testing.assert_close(built.downscale(hr), wanted.downscale(hr), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('clamp', [2, 0.7, math.log(2), 1e-7, 1e20])
+@pytest.mark.parametrize('cast', [torch.uint8, torch.float16, torch.bfloat16, torch.float32])
+def test_the_clamp_among_the_weights_is_exact_whatever_they_are_cast_to(clamp, cast):
+    state_dict = tiny(clamp=clamp).state_dict()
+    state_dict['log_scale_clamp'] = state_dict['log_scale_clamp'].to(cast)
+    assert build_network(Checkpoint(state_dict), 3.0).operations[1].clamp == clamp
+    # The block is what an option file said; the weights are what the network was.
+    assert build_network(Checkpoint(state_dict, network={'clamp': 9.0})).operations[1].clamp == clamp
+
+
+@pytest.mark.parametrize('entry', [b'much', b'-1.0', b'nan', b'', b'\xff'], ids=str)
+def test_an_impossible_clamp_among_the_weights(entry):
+    state_dict = {**tiny().state_dict(), 'log_scale_clamp': torch.tensor(list(entry), dtype=torch.uint8)}
+    with pytest.raises(
+        CheckpointError, match=r'some\.pth: log_scale_clamp among its weights must be a number, more than 0'
+    ):
+        build_network(Checkpoint(state_dict, path='some.pth'))
+
+
+def test_a_file_tells_its_clamp_without_the_block(tmp_path):
+    for path, save in ((tmp_path / 'net.pth', torch.save), (tmp_path / 'net.safetensors', save_file)):
+        save({key: value.contiguous() for key, value in tiny(clamp=2.0).state_dict().items()}, path)
+        for device in ('cpu', 'meta'):
+            assert read_checkpoint(path, device=device).hidden_arguments() == {'clamp': 2.0}
+        assert Rescaler.from_checkpoint(path, 'cpu').net.operations[1].clamp == 2.0
 
 
 def without(state_dict: dict, part: str) -> dict:

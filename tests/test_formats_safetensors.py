@@ -47,7 +47,18 @@ def test_a_trained_checkpoint(trained, tmp_path, capsys):
     torch.testing.assert_close(tensors, dict(net.state_dict()), rtol=0, atol=0)
     rebuilt = build_network(read_checkpoint(target))
     assert rebuilt.operations[1].clamp == 0.5
+    assert bytes(tensors['log_scale_clamp'].tolist()) == b'0.5'  # what programs see that read no metadata
     assert model_hash(rebuilt.state_dict()) == model_hash(net.state_dict())
+
+
+def test_the_clamp_of_an_old_checkpoint_gets_among_the_weights(trained, tmp_path):
+    path, net, _ = trained
+    saved = torch.load(path)
+    del saved['params_ema']['log_scale_clamp']
+    torch.save(saved, path)
+    assert main(['export', str(path), str(tmp_path), '--format', 'safetensors']) == 0
+    _, tensors = metadata_and_tensors(tmp_path / 'net_g_7.safetensors')
+    torch.testing.assert_close(tensors, dict(net.state_dict()), rtol=0, atol=0)
 
 
 def test_one_of_the_original_implementation(tmp_path):
@@ -65,7 +76,7 @@ def test_half(trained, tmp_path, capsys):
     assert main(['export', str(path), str(tmp_path), '--format', 'safetensors', '--half']) == 0
     target = tmp_path / 'net_g_7.safetensors'
     metadata, tensors = metadata_and_tensors(target)
-    rounded = {key: value.half() for key, value in net.state_dict().items()}
+    rounded = {key: value.half() if value.is_floating_point() else value for key, value in net.state_dict().items()}
     torch.testing.assert_close(tensors, rounded, rtol=0, atol=0)
     expected = model_hash(build_network(read_checkpoint(target)).state_dict())
     assert metadata['model_hash'] == expected != model_hash(net.state_dict())
@@ -123,3 +134,22 @@ def test_the_checkpoint_itself_is_not_replaced(tmp_path, capsys):
     assert main([*command, '--half']) == 1
     assert 'would replace the checkpoint' in capsys.readouterr().err
     assert Path(command[1]).read_bytes() == before
+
+
+class HeirNet(InvRescaleNet):
+    """A network of an extension, with arguments and a default of its own."""
+
+    def __init__(self, scale=4, clamp=2.0, width=3):
+        super().__init__(scale, [1, 1], width, clamp)
+
+
+def test_a_subclass_keeps_its_own_arguments(tmp_path):
+    block, find = {'type': 'HeirNet', 'width': 2}, {'HeirNet': HeirNet}.get
+    torch.save({'params': HeirNet(width=2).state_dict(), 'network_g': block}, tmp_path / 'heir.pth')
+    checkpoint = read_checkpoint(tmp_path / 'heir.pth')
+    net = build_network(checkpoint, find_class=find)
+    module.export_safetensors(checkpoint, net, tmp_path / 'heir.safetensors')
+    exported = read_checkpoint(tmp_path / 'heir.safetensors')
+    assert exported.network == block
+    rebuilt = build_network(exported, find_class=find)
+    assert (type(rebuilt), rebuilt.clamp) == (HeirNet, 2.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import torch
 import irnsigma_plugin
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.checkpoints.weights import CheckpointError
+from irnsigma_plugin.cli import main
+from irnsigma_plugin.rescaling.latent import draw_epsilon
 
 PARITY = Path(__file__).parent / 'data/parity'
 
@@ -79,6 +82,37 @@ def test_sigma_is_that_of_the_registration_and_can_be_changed(spandrel):
     assert (half(lr) - faithful(lr)).abs().max() > 0.01
     half.model.sigma = 0
     torch.testing.assert_close(half(lr), faithful(lr), rtol=0, atol=0)
+    assert (half.tiling, half.tags) == (spandrel.ModelTiling.SUPPORTED, ['sigma 0'])
+    faithful.model.sigma = 0.25
+    assert (faithful.tiling, faithful.tags) == (spandrel.ModelTiling.DISCOURAGED, ['sigma 0.25'])
+
+
+@pytest.fixture
+def epsilon_of(spandrel, monkeypatch):
+    """The latents that a model at sigma 1 makes its result of."""
+    irnsigma_plugin.register_spandrel(sigma=1)
+    model = load(spandrel, PARITY / 'irn_x4_gc8.pth').model
+    monkeypatch.setattr(model.net, 'upscale', lambda lr, latent: latent)
+    return model
+
+
+def test_tiles_of_a_picture_do_not_share_their_noise(epsilon_of):
+    picture = torch.rand(1, 3, 130, 80, generator=torch.Generator().manual_seed(0))
+    one, other = epsilon_of(picture[..., :40]), epsilon_of(picture[..., 40:])
+    pairs = torch.stack([one.flatten(), other.flatten()])
+    assert abs(torch.corrcoef(pairs)[0, 1]) < 0.01  # of 234,000 values: five deviations
+    torch.testing.assert_close(pairs.std(1), torch.ones(2), rtol=0, atol=0.01)
+
+
+def test_the_noise_is_that_of_the_8_bit_pixels(epsilon_of):
+    levels = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
+    expected = draw_epsilon((1, 45, 4, 5), 0, hashlib.sha256(levels.tobytes()).hexdigest())
+    lr = torch.from_numpy(levels)[None] / 255
+    for same in (lr, lr.to(memory_format=torch.channels_last), lr + 0.001, lr.double()):
+        torch.testing.assert_close(epsilon_of(same).float(), expected, rtol=0, atol=0)
+    changed = lr.clone()
+    changed[0, 0, 0, 0] = 1 / 255
+    assert (epsilon_of(changed) != expected).all()
 
 
 def test_a_batch_is_restored_as_each_image_alone(spandrel):
@@ -89,7 +123,21 @@ def test_a_batch_is_restored_as_each_image_alone(spandrel):
         torch.testing.assert_close(model(lr), torch.cat([model(lr[:1]), model(lr[1:])]))
 
 
-def test_clamp_is_that_of_the_registration(spandrel):
+@pytest.mark.parametrize('registered', [1.0, 0.5])
+def test_clamp_is_that_of_the_weights(spandrel, tmp_path, registered):
+    net = InvRescaleNet(4, [2, 1], 8, clamp=2.0)
+    net.load_state_dict(torch.load(PARITY / 'irn_x4_gc8.pth'))
+    torch.save({'params': net.state_dict(), 'network_g': {'clamp': 2.0}}, tmp_path / 'net_g.pth')
+    assert main(['export', str(tmp_path / 'net_g.pth'), str(tmp_path), '--format', 'safetensors']) == 0
+    irnsigma_plugin.register_spandrel(clamp=registered)
+    lr = torch.rand(1, 3, 4, 5)
+    with torch.no_grad():
+        expected = net.upscale(lr, torch.zeros(net.latent_shape(lr.shape))).clamp(0, 1)
+    for name in ('net_g.pth', 'net_g.safetensors'):
+        torch.testing.assert_close(load(spandrel, tmp_path / name)(lr), expected)
+
+
+def test_clamp_of_weights_that_do_not_tell_it_is_that_of_the_registration(spandrel):
     path = PARITY / 'irn_x4_gc8.pth'
     net = InvRescaleNet(scale=4, block_num=[2, 1], growth_channels=8, clamp=0.5)
     net.load_state_dict(torch.load(path))

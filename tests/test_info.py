@@ -62,6 +62,16 @@ def test_the_hash_is_of_the_weights_whatever_file_holds_them(tmp_path):
     assert describe(str(path))['model hash'] == model_hash({key: value.float() for key, value in half.items()})
 
 
+def test_the_clamp_of_bare_weights(tmp_path):
+    net = InvRescaleNet(2, [1], 4, clamp=2.0)
+    torch.save(net.state_dict(), tmp_path / 'net.pth')
+    rows = describe(str(tmp_path / 'net.pth'))
+    assert (rows['clamp'], rows['dtype']) == ('2.0', 'float32')
+    # Small images made before the clamp was among the weights name a hash without it.
+    before = {key: value for key, value in net.state_dict().items() if key != 'log_scale_clamp'}
+    assert rows['model hash'] == model_hash(before) == model_hash(net.state_dict())
+
+
 def test_safetensors(tmp_path):
     safetensors = pytest.importorskip('safetensors.torch')
     safetensors.save_file(torch.load(ORIGINAL), tmp_path / 'a.safetensors', {'clamp': '2'})

@@ -265,6 +265,27 @@ def test_inverse_of_coupling(channels, split, clamp, dtype):
     check_inverse(block, x, x.shape)
 
 
+def test_clamp_in_the_state_dict():
+    """None at 1, for the original code loads strictly; else the characters of the number."""
+    nets = {clamp: InvRescaleNet(2, [1], 4, clamp) for clamp in (1, 1.0, 2, 0.7)}
+    found = {clamp: net.state_dict().pop('log_scale_clamp', None) for clamp, net in nets.items()}
+    assert {clamp: entry and bytes(entry.tolist()) for clamp, entry in found.items() if entry is None} == {1: None}
+    assert [bytes(found[clamp].tolist()) for clamp in (2, 0.7)] == [b'2.0', b'0.7']
+    assert not any('clamp' in name for name, _ in [*nets[2].named_parameters(), *nets[2].named_buffers()])
+
+
+def test_weights_of_another_clamp_do_not_load_strictly():
+    nets = {clamp: InvRescaleNet(2, [1], 4, clamp) for clamp in (1, 2.0, 0.5)}
+    wrapped = torch.nn.Sequential(nets[0.5])
+    for net, saved in ((nets[1], nets[2.0]), (nets[0.5], nets[2.0]), (wrapped, torch.nn.Sequential(nets[2.0]))):
+        with pytest.raises(RuntimeError, match=r'Unexpected .*clamp 2\.0 \(this network has clamp '):
+            net.load_state_dict(saved.state_dict())
+        net.load_state_dict(saved.state_dict(), strict=False)
+    nets[2.0].load_state_dict(InvRescaleNet(2, [1], 4, 2).state_dict())
+    nets[2.0].load_state_dict(nets[1].state_dict())  # of a file from before, which does not tell
+    assert (nets[1].clamp, nets[2.0].clamp) == (1, 2.0)
+
+
 @pytest.mark.parametrize('clamp', [0.5, 2.0])
 def test_clamp_bounds_the_scale(clamp):
     block = CouplingBlock(4, Affine, split=1, clamp=clamp)

@@ -189,7 +189,7 @@ def test_a_saved_network_is_enough_to_build_it_and_loads_into_plain_basicsr(make
     }
     with torch.no_grad():
         torch.testing.assert_close(build_network(checkpoint).downscale(model.gt), model.net_g.downscale(model.gt))
-    fresh = InvRescaleNet(block_num=[1, 1], growth_channels=4)
+    fresh = InvRescaleNet(block_num=[1, 1], growth_channels=4, clamp=0.5)
     BaseModel.load_network(model, fresh, str(folder / 'net_g_7.pth'))
     torch.testing.assert_close(dict(fresh.state_dict()), checkpoint.state_dict)
 
@@ -272,6 +272,21 @@ def test_another_clamp_than_the_saved_one_is_refused(make_model):
     with pytest.raises(CheckpointError, match=r'net_g_7\.pth was trained with clamp: 1\.0'):
         model.load_network(model.net_g, path)
     model.load_network(model.net_g, path, strict=False)
+
+
+def test_a_state_from_before_the_clamp_was_among_the_weights_resumes(make_model):
+    model = make_model(change=set_option('network_g', 'clamp', 2.0))
+    model.save(0, 7)
+    path = Path(model.opt['path']['models'], 'net_g_7.pth')
+    saved = torch.load(path)
+    assert bytes(saved['params'].pop('log_scale_clamp').tolist()) == b'2.0'
+    saved['params']['operations.1.F.conv1.bias'].fill_(0.25)
+    torch.save(saved, path)
+    model.load_network(model.net_g, str(path))
+    assert (model.net_g.operations[1].F.conv1.bias == 0.25).all()
+    model.opt['network_g']['clamp'] = 1.0
+    with pytest.raises(CheckpointError, match=r'net_g_7\.pth was trained with clamp: 2\.0'):
+        model.load_network(model.net_g, str(path))
 
 
 @pytest.mark.parametrize(

@@ -691,6 +691,15 @@ class TestFilesThatAnOptionFileNames:
             'was trained with clamp: 2.0, but network_g has clamp: 1.0. Set network_g.clamp: 2.0 in the option file.'
         )
 
+    def test_bare_weights_of_another_clamp(self, opt, tmp_path):
+        path = tmp_path / 'net_g.pth'
+        opt['path'] = {'pretrain_network_g': str(path)}
+        torch.save(InvRescaleNet(4, [1, 1], 4, clamp=2.0).state_dict(), path)
+        (fault,) = outside_faults(opt)
+        assert 'was trained with clamp: 2.0, but network_g has clamp: 1.0.' in fault
+        opt['network_g']['clamp'] = 2
+        assert outside_faults(opt) == []
+
     def test_a_state_that_auto_resume_does_not_look_at_may_be_gone(self, opt, tmp_path):
         opt['path'] = {'resume_state': str(tmp_path / 'gone.state')}
         assert len(outside_faults(opt)) == 1

@@ -153,6 +153,8 @@ IMAGE_CHANNELS = 3
 # By scale: factor of each downsampling layer, and the number of coupling blocks after it in the paper.
 LEVELS = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
 DEFAULT_BLOCK_NUM = {2: (8,), 3: (12,), 4: (8, 8), 8: (8, 8, 8)}
+#: Entry of a state dict that tells the clamp of an :class:`InvRescaleNet`, where it is not 1.
+CLAMP_KEY = 'log_scale_clamp'
 
 
 class InvRescaleNet(RescalingNet):
@@ -165,6 +167,9 @@ class InvRescaleNet(RescalingNet):
 
     Downsampling is the Haar transform, once per factor of 2; for x3 a learnable one. The parameters have
     the names of the original implementation, so its checkpoints load (with `param_key_g: ~`).
+
+    A clamp other than 1 stands in the state dict, in characters, so that no cast rounds it. Strict loading refuses
+    weights of another clamp; those without the entry, of the original or saved before there was one, always load.
 
     Args:
         scale: 2, 3, 4 or 8.
@@ -195,6 +200,7 @@ class InvRescaleNet(RescalingNet):
         super().__init__()
         raise_faults('InvRescaleNet', InvRescaleNet.check(scale, block_num, growth_channels, clamp))
         self.scale = scale
+        self.clamp = clamp
         self.checkpoint_blocks = False
 
         subnet = partial(DenseBlock, growth_channels=growth_channels)
@@ -248,10 +254,26 @@ class InvRescaleNet(RescalingNet):
         blocks = self.coupling_blocks()
         return sum(factor * (_reach(block.F) + max(_reach(block.G), _reach(block.H))) for block, factor in blocks)
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.clamp != 1:  # no buffer: no cast or broadcast is to touch it
+            destination[prefix + CLAMP_KEY] = torch.tensor(list(repr(float(self.clamp)).encode()), dtype=torch.uint8)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        entry = state_dict.pop(prefix + CLAMP_KEY, None)  # of torch's own copy
+        super()._load_from_state_dict(state_dict, prefix, *others)
+        if entry is not None and stored_clamp(entry) != repr(float(self.clamp)):  # only strict loading is to fail
+            others[3].append(f'{prefix}{CLAMP_KEY} {stored_clamp(entry)} (this network has clamp {self.clamp})')
+
     def _run(self, direction: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if self.checkpoint_blocks and torch.is_grad_enabled():
             return checkpoint(direction, x, use_reentrant=False, preserve_rng_state=False)
         return direction(x)
+
+
+def stored_clamp(entry: Tensor) -> str:
+    """The clamp in the entry :data:`CLAMP_KEY` of a state dict: its characters, whatever type a cast gave them."""
+    return bytes(entry.byte().flatten().tolist()).decode(errors='replace')
 
 
 def _reach(subnet: nn.Module) -> int:

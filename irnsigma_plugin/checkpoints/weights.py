@@ -15,8 +15,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from irnsigma_plugin.archs.irn_arch import LEVELS, InvRescaleNet
+from irnsigma_plugin.archs.irn_arch import CLAMP_KEY, LEVELS, InvRescaleNet, stored_clamp
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
+from irnsigma_plugin.checks import number
 
 Shapes = Mapping[str, tuple[int, ...]]
 StateDict = Mapping[str, Tensor]
@@ -49,8 +50,17 @@ class Checkpoint(NamedTuple):
     path: str = 'the checkpoint'  # for messages
 
     def hidden_arguments(self) -> dict[str, Any]:
-        """Those of :data:`HIDDEN_ARGUMENTS` that were saved."""
-        return {name: self.network[name] for name in HIDDEN_ARGUMENTS if name in self.network}
+        """Those of :data:`HIDDEN_ARGUMENTS` that were saved; the clamp among the weights counts before the block's."""
+        found = {name: self.network[name] for name in HIDDEN_ARGUMENTS if name in self.network}
+        if (entry := self.state_dict.get(CLAMP_KEY)) is not None:
+            found['clamp'] = _clamp(stored_clamp(entry), f'{self.path}: {CLAMP_KEY} among its weights')
+        return found
+
+
+def _clamp(text: str, origin: str) -> float:
+    with contextlib.suppress(ValueError):
+        return number('clamp', float(text), above=0)
+    raise CheckpointError(f'{origin} must be a number, more than 0, but is {text!r}.')
 
 
 def read_checkpoint(path: str | os.PathLike, param_key: str | None = 'params_ema', device: str = 'cpu') -> Checkpoint:
@@ -83,6 +93,8 @@ def read_checkpoint(path: str | os.PathLike, param_key: str | None = 'params_ema
         )
     # Networks are trained channels-last and saved so; other formats and libraries expect the usual layout.
     state_dict = {key.removeprefix('module.'): value.contiguous() for key, value in weights.items()}
+    if CLAMP_KEY in state_dict and device == 'meta':  # which keeps no values
+        state_dict[CLAMP_KEY] = read_checkpoint(path, param_key).state_dict[CLAMP_KEY]
     _check_finite(state_dict, path)
     return Checkpoint(state_dict, entry, network if isinstance(network, Mapping) else {}, os.fspath(path))
 
@@ -107,11 +119,8 @@ def _read_safetensors(path: str | os.PathLike, device: str) -> tuple[Mapping, An
         content = {key: file.get_tensor(key).to(device) for key in file.keys()}  # noqa: SIM118  it is no mapping
     if 'clamp' not in metadata:
         return content, network
-    with contextlib.suppress(ValueError):
-        clamp = float(metadata['clamp'])
-        if not any(InvRescaleNet.check(4, None, 1, clamp)):
-            return content, {**(network if isinstance(network, Mapping) else {}), 'clamp': clamp}
-    raise CheckpointError(f'{path}: clamp in its metadata must be a number, more than 0, but is {metadata["clamp"]!r}.')
+    clamp = _clamp(metadata['clamp'], f'{path}: clamp in its metadata')
+    return content, {**(network if isinstance(network, Mapping) else {}), 'clamp': clamp}
 
 
 @contextlib.contextmanager
@@ -141,10 +150,10 @@ def _explained_read_errors(path: str | os.PathLike, kind: str) -> Iterator[None]
 def model_hash(state_dict: StateDict) -> str:
     """Name of a set of weights: 16 hexadecimal digits of SHA-256 over names, shapes, types and values.
 
-    The order of the names, the device and the memory layout make no difference.
+    The order of the names, the device, the memory layout and the clamp, which was once not saved, make no difference.
     """
     digest = hashlib.sha256()
-    for key in sorted(state_dict):
+    for key in sorted(state_dict.keys() - {CLAMP_KEY}):
         value = state_dict[key].detach().cpu().contiguous()
         digest.update(f'{key} {tuple(value.shape)} {value.dtype}\n'.encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
@@ -152,8 +161,8 @@ def model_hash(state_dict: StateDict) -> str:
 
 
 def shapes_of(state_dict: StateDict) -> Shapes:
-    """Names and shapes of weights."""
-    return {key: tuple(value.shape) for key, value in state_dict.items()}
+    """Names and shapes of weights, without the clamp, which need not be there."""
+    return {key: tuple(value.shape) for key, value in state_dict.items() if key != CLAMP_KEY}
 
 
 def differences(own: Shapes, found: Shapes) -> str:
@@ -177,10 +186,16 @@ def check_fits(net: nn.Module, state_dict: StateDict, path: str | os.PathLike) -
 
 
 def check_arguments(checkpoint: Checkpoint, network: Mapping[str, Any]) -> None:
-    """Raise a CheckpointError where :data:`HIDDEN_ARGUMENTS` are saved otherwise than in an option file's block."""
+    """Raise a CheckpointError where :data:`HIDDEN_ARGUMENTS` are saved otherwise than in an option file's block.
+
+    Those of other networks, which may have other defaults, are not known here.
+    """
+    found, own = checkpoint.hidden_arguments(), InvRescaleNet.__name__
+    if {checkpoint.network.get('type', own), network.get('type', own)} != {own}:
+        return
     for name, default in HIDDEN_ARGUMENTS.items():
-        saved, wanted = (block.get(name, default) for block in (checkpoint.network, network))
-        if checkpoint.network and saved != wanted:
+        saved, wanted = (block.get(name, default) for block in (found, network))
+        if (checkpoint.network or name in found) and saved != wanted:
             raise CheckpointError(
                 f'The checkpoint {checkpoint.path} was trained with {name}: {saved}, but network_g has '
                 f'{name}: {wanted}. Set network_g.{name}: {saved} in the option file.'
@@ -216,13 +231,13 @@ def discover_network(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def build_network(
-    checkpoint: Checkpoint, clamp: float | None = None, find_class: FindClass | None = None
+    checkpoint: Checkpoint, clamp: float = DEFAULT_CLAMP, find_class: FindClass | None = None
 ) -> RescalingNet:
     """Build the network of a checkpoint, with its weights, in evaluation mode.
 
     Args:
         checkpoint: See :func:`read_checkpoint`.
-        clamp: Bound of the log-scale; by default the one saved with the weights, else 1, that of the original IRN.
+        clamp: Bound of the log-scale where none was saved with the weights; by default that of the original IRN.
         find_class: Finds the class of another network, by its type; no class where there is none. Nothing else that a
             checkpoint says is looked up, and nothing is imported for it.
 
@@ -233,8 +248,8 @@ def build_network(
     _check_finite(checkpoint.state_dict, checkpoint.path)
     network_type = checkpoint.network.get('type', InvRescaleNet.__name__)
     if network_type == InvRescaleNet.__name__:
-        given = {} if clamp is None else {'clamp': clamp}
-        net: RescalingNet = InvRescaleNet(**discover_network(checkpoint), **{**checkpoint.hidden_arguments(), **given})
+        hidden = {'clamp': clamp, **checkpoint.hidden_arguments()}
+        net: RescalingNet = InvRescaleNet(**discover_network(checkpoint), **hidden)
     else:
         net = _extension(checkpoint, find_class and find_class(str(network_type)))
     net.load_state_dict(checkpoint.state_dict)

@@ -44,10 +44,11 @@ def describe(path: str, find_class: FindClass | None = None) -> dict[str, str]:
     from irnsigma_plugin.checkpoints import weights
 
     checkpoint = weights.read_checkpoint(path)
+    found = checkpoint.state_dict
     net = weights.build_network(checkpoint, find_class=find_class)
-    if isinstance(net, InvRescaleNet):
+    if type(net) is InvRescaleNet:
         settings = weights.discover_network(checkpoint)
-        clamp = checkpoint.network.get('clamp')
+        clamp = checkpoint.hidden_arguments().get('clamp')
         default = f'{weights.DEFAULT_CLAMP} (the default: the file does not name it)'
         settings['clamp'] = default if clamp is None else clamp
     else:
@@ -62,6 +63,6 @@ def describe(path: str, find_class: FindClass | None = None) -> dict[str, str]:
         'network': type(net).__name__,
         **{name: str(value) for name, value in settings.items() if name != 'type'},
         'parameters': f'{sum(parameter.numel() for parameter in net.parameters()):,}',
-        'dtype': ', '.join(sorted({str(value.dtype).split('.')[1] for value in checkpoint.state_dict.values()})),
+        'dtype': ', '.join(sorted({str(found[key].dtype).split('.')[1] for key in weights.shapes_of(found)})),
         'model hash': weights.model_hash(net.state_dict()),  # as loaded, so that it is that of images made with it
     }

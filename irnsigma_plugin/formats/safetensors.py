@@ -33,8 +33,8 @@ def export_safetensors(checkpoint: weights.Checkpoint, net: RescalingNet, path: 
         WriteError: The file cannot be written.
     """
     network = {**checkpoint.network, 'type': type(net).__name__}
-    if isinstance(net, InvRescaleNet):
-        network = {'clamp': weights.DEFAULT_CLAMP, **network, **weights.discover_network(checkpoint)}
+    if type(net) is InvRescaleNet:  # a subclass may have other arguments: those of the block that was saved
+        network = {**network, **weights.discover_network(checkpoint), 'clamp': net.clamp}
     own = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
     stored = {key: value.half() if half and value.is_floating_point() else value for key, value in own.items()}
     for key, value in stored.items():
