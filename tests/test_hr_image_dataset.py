@@ -212,7 +212,7 @@ def test_missing_and_empty_places_are_named(folder, tmp_path):
     with pytest.raises(ValueError, match='meta_info_file none.txt does not exist'):
         HRImageDataset(options(folder, meta_info_file='none.txt'))
     (tmp_path / 'x.lmdb').mkdir()
-    with pytest.raises(ValueError, match='x.lmdb has no meta_info.txt; give an LMDB made by scripts'):
+    with pytest.raises(ValueError, match='x.lmdb has no meta_info.txt; give an LMDB made by `irnsigma prepare`'):
         HRImageDataset(options(tmp_path / 'x.lmdb', io_backend={'type': 'lmdb'}))
 
 
