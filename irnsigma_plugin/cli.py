@@ -114,7 +114,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog='irnsigma',
         description='Adjustable image rescaling with IRN_sigma.',
-        epilog='example: irnsigma downscale photos/ small/ --model net_g_latest.pth\nexample: irnsigma fetch-weights\n'
+        epilog='example: irnsigma downscale photos/ small/\nexample: irnsigma fetch-weights\n'
         'Training and testing run through BasicSR: python -m basicsr.train -opt OPTIONS.yml',
     )
     parser.add_argument('--version', action='version', version=f'irnsigma_plugin {__version__}')

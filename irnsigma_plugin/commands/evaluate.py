@@ -24,7 +24,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         'and replaced if they exist. After Ctrl-C they are those of the images measured so far.',
         epilog='examples:\n'
         '  irnsigma evaluate datasets/Set14/HR --model net_g_latest.pth\n'
-        '  irnsigma evaluate photos/ --model net_g_latest.pth --sigmas 0 0.5 1 --output results/photos',
+        '  irnsigma evaluate photos/ --sigmas 0 0.5 1 --output results/photos',
     )
     parser.add_argument('source', metavar='HR_DIR', help='folder of original images (with the folders in it)')
     arguments.add_network_arguments(parser)
