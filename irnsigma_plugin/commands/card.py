@@ -11,42 +11,7 @@ from irnsigma_plugin.checkpoints.builtin import CARD
 from irnsigma_plugin.commands.arguments import add_imports, network_finder
 
 TO_FILL_IN = '*To be filled in:*'
-TEXT = """---
-{fields}---
-
-# {name}
-
-One invertible network that makes a small image, 1/{scale} as wide and high, and restores it, with one number, σ, from
-faithful (0) to sharp (1). Of the kind of IRN_σ (Z. Pan, *Learning Adjustable Image Rescaling with Joint Optimization
-of Perception and Distortion*, ICASSP 2022), made with irnsigma_plugin for BasicSR.
-
-{network}
-
-## Use
-
-```bash
-irnsigma downscale photos/ small/ --model {weights}
-irnsigma upscale small/ restored/ --model {weights} --sigma 0.5
-```
-
-Only the model that made a small image restores it.
-
-## Results
-
-{results}
-
-## Training
-
-{training}
-
-## Limits
-
-{to_fill_in} what it does badly, on which images, and what the figures above do not show.
-
-## Licence
-
-{license}
-"""
+TEMPLATE = Path(__file__).with_suffix('.md')
 
 
 def add_command(subparsers: argparse._SubParsersAction) -> None:
@@ -105,7 +70,7 @@ def _run(args: argparse.Namespace) -> None:
         'metrics': sorted({metric['type'] for result in index for metric in result['metrics']}),
         'model-index': [{'name': name, 'results': index}],
     }
-    card = TEXT.format(
+    card = TEMPLATE.read_text(encoding='utf-8').format(
         fields=yaml.safe_dump(fields, sort_keys=False, allow_unicode=True),
         name=name,
         scale=rows['scale'],
