@@ -15,10 +15,21 @@ from typing import IO, Any, Callable, NoReturn
 
 from irnsigma_plugin import __version__
 from irnsigma_plugin.checks import did_you_mean, one_line
-from irnsigma_plugin.commands import check, compare, downscale, evaluate, export, fetch_weights, info, prepare, upscale
+from irnsigma_plugin.commands import (
+    card,
+    check,
+    compare,
+    downscale,
+    evaluate,
+    export,
+    fetch_weights,
+    info,
+    prepare,
+    upscale,
+)
 from irnsigma_plugin.files import WriteError
 
-COMMANDS: tuple[Any, ...] = (downscale, upscale, evaluate, compare, info, export, check, fetch_weights, prepare)
+COMMANDS: tuple[Any, ...] = (downscale, upscale, evaluate, compare, info, export, card, check, fetch_weights, prepare)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -114,7 +125,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog='irnsigma',
         description='Adjustable image rescaling with IRN_sigma.',
-        epilog='example: irnsigma downscale photos/ small/ --model net_g_latest.pth\nexample: irnsigma fetch-weights\n'
+        epilog='example: irnsigma downscale photos/ small/\nexample: irnsigma fetch-weights\n'
         'Training and testing run through BasicSR: python -m basicsr.train -opt OPTIONS.yml',
     )
     parser.add_argument('--version', action='version', version=f'irnsigma_plugin {__version__}')

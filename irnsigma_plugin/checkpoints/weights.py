@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from irnsigma_plugin.archs.irn_arch import CLAMP_KEY, LEVELS, InvRescaleNet, stored_clamp
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
+from irnsigma_plugin.checkpoints import builtin
 from irnsigma_plugin.checks import number
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -71,8 +72,8 @@ def read_checkpoint(path: str | os.PathLike, param_key: str | None = 'params_ema
     """Read a network's weights from a BasicSR checkpoint, a bare state dict, or a safetensors file.
 
     Args:
-        path: File written by `torch.save`, or one named `.safetensors`. It is loaded weights-only: nothing in it can
-            run code.
+        path: File written by `torch.save`, or one named `.safetensors`; or a built-in model's name. It is loaded
+            weights-only: nothing in it can run code.
         param_key: Entry of a BasicSR checkpoint; `params` is read where it is missing, or none is named. A bare state
             dict, as the original IRN saves, has no entries and is read as a whole, whatever the key.
         device: `cpu`, or `meta` for names and shapes alone.
@@ -80,6 +81,7 @@ def read_checkpoint(path: str | os.PathLike, param_key: str | None = 'params_ema
     Raises:
         CheckpointError: The file is missing, damaged, holds no finite weights, or asks for code to be run.
     """
+    path = builtin.locate(path)
     if is_safetensors(path):
         content, network = _read_safetensors(path, device)
     else:
@@ -135,7 +137,8 @@ def _explained_read_errors(path: str | os.PathLike, kind: str) -> Iterator[None]
     try:
         yield
     except FileNotFoundError:
-        raise CheckpointError(f'There is no checkpoint at {path}.') from None
+        hint = '' if os.path.splitext(path)[1] else f' Built-in models: {", ".join(builtin.names())}.'
+        raise CheckpointError(f'There is no checkpoint at {path}.{hint}') from None
     except Exception as error:  # damaged files raise almost anything
         if isinstance(error, OSError) and error.strerror is not None:
             raise CheckpointError(f'{path} cannot be read ({error.strerror}); check the rights.') from error

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Callable
 
+from irnsigma_plugin.checkpoints import builtin
 from irnsigma_plugin.checks import whole_number
 from irnsigma_plugin.sigma import check_sigma
 
@@ -23,7 +24,8 @@ DEFAULT_SIGMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what :func:`load_rescaler` and the methods of :class:`Rescaler` need."""
-    parser.add_argument('--model', required=True, metavar='FILE', help='checkpoint: .pth or .safetensors')
+    model_help = f'checkpoint (.pth, .safetensors), or the name of a built-in model (default: {builtin.DEFAULT})'
+    parser.add_argument('--model', default=builtin.DEFAULT, metavar='FILE|NAME', help=model_help)
     add_imports(parser)
     device_help = 'where the network runs (default: auto, the GPU if there is one)'
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto', help=device_help)
@@ -61,15 +63,15 @@ def network_finder(args: argparse.Namespace) -> FindClass:
     return find_class
 
 
-def load_rescaler(args: argparse.Namespace) -> Rescaler:
-    """Load the network that the command line names; a ValueError if there is no such device."""
+def load_rescaler(args: argparse.Namespace, model: str | None = None) -> Rescaler:
+    """Load the network that the command line names, or `model`; a ValueError if there is no such device."""
     import torch
 
     from irnsigma_plugin.rescaling.rescaler import Rescaler
 
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise ValueError('--device cuda: there is no GPU that torch can use; leave --device out.')
-    return Rescaler.from_checkpoint(args.model, args.device, network_finder(args))
+    return Rescaler.from_checkpoint(model or args.model, args.device, network_finder(args))
 
 
 def add_file_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,9 +18,9 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         'images restored at several sigma, with their PSNR-Y and LPIPS. Of a large image the middle is shown; the\n'
         'figures are of the whole.',
         epilog='examples:\n'
-        '  irnsigma compare photo.jpg --model net_g_latest.pth\n'
-        '  irnsigma compare photo.jpg --model net_g_latest.pth --sigmas 0 1 --output comparison.png\n'
-        '  irnsigma compare photo.jpg --model net_g_latest.pth --sigmas 0 1 --sigma-map mask.png',
+        '  irnsigma compare photo.jpg\n'
+        '  irnsigma compare photo.jpg --sigmas 0 1 --output comparison.png\n'
+        '  irnsigma compare photo.jpg --sigmas 0 1 --sigma-map mask.png',
     )
     parser.add_argument('source', metavar='HR', help='original image')
     arguments.add_network_arguments(parser)

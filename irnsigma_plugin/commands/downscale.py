@@ -16,9 +16,9 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         'are 8-bit PNG files; grey stays grey, and transparency, colour profile and camera data are kept. Each\n'
         'notes the size, the bits and the model, so that restoring gives back the original size.',
         epilog='examples:\n'
-        '  irnsigma downscale photo.jpg small.png --model net_g_latest.pth\n'
+        '  irnsigma downscale photo.jpg small.png\n'
         '  irnsigma downscale photos/ small/ --model net_g_latest.pth\n'
-        "  irnsigma downscale 'photos/**/*.jpg' small/ --model net_g_latest.pth --overwrite",
+        "  irnsigma downscale 'photos/**/*.jpg' small/ --overwrite",
     )
     arguments.add_file_arguments(parser)
     arguments.add_network_arguments(parser)

@@ -24,7 +24,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         'and replaced if they exist. After Ctrl-C they are those of the images measured so far.',
         epilog='examples:\n'
         '  irnsigma evaluate datasets/Set14/HR --model net_g_latest.pth\n'
-        '  irnsigma evaluate photos/ --model net_g_latest.pth --sigmas 0 0.5 1 --output results/photos',
+        '  irnsigma evaluate photos/ --sigmas 0 0.5 1 --output results/photos',
     )
     parser.add_argument('source', metavar='HR_DIR', help='folder of original images (with the folders in it)')
     arguments.add_network_arguments(parser)
@@ -50,7 +50,7 @@ def _run(args: argparse.Namespace) -> int:
     rescaler = arguments.load_rescaler(args)
     scale, metrics = rescaler.scale, usable_metrics(rescaler.scale)
     restorer = Restorer(rescaler, tuple(dict.fromkeys(args.sigmas)), args.seed, args.overlap)
-    scores, comparison = Scores(args.source, restorer.sigmas), None
+    scores, comparison = Scores(args.source, restorer.sigmas, model=rescaler.model_hash), None
     try:
         with Batch(len(images)) as batch:
             for name, (path, _) in zip(names, images):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from irnsigma_plugin.checkpoints import builtin
 from irnsigma_plugin.commands.arguments import add_imports, network_finder
 
 DIRECTIONS = ('down', 'up')
@@ -30,7 +31,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         '  irnsigma export net_g_latest.pth safetensors --format safetensors',
     )
     add = parser.add_argument
-    add('model', metavar='MODEL', help='checkpoint of this plugin or of the original IRN')
+    add('model', metavar='MODEL', help='checkpoint, or the name of a built-in model')
     add_imports(parser)
     add('folder', metavar='FOLDER', help='where the files go; made where it is missing')
     add('--format', choices=('onnx', 'safetensors'), default='onnx', help='default: onnx')
@@ -50,7 +51,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.format != 'onnx' and (args.direction or args.opset is not None):
         raise ValueError('--direction and --opset are for --format onnx; leave them out.')
     target = Path(args.folder, Path(args.model).stem + '.safetensors')
-    if args.format == 'safetensors' and target.exists() and target.samefile(args.model):
+    if args.format == 'safetensors' and target.exists() and target.samefile(builtin.locate(args.model)):
         raise ValueError(f'{target} would replace the checkpoint that it is made of; choose another FOLDER.')
     make_folder(args.folder)  # before the work, not after it
     checkpoint = read_checkpoint(args.model)

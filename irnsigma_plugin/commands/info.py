@@ -1,4 +1,4 @@
-"""`irnsigma info`: what a checkpoint is."""
+"""`irnsigma info`: what a checkpoint is, or which models are built in."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from irnsigma_plugin.checkpoints import builtin
 from irnsigma_plugin.commands.arguments import add_imports, network_finder
 
 if TYPE_CHECKING:
@@ -16,18 +17,26 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
     """Add `info` to the command line."""
     parser = subparsers.add_parser(
         'info',
-        help='say what a checkpoint is',
+        help='say what a checkpoint is, or which models are built in',
         description='Say what a checkpoint is: the kind of file, the network and its settings, and the name of its\n'
-        'weights (model hash), which is the same whatever file holds them.',
-        epilog='examples:\n  irnsigma info experiments/IRNsigma_x4/models/net_g_latest.pth\n'
+        'weights (model hash), which is the same whatever file holds them. Without MODEL the\n'
+        'built-in models are listed.',
+        epilog='examples:\n  irnsigma info\n  irnsigma info experiments/IRNsigma_x4/models/net_g_latest.pth\n'
         '  irnsigma info IRN_x4.pth\n  irnsigma info net_g.safetensors',
     )
-    parser.add_argument('model', metavar='MODEL', help='checkpoint of this plugin or of the original IRN')
+    parser.add_argument('model', nargs='?', metavar='MODEL', help='checkpoint, or the name of a built-in model')
     add_imports(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> None:
+    if args.model is None:
+        for name in builtin.names():
+            rows = describe(name)
+            known = f'scale {rows["scale"]}, {rows["size"]}, model hash {rows["model hash"]}'
+            print(f'{name}{" (the default)" if name == builtin.DEFAULT else ""}: {known}')
+            print(f'  model card: {builtin.MODELS / name / builtin.CARD}')
+        return
     rows = describe(args.model, network_finder(args))
     width = max(map(len, rows))
     for name, value in rows.items():
@@ -53,12 +62,12 @@ def describe(path: str, find_class: FindClass | None = None) -> dict[str, str]:
         settings['clamp'] = default if clamp is None else clamp
     else:
         settings = {'scale': net.scale, **checkpoint.network}
-    size = os.path.getsize(path)
+    size = os.path.getsize(checkpoint.path)
     kind = 'bare state dict' if checkpoint.param_key is None else 'BasicSR checkpoint'
     return {
-        'file': path,
+        'file': checkpoint.path,
         'size': f'{size / 2**20:.1f} MiB ({size:,} bytes)',
-        'kind': 'safetensors' if weights.is_safetensors(path) else kind,
+        'kind': 'safetensors' if weights.is_safetensors(checkpoint.path) else kind,
         'weights': checkpoint.param_key or 'the whole file',
         'network': type(net).__name__,
         **{name: str(value) for name, value in settings.items() if name != 'type'},

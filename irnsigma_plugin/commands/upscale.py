@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import functools
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from irnsigma_plugin.checkpoints import builtin
 from irnsigma_plugin.commands import arguments
 
 
@@ -15,14 +17,15 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         'upscale',
         help='restore images, from faithful to sharp',
         description='Restore small images. Those of `irnsigma downscale` get the size and the bits of their\n'
-        'originals, any others the scale times their size. Use the model that made them.\n\n'
+        'originals, any others the scale times their size. Use the model that made them; without --model each\n'
+        'gets the built-in one that it notes.\n\n'
         'sigma = 0 is the most faithful, sigma = 1 the sharpest. A map has a sigma for every place: an image\n'
         'of the size of the original or of the small image, white where the result shall be sharp (1), black\n'
         'where it shall be faithful (0).',
         epilog='examples:\n'
-        '  irnsigma upscale small.png restored.png --model net_g_latest.pth --sigma 1\n'
+        '  irnsigma upscale small.png restored.png --sigma 1\n'
         '  irnsigma upscale small/ restored/ --model net_g_latest.pth --sigma 0.5 --seed 7\n'
-        '  irnsigma upscale small.png restored.png --model net_g_latest.pth --sigma-map mask.png',
+        '  irnsigma upscale small.png restored.png --sigma-map mask.png',
     )
     arguments.add_file_arguments(parser)
     arguments.add_network_arguments(parser)
@@ -31,33 +34,37 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
     either.add_argument('--sigma', type=arguments.parse_sigma, default=0.5, help=sigma_help)
     arguments.add_sigma_map(either)
     arguments.add_seed(parser)
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run, model=None)
 
 
 def _run(args: argparse.Namespace) -> int:
     from irnsigma_plugin.commands.batch import plan_jobs, rescale_files
     from irnsigma_plugin.images.picture import Picture
-    from irnsigma_plugin.rescaling.pictures import upscale_picture
+    from irnsigma_plugin.rescaling.pictures import builtin_model, upscale_picture
 
     jobs = plan_jobs(args.sources, args.destination)
     sigma = arguments.read_sigma_map(args.sigma_map) if args.sigma_map else args.sigma
-    rescaler = arguments.load_rescaler(args)
+    load = functools.lru_cache(None)(functools.partial(arguments.load_rescaler, args))
+    load(args.model or builtin.DEFAULT)  # now, for its error is not one of a picture
     if args.sigma_map and len(jobs) > 1:
-        _check_fits_any(args.sigma_map, sigma.shape, [job.source for job in jobs], rescaler.scale)
+        scales = {load(model).scale for model in ([args.model] if args.model else builtin.names())}
+        _check_fits_any(args.sigma_map, sigma.shape, [job.source for job in jobs], scales)
 
     def upscale(picture: Picture, path: Path) -> Picture:
+        rescaler = load(args.model or builtin_model(picture))
         with arguments.named_sigma_map(args.sigma_map):
             return upscale_picture(rescaler, picture, path.stem, sigma, args.seed, args.overlap)
 
     return rescale_files(jobs, upscale, args.overwrite, args.workers)
 
 
-def _check_fits_any(path: str, shape: tuple[int, int], sources: Sequence[Path], scale: int) -> None:
+def _check_fits_any(path: str, shape: tuple[int, int], sources: Sequence[Path], scales: Collection[int]) -> None:
     """Refuse a map of the size of no picture once, instead of with each of them."""
     from PIL import Image
 
     height, width = shape
-    sizes = {(width, height), (-(-width // scale), -(-height // scale))}  # of the small pictures that it would fit
+    # Of the small pictures that it would fit.
+    sizes = {(-(-width // scale), -(-height // scale)) for scale in (1, *scales)}
     for source in sources:
         if not source.is_file():
             return  # it is refused when its turn comes, as any that cannot be opened

@@ -184,7 +184,7 @@ LOGGER: dict[str, Key] = {
     'wandb': Key(_WANDB, '{project: ..., resume_id: ...} of Weights & Biases'),
 }
 PATH: dict[str, Key] = {
-    'pretrain_network_g': Key(text, 'checkpoint to start from'),
+    'pretrain_network_g': Key(text, "checkpoint to start from, or a built-in model's name"),
     'param_key_g': Key(text, 'entry of the checkpoint: `params` or `params_ema`', 'params'),
     'strict_load_g': Key(flag, 'whether it has to fit the network', True),
     'pretrain_network_d': Key(text, 'the same of the discriminator'),

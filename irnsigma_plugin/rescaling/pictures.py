@@ -10,6 +10,7 @@ import torch
 
 from irnsigma_plugin import __version__
 from irnsigma_plugin.archs.bicubic import imresize
+from irnsigma_plugin.checkpoints import builtin
 from irnsigma_plugin.checks import whole_number
 from irnsigma_plugin.images.picture import Picture, check_memory, to_8_bit
 from irnsigma_plugin.rescaling.rescaler import Rescaler
@@ -93,6 +94,22 @@ def upscale_picture(
     pixels = rescaler.upscale(small, sigma, seed, name, (height, width), overlap, dtype)
     alpha = lr.alpha if lr.alpha is None else _resize(to_8_bit(lr.alpha), rescaler.scale, dtype)[:height, :width]
     return lr._replace(pixels=pixels, alpha=alpha, text=None, warnings=tuple(warnings))
+
+
+def builtin_model(lr: Picture) -> str:
+    """Name of the built-in model that made an lr picture, or of the default where it notes none.
+
+    Raises:
+        ValueError: It was made by a model that is not built in.
+    """
+    note = _fitting_note(lr, [])
+    if note is None:
+        return builtin.DEFAULT
+    name = builtin.name_of(note.model)
+    if name is None:
+        remedy = f'name the file of that model; {builtin.DEFAULT}, by name, restores it all the same, but poorly.'
+        raise ValueError(f'was downscaled by the model {note.model}, which is not built in: {remedy}')
+    return name
 
 
 def _fitting_note(lr: Picture, warnings: list[str]) -> LrNote | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from irnsigma_plugin.archs.grid import Size, Window, magnify, relative, windows
 from irnsigma_plugin.archs.rescaling_net import RescalingNet, quantize
+from irnsigma_plugin.checkpoints import builtin
 from irnsigma_plugin.checkpoints.weights import FindClass, build_network, model_hash, read_checkpoint
 from irnsigma_plugin.checks import whole_number
 from irnsigma_plugin.rescaling import pixels
@@ -51,7 +52,7 @@ class Rescaler:
         device: Where to compute.
 
     Example:
-        >>> rescaler = Rescaler.from_checkpoint('net_g_latest.pth')
+        >>> rescaler = Rescaler.builtin()  # or Rescaler.from_checkpoint('net_g_latest.pth')
         >>> lr = rescaler.downscale(image)
         >>> restored = rescaler.upscale(lr, sigma=0.5, name='baby', size=image.shape[:2])
     """
@@ -76,6 +77,13 @@ class Rescaler:
         if device == 'auto':
             device = 'cuda' if torch.cuda.is_available() else 'cpu'
         return cls(build_network(read_checkpoint(path), find_class=find_class), device)
+
+    @classmethod
+    def builtin(cls, name: str = builtin.DEFAULT, device: torch.device | str = 'auto') -> Rescaler:
+        """One of the models that come with the package, which `irnsigma info` lists; a ValueError for any other."""
+        if name not in builtin.names():
+            raise ValueError(f'there is no built-in model {name!r}, only {", ".join(builtin.names())}.')
+        return cls.from_checkpoint(name, device)
 
     @functools.cached_property
     def model_hash(self) -> str:
