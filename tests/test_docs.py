@@ -50,6 +50,14 @@ def prose(text: str) -> str:
     return re.sub(r'^( *)```.*?^\1```', '', text, flags=re.MULTILINE | re.DOTALL)
 
 
+def test_basicsr_is_built_with_the_same_packages_everywhere():
+    """Those of the script that makes environments: an older setuptools builds neither release nor git master."""
+    (wanted,) = re.findall(r"'(setuptools[^']+)'", (ROOT / 'scripts/setup_env.sh').read_text())
+    for page in ('README.md', 'docs/troubleshooting.md'):
+        assert re.findall(r'"(setuptools[^"]*)"', TEXT[page]) == [wanted], page
+    assert 'pip install --no-build-isolation git+https://github.com/XPixelGroup/BasicSR' in TEXT['README.md']
+
+
 # ------------------------------------------------------------------------------------------------------- links
 
 
