@@ -1,6 +1,6 @@
 """The command `irnsigma`.
 
-Each subcommand is a module, named in `_NAMES` and nowhere else: one function adds its parser and names the function
+Each subcommand is a module, named in `_ALL` and nowhere else: one function adds its parser and names the function
 that does the work. Heavy imports belong into the latter, so that `--help` answers at once.
 """
 
@@ -18,19 +18,8 @@ from irnsigma_plugin import __version__
 from irnsigma_plugin.checks import did_you_mean, one_line
 from irnsigma_plugin.files import WriteError
 
-_NAMES = (
-    'downscale',
-    'upscale',
-    'evaluate',
-    'compare',
-    'info',
-    'export',
-    'check',
-    'options',
-    'fetch_weights',
-    'prepare',
-)
-COMMANDS: tuple[Any, ...] = tuple(import_module(f'irnsigma_plugin.commands.{name}') for name in _NAMES)
+_ALL = ('downscale', 'upscale', 'evaluate', 'compare', 'info', 'export', 'check', 'options', 'fetch_weights', 'prepare')
+COMMANDS: tuple[Any, ...] = tuple(import_module(f'irnsigma_plugin.commands.{name}') for name in _ALL)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -32,10 +32,7 @@ CASES = {
     'import irnsigma_plugin.formats.spandrel': (0, ''),
     "os.environ['IRNSIGMA_SIGMA'] = '0.5'; import spandrel": (0.5, ''),
     "os.environ['IRNSIGMA_SIGMA'] = '0.5'; import irnsigma_plugin; irnsigma_plugin.register_spandrel(0.25)": (0.25, ''),
-    "os.environ['IRNSIGMA_SIGMA'] = '2'; import spandrel": (
-        None,
-        'stays out of spandrel: the environment variable IRN',
-    ),
+    "os.environ['IRNSIGMA_SIGMA'] = '2'; import spandrel": (None, 'stays out of spandrel: IRNSIGMA_SIGMA in the env'),
     "sys.modules['irnsigma_plugin.archs.irn_arch'] = None; import spandrel": (None, 'stays out of spandrel: import of'),
 }
 

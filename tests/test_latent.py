@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
-from irnsigma_plugin.rescaling.latent import check_sigma_map, draw_epsilon, latent_of_content, sigma_of_cells
+from irnsigma_plugin.rescaling.latent import check_sigma_map, draw_epsilon, restore_alone, sigma_of_cells
 
 SHAPE = (1, 45, 3, 4)
 
@@ -154,7 +154,7 @@ def test_what_is_refused(sigma, part):
 
 
 def noise_by_its_definition(levels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """The formulas of `latent_of_content` in Python's whole numbers, for one image."""
+    """The formulas of `restore_alone` in Python's whole numbers, for one image."""
     prime = 2**30 - 35
 
     def scramble(value: int, key: int) -> int:
@@ -178,24 +178,26 @@ def noise_by_its_definition(levels: np.ndarray, shape: tuple[int, int, int]) -> 
 
 @pytest.fixture
 def net():
+    """Of scale 2, which restores its latent."""
     net = RescalingNet()
     net.scale = 2
+    net.upscale = lambda lr, latent: latent
     return net
 
 
 def test_noise_of_the_pixels_is_as_defined(net):
     levels = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5))
-    latent = latent_of_content(net, torch.from_numpy(levels / 255).float(), 0.5)
+    latent = restore_alone(net, torch.from_numpy(levels / 255).float(), 0.5)
     expected = 0.5 * np.stack([noise_by_its_definition(image, (9, 4, 5)) for image in levels])
     np.testing.assert_allclose(latent.numpy(), expected, rtol=0, atol=1e-5)
-    assert not latent_of_content(net, torch.rand(1, 3, 4, 5), 0).any()
+    assert not restore_alone(net, torch.rand(1, 3, 4, 5), 0).any()
 
 
 def test_noise_of_the_pixels_is_normal_and_independent(net):
     """Of a black image, which gives it the least to begin with, and one that differs in a single level."""
     lr = torch.zeros(2, 3, 100, 120)
     lr[1, 2, -1, -1] = 1 / 255
-    noise = latent_of_content(net, lr, 1).double()
+    noise = restore_alone(net, lr, 1).double()
     count = noise[0].numel()
     moments = {1: 0, 2: 1, 3: 0, 4: 3, 6: 15}
     variances = {1: 1, 2: 2, 3: 15, 4: 96, 6: 10170}

@@ -29,17 +29,19 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
 def _run(args: argparse.Namespace) -> None:
     from irnsigma_plugin.files import atomic_write, make_folder
 
-    shipped = _shipped()
+    # A wheel has them in the package, a checkout beside it.
+    found = [*PACKAGE.glob('option_files/*.yml')] or [*PACKAGE.parent.glob('options/*.yml')]
+    if not found:
+        raise ValueError(f'{PACKAGE} has no option files with it: install the package anew.')
+    shipped = {path.stem: path for path in sorted(found)}
     if not args.names and args.to is None:
-        width = max(map(len, shipped))
         for name, path in shipped.items():
-            print(f'{name:{width}}  {path.read_text(encoding="utf-8").partition(chr(10))[0].lstrip("# ")}')
+            print(f'{name:30}{path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")}')
         return
     names = [name.removesuffix('.yml') for name in args.names] or list(shipped)
-    for name in names:
-        if name not in shipped:
-            hint = did_you_mean(name, shipped) or ' `irnsigma options` lists them.'
-            raise ValueError(f'there is no option file {name}.{hint}')
+    for name in set(names) - set(shipped):
+        hint = did_you_mean(name, shipped) or ' `irnsigma options` lists them.'
+        raise ValueError(f'there is no option file {name}.{hint}')
     folder = Path('options' if args.to is None else args.to)
     make_folder(folder)
     changed = []
@@ -47,18 +49,10 @@ def _run(args: argparse.Namespace) -> None:
         content, target = shipped[name].read_bytes(), folder / f'{name}.yml'
         if target.exists() and not args.overwrite and target.read_bytes() != content:
             changed.append(str(target))
-            continue
-        atomic_write(target, content)
-        print(target)
+        else:
+            atomic_write(target, content)
+            print(target)
     if changed:
         raise ValueError(
             f'kept, for they are there with other content: {", ".join(changed)} (--overwrite replaces them)'
         )
-
-
-def _shipped() -> dict[str, Path]:
-    """Option files by name: a wheel has them in the package, a checkout beside it."""
-    for folder in (PACKAGE / 'option_files', PACKAGE.parent / 'options'):
-        if found := {path.stem: path for path in sorted(folder.glob('*.yml'))}:
-            return found
-    raise ValueError(f'{PACKAGE} has no option files with it: install the package anew.')

@@ -2,7 +2,7 @@
 
 `python -m basicsr.train` imports only BasicSR's own folders. So a `.pth` file beside this package imports it at every
 interpreter start, and its finder waits for `import basicsr`: then come fixes, BasicSR, this plugin, and extensions.
-Programs that load their models through spandrel import nothing of this plugin either: it registers after spandrel.
+After `import spandrel`, of which the importing program knows no more, this plugin registers.
 """
 
 from __future__ import annotations
@@ -98,18 +98,13 @@ def change() -> str | None:
 
 
 def complete(name: str) -> None:
-    """Do what follows the import of a package. Harmless when repeated."""
-    if name == 'basicsr':
-        complete_basicsr()
+    """Register with an imported package; change the behaviour of BasicSR, import extensions. Harmless when repeated."""
+    if name == 'spandrel':
+        try:
+            importlib.import_module('irnsigma_plugin.formats.spandrel')
+        except Exception as error:  # the program that imports spandrel may need nothing of this
+            warnings.warn(f'irnsigma_plugin stays out of spandrel: {one_line(error)}', stacklevel=2)
         return
-    try:
-        importlib.import_module('irnsigma_plugin.formats.spandrel')
-    except Exception as error:  # the program that imports spandrel may need nothing of this
-        warnings.warn(f'irnsigma_plugin stays out of spandrel: {one_line(error)}', stacklevel=2)
-
-
-def complete_basicsr() -> None:
-    """Change the behaviour of BasicSR, register, import extensions."""
     if lacking := change():
         older = f'{sys.modules["basicsr"].__file__}, which is no BasicSR 1.4.2 or later'
         warnings.warn(f'irnsigma_plugin stays out of {older}: {lacking}.', stacklevel=2)

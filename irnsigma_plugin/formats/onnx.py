@@ -16,7 +16,7 @@ from irnsigma_plugin.archs.rescaling_net import RescalingNet, quantize
 from irnsigma_plugin.checkpoints.weights import model_hash
 from irnsigma_plugin.checks import whole_number
 from irnsigma_plugin.files import atomic_write, make_folder
-from irnsigma_plugin.rescaling.latent import latent_of_content
+from irnsigma_plugin.rescaling.latent import restore_alone
 from irnsigma_plugin.sigma import check_sigma
 
 DEFAULT_OPSET = 18  # the oldest set of operators that torch's exporter has of its own
@@ -43,10 +43,8 @@ def export_onnx(
     files. Every model is run by onnxruntime and compared with torch before any file is written. The network is on the
     CPU; the folder is made where it is missing.
 
-    Args:
-        sigma: Of `upscale_sigma<sigma>.onnx` (lr -> hr, clamped to [0, 1]), which is then written in place of
-            `upscale.onnx`, with the latent of :func:`~irnsigma_plugin.rescaling.latent.latent_of_content`. The metadata
-            have it, too.
+    With a sigma, `upscale_sigma<sigma>.onnx` (lr -> hr, clamped to [0, 1]) is written in place of `upscale.onnx`. It is
+    :func:`~irnsigma_plugin.rescaling.latent.restore_alone`.
 
     Returns:
         By path of each file its largest deviation from torch.
@@ -129,7 +127,7 @@ class UpscaleAlone(Upscale):
         self.file_name = f'upscale_sigma{sigma:g}.onnx'
 
     def forward(self, lr: Tensor) -> Tensor:  # type: ignore[override]
-        return self.net.upscale(lr, latent_of_content(self.net, lr, self.sigma)).clamp(0, 1)
+        return restore_alone(self.net, lr, self.sigma).clamp(0, 1)
 
     def example(self, n: int, height: int, width: int) -> dict[str, Tensor]:
         return {'lr': super().example(n, height, width)['lr']}

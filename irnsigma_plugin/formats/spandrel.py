@@ -16,12 +16,12 @@ from irnsigma_plugin.archs.irn_arch import IMAGE_CHANNELS
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.checkpoints.weights import DEFAULT_CLAMP, Checkpoint, build_network
 from irnsigma_plugin.checks import number
-from irnsigma_plugin.rescaling.latent import latent_of_content
+from irnsigma_plugin.rescaling.latent import restore_alone
 from irnsigma_plugin.sigma import check_sigma
 
 
 class Upscaler(nn.Module):
-    """`lr -> upscale(lr, z)`, with the latent of :func:`~irnsigma_plugin.rescaling.latent.latent_of_content`.
+    """:func:`~irnsigma_plugin.rescaling.latent.restore_alone` as a module.
 
     (N, 3, h, w) in [0, 1] -> (N, 3, scale·h, scale·w), not clamped. The attribute `sigma` can be changed at any time.
     """
@@ -32,7 +32,7 @@ class Upscaler(nn.Module):
         self.sigma = sigma
 
     def forward(self, lr: Tensor) -> Tensor:
-        return self.net.upscale(lr, latent_of_content(self.net, lr, self.sigma))
+        return restore_alone(self.net, lr, self.sigma)
 
 
 class UpscalerDescriptor(ImageModelDescriptor[Upscaler]):
@@ -101,18 +101,14 @@ def register_spandrel(sigma: float | None = None, clamp: float = 1.0) -> None:
         >>> irnsigma_plugin.register_spandrel()
         >>> hr = spandrel.ModelLoader().load_from_file('net_g_latest.pth')(lr)
     """
-    _ARCHITECTURE.sigma = _sigma_of_environment() if sigma is None else check_sigma(sigma)
+    if sigma is None:
+        try:
+            sigma = check_sigma(float(os.environ.get('IRNSIGMA_SIGMA') or 0))
+        except ValueError as error:
+            raise ValueError(f'IRNSIGMA_SIGMA in the environment: {error}') from None
+    _ARCHITECTURE.sigma = check_sigma(sigma)
     _ARCHITECTURE.clamp = number('clamp', clamp, above=0)
     MAIN_REGISTRY.add(ArchSupport.from_architecture(_ARCHITECTURE), ignore_duplicates=True)
-
-
-def _sigma_of_environment() -> float:
-    text = os.environ.get('IRNSIGMA_SIGMA') or '0'
-    try:
-        return check_sigma(float(text))
-    except ValueError:
-        expected = 'a number from 0 (faithful) to 1 (sharp)'
-        raise ValueError(f'the environment variable IRNSIGMA_SIGMA must be {expected}, but is {text!r}.') from None
 
 
 register_spandrel()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from irnsigma_plugin.archs.grid import Region, Size, magnify
-from irnsigma_plugin.archs.rescaling_net import RescalingNet, scale_noise
+from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.sigma import check_sigma
 
 # Side of a block: at x4 it takes about 1 ms to draw one, and a hundredth of that to seed it.
@@ -61,28 +61,29 @@ def _overlap(wanted: slice, start: int) -> tuple[slice, slice]:
     return slice(first - wanted.start, last - wanted.start), slice(first - start, last - start)
 
 
-def latent_of_content(net: RescalingNet, lr: Tensor, sigma: float) -> Tensor:
-    """The latent of lr images (N, 3, h, w) for programs that give an image and get one: no name, no seed.
+def restore_alone(net: RescalingNet, lr: Tensor, sigma: float) -> Tensor:
+    """Restore lr images (N, 3, h, w) for programs that give an image and get one: no name, no seed.
 
-    The noise follows from the 8-bit levels of each image, so that it is the same at every call, and another one where a
-    single level differs, as in the next tile of a picture. It is made in operators that ONNX has, exact up to the last
-    step: F(x, key) repeats `x <- (x + key + constant)^5 mod PRIME`, a permutation; the key of an image is the sum of
-    F(place, level) over its samples; the two uniform numbers of the Box-Muller transform are `(a + b)^2 mod PRIME`, of
-    keyed numbers of the cell and of the channel.
+    The noise follows from the 8-bit levels of each image, and is another one where a single level differs, as in the
+    next tile of a picture. All operators are also in ONNX: F(x, key) repeats `x <- (x + key + constant)^5 mod PRIME`, a
+    permutation; an image's key is the sum of F(place, level) over its samples; the uniform numbers of the Box-Muller
+    transform are `(a + b)^2 mod PRIME`, of keyed numbers of the cell and of the channel.
     """
     shape = net.latent_shape(lr.shape)
     if sigma == 0:
-        return scale_noise(lr.new_zeros(shape), sigma)
+        return net.restore(lr, lr.new_zeros(shape), sigma)
     levels = (lr.float().clamp(0, 1) * 255).round().long()
-    key = _scramble(_count(lr.shape[1:], lr), levels).flatten(1).sum(1) % PRIME
-    key = key.reshape(-1, *[1] * (len(shape) - 1))
-    cells, channels = _count(shape[-2:], lr), _count((*shape[1:-2], 1, 1), lr)
+    places, cells, channels = (
+        torch.arange(math.prod(each), device=lr.device).reshape(each)
+        for each in (lr.shape[1:], shape[-2:], (*shape[1:-2], 1, 1))
+    )
+    key = (_scramble(places, levels).flatten(1).sum(1) % PRIME).reshape(-1, *[1] * (len(shape) - 1))
     uniform = []
     for _ in range(2):
         cells, channels = _scramble(cells, key), _scramble(channels, key + 1)
         uniform.append((cells + channels) * (cells + channels) % PRIME)
     radius = (-2 * ((uniform[0] + 1) / PRIME).log()).sqrt()
-    return scale_noise((radius * (uniform[1] * (2 * math.pi / PRIME)).cos()).to(lr), sigma)
+    return net.restore(lr, (radius * (uniform[1] * (2 * math.pi / PRIME)).cos()).to(lr), sigma)
 
 
 def _scramble(value: Tensor, key: Tensor) -> Tensor:
@@ -91,11 +92,6 @@ def _scramble(value: Tensor, key: Tensor) -> Tensor:
         square = value * value % PRIME
         value = square * square % PRIME * value % PRIME
     return value
-
-
-def _count(shape: Sequence[int], like: Tensor) -> Tensor:
-    """0, 1, 2 ... in a shape, on the device of a tensor."""
-    return torch.arange(math.prod(shape), device=like.device).reshape(tuple(shape))
 
 
 def check_sigma_map(sigma: float | np.ndarray | Tensor, hr_size: Size, lr_size: Size) -> float | np.ndarray:
