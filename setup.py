@@ -1,4 +1,4 @@
-"""The `.pth` file that loads irnsigma_plugin into BasicSR; everything else about the package is in pyproject.toml."""
+"""The `.pth` file that loads irnsigma_plugin into BasicSR, and the option files; all else is in pyproject.toml."""
 
 from pathlib import Path
 
@@ -12,10 +12,11 @@ PTH_LINE = (
     "import os; exec('try:\\n import irnsigma_plugin\\nexcept ImportError: pass' "
     "if os.environ.get('IRNSIGMA_AUTOLOAD') != '0' else '')\n"
 )
+OPTION_FILES = sorted(map(str, Path('options').glob('*.yml')))  # for `irnsigma options`
 
 
-class BuildPth(Command):
-    """Write the `.pth` file into the root of the wheel, that is into site-packages."""
+class BuildData(Command):
+    """Write the `.pth` file into the root of the wheel, that is into site-packages; option files into the package."""
 
     user_options = []
     editable_mode = False  # set by setuptools when it builds an editable wheel
@@ -31,21 +32,26 @@ class BuildPth(Command):
         root = self.get_finalized_command('install').install_lib if self.editable_mode else self.build_lib
         self.mkpath(root)
         Path(root, PTH_NAME).write_text(PTH_LINE)
+        if not self.editable_mode:  # in which they are found where they are
+            for target, file in self.get_output_mapping().items():
+                self.mkpath(str(Path(target).parent))
+                self.copy_file(file, target)
 
     def get_outputs(self):
-        return [str(Path(self.build_lib, PTH_NAME))]
+        return [str(Path(self.build_lib, PTH_NAME)), *self.get_output_mapping()]
 
     def get_output_mapping(self):
-        return {}
+        folder = Path(self.build_lib, 'irnsigma_plugin', 'option_files')
+        return {str(folder / Path(file).name): file for file in OPTION_FILES}
 
     def get_source_files(self):
-        return []
+        return OPTION_FILES
 
 
 class Build(build):
-    """The ordinary build, and the `.pth` file."""
+    """The ordinary build, and what is above."""
 
-    sub_commands = [*build.sub_commands, ('build_pth', None)]
+    sub_commands = [*build.sub_commands, ('build_data', None)]
 
 
-setup(cmdclass={'build': Build, 'build_pth': BuildPth})
+setup(cmdclass={'build': Build, 'build_data': BuildData})

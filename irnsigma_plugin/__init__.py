@@ -1,12 +1,13 @@
 """IRN_sigma for BasicSR: one invertible network rescales images, adjustable between fidelity and perception.
 
 Importing this package is light: it only arranges that BasicSR, whenever it is imported, gets the fixes of
-`irnsigma_plugin.compat` and this plugin's networks, losses, metrics, datasets and models.
+`irnsigma_plugin.compat` and this plugin's networks, losses, metrics, datasets and models, and spandrel its networks.
 """
 
 import sys
 
 __version__ = '0.1.0'
+_HOSTS = ('basicsr', 'spandrel')
 
 TYPE_CHECKING = False  # to type checkers it is true; `typing` is not to be imported at every interpreter start
 if TYPE_CHECKING:
@@ -14,13 +15,13 @@ if TYPE_CHECKING:
     from irnsigma_plugin.rescaling.rescaler import Rescaler as Rescaler
 
 
-class _BasicsrFinder:
+class _HostFinder:
     def find_spec(self, name, path=None, target=None):
-        if name != 'basicsr':
+        if name not in _HOSTS:
             return None
-        from irnsigma_plugin.compat.loading import find_basicsr
+        from irnsigma_plugin.compat.loading import find_host
 
-        return find_basicsr(path, target)
+        return find_host(name, path, target)
 
 
 def __getattr__(name):
@@ -34,9 +35,9 @@ def __getattr__(name):
     return getattr(owner, name)
 
 
-if 'basicsr' in sys.modules:
-    from irnsigma_plugin.compat.loading import complete
+for _host in _HOSTS:
+    if _host in sys.modules:
+        from irnsigma_plugin.compat.loading import complete
 
-    complete()
-else:
-    sys.meta_path.insert(0, _BasicsrFinder())
+        complete(_host)
+sys.meta_path.insert(0, _HostFinder())

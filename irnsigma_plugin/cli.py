@@ -1,6 +1,6 @@
 """The command `irnsigma`.
 
-Each subcommand is a module, listed in `COMMANDS` and nowhere else: one function adds its parser and names the function
+Each subcommand is a module, named in `_ALL` and nowhere else: one function adds its parser and names the function
 that does the work. Heavy imports belong into the latter, so that `--help` answers at once.
 """
 
@@ -11,25 +11,15 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import IO, Any, Callable, NoReturn
 
 from irnsigma_plugin import __version__
 from irnsigma_plugin.checks import did_you_mean, one_line
-from irnsigma_plugin.commands import (
-    card,
-    check,
-    compare,
-    downscale,
-    evaluate,
-    export,
-    fetch_weights,
-    info,
-    prepare,
-    upscale,
-)
 from irnsigma_plugin.files import WriteError
 
-COMMANDS: tuple[Any, ...] = (downscale, upscale, evaluate, compare, info, export, card, check, fetch_weights, prepare)
+_ALL = 'downscale upscale evaluate compare info export card check options fetch_weights prepare'.split()
+COMMANDS: tuple[Any, ...] = tuple(import_module(f'irnsigma_plugin.commands.{name}') for name in _ALL)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -50,6 +50,27 @@ def prose(text: str) -> str:
     return re.sub(r'^( *)```.*?^\1```', '', text, flags=re.MULTILINE | re.DOTALL)
 
 
+def test_basicsr_is_built_with_the_same_packages_everywhere():
+    """Those of the script that makes environments: an older setuptools builds neither release nor git master."""
+    (wanted,) = re.findall(r"'(setuptools[^']+)'", (ROOT / 'scripts/setup_env.sh').read_text())
+    for page in ('README.md', 'docs/troubleshooting.md'):
+        assert re.findall(r'"(setuptools[^"]*)"', TEXT[page]) == [wanted], page
+    assert 'pip install --no-build-isolation git+https://github.com/XPixelGroup/BasicSR' in TEXT['README.md']
+
+
+def test_how_much_less_psnr_programs_with_a_full_range_y_measure():
+    from basicsr.metrics import calculate_psnr
+
+    one, other = np.random.default_rng(0).integers(0, 256, (2, 8, 9, 3), np.uint8)  # BGR
+    difference = (one.astype(float) - other) @ [0.114, 0.587, 0.299]  # of Y as in YIQ
+    full_range = 10 * np.log10(255**2 / (difference**2).mean())
+    less = calculate_psnr(one, other, crop_border=0, test_y_channel=True) - full_range
+    assert less == pytest.approx(20 * np.log10(255 / 219), abs=1e-3)
+    assert f'{20 * np.log10(255 / 219):.4f} dB less (20 log10(255 / 219))' in section(
+        'docs/options.md', 'What to know beyond the tables'
+    )
+
+
 # ------------------------------------------------------------------------------------------------------- links
 
 

@@ -14,6 +14,7 @@ from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.checkpoints.weights import build_network, model_hash, read_checkpoint
 from irnsigma_plugin.cli import main
 from irnsigma_plugin.formats import onnx as onnx_export
+from irnsigma_plugin.rescaling.latent import restore_alone
 
 PARITY = Path(__file__).parent / 'data/parity'
 
@@ -90,6 +91,39 @@ def test_a_network_that_is_told_sigma(tmp_path):
     result = run(tmp_path / 'upscale.onnx', lr=lr.numpy(), epsilon=epsilon.numpy(), sigma=sigma.numpy())
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(result), net.restore(lr, epsilon, sigma), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('scale', [2, 3])
+def test_one_input_at_a_fixed_sigma(scale, tmp_path):
+    """For programs that give an image and take one: what the spandrel model computes, too."""
+    import onnx
+
+    installed()
+    path = PARITY / f'irn_x{scale}_gc8.pth'
+    assert main(['export', str(path), str(tmp_path), '--sigma', '0.5']) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {'downscale.onnx', 'upscale_sigma0.5.onnx'}
+    model = onnx.load(tmp_path / 'upscale_sigma0.5.onnx')
+    assert {entry.key: entry.value for entry in model.metadata_props}['sigma'] == '0.5'
+    assert [each.name for each in model.graph.input] == ['lr']
+    net = build_network(read_checkpoint(path))
+    for size in ((2, 3, 5, 4), (1, 3, 1, 1), (1, 3, 33, 70)):
+        lr = torch.randint(0, 256, size) / 255
+        with torch.no_grad():
+            expected = restore_alone(net, lr, 0.5).clamp(0, 1)
+        assert (expected - net.upscale(lr, torch.zeros(net.latent_shape(lr.shape)))).abs().max() > 0.01
+        restored = torch.from_numpy(run(tmp_path / 'upscale_sigma0.5.onnx', lr=lr.numpy()))
+        torch.testing.assert_close(restored, expected, rtol=0, atol=1e-4)
+
+
+def test_one_input_at_sigma_0_is_the_faithful_image(tmp_path):
+    installed()
+    expected = np.load(PARITY / 'irn_x2_gc8.npz')
+    net = build_network(read_checkpoint(PARITY / 'irn_x2_gc8.pth'))
+    (path,) = onnx_export.export_onnx(net, tmp_path, ['up'], sigma=0)
+    restored = run(path, lr=expected['lr_uint8'].astype(np.float32) / 255)
+    np.testing.assert_allclose(restored, expected['hr_from_zero_z'].clip(0, 1), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match='sigma must be a number from 0'):
+        onnx_export.export_onnx(net, tmp_path, sigma=1.5)
 
 
 @pytest.fixture

@@ -116,8 +116,10 @@ def test_a_place_that_takes_no_file(trained, tmp_path):
     ('arguments', 'message'),
     [
         (['--half'], '--half is for --format safetensors'),
-        (['--format', 'safetensors', '--direction', 'up'], '--direction and --opset are for --format onnx'),
-        (['--format', 'safetensors', '--opset', '18'], '--direction and --opset are for --format onnx'),
+        (['--format', 'safetensors', '--direction', 'up'], '--direction, --opset and --sigma are for --format onnx'),
+        (['--format', 'safetensors', '--opset', '18'], '--direction, --opset and --sigma are for --format onnx'),
+        (['--format', 'safetensors', '--sigma', '0'], '--direction, --opset and --sigma are for --format onnx'),
+        (['--sigma', '0', '--direction', 'down'], '--sigma is for --direction up'),
     ],
 )
 def test_options_of_the_other_format_are_refused(trained, tmp_path, capsys, arguments, message):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import irnsigma_plugin
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.checkpoints.weights import CheckpointError
 from irnsigma_plugin.cli import main
-from irnsigma_plugin.rescaling.latent import draw_epsilon
 
 PARITY = Path(__file__).parent / 'data/parity'
 
@@ -25,6 +23,54 @@ def test_without_the_package(monkeypatch):
     monkeypatch.delattr('irnsigma_plugin.formats.spandrel', raising=False)
     with pytest.raises(ImportError, match='pip install spandrel'):
         irnsigma_plugin.register_spandrel()
+
+
+CASES = {
+    'import spandrel.util': (0, ''),
+    'from spandrel import *': (0, ''),
+    'import irnsigma_plugin; irnsigma_plugin.register_spandrel(0.75)': (0.75, ''),
+    'import irnsigma_plugin.formats.spandrel': (0, ''),
+    "os.environ['IRNSIGMA_SIGMA'] = '0.5'; import spandrel": (0.5, ''),
+    "os.environ['IRNSIGMA_SIGMA'] = '0.5'; import irnsigma_plugin; irnsigma_plugin.register_spandrel(0.25)": (0.25, ''),
+    "os.environ['IRNSIGMA_SIGMA'] = '2'; import spandrel": (None, 'stays out of spandrel: IRNSIGMA_SIGMA in the env'),
+    "sys.modules['irnsigma_plugin.archs.irn_arch'] = None; import spandrel": (None, 'stays out of spandrel: import of'),
+}
+
+
+def test_importing_spandrel_registers(run_cli):
+    """Whoever imports it first; what stands in the way is a warning, and spandrel works without."""
+    pytest.importorskip('spandrel')
+    code = f"""
+import os, sys, warnings
+import safetensors.torch, torchvision  # what takes long to import stays imported in the children
+if len(sys.argv) > 1:  # without the hook
+    import spandrel
+    assert 'IRNsigma' not in spandrel.MAIN_REGISTRY
+    import irnsigma_plugin
+    assert 'IRNsigma' in spandrel.MAIN_REGISTRY
+    sys.exit()
+assert 'spandrel' not in sys.modules and 'irnsigma_plugin' in sys.modules
+for case, (sigma, warning) in {CASES}.items():
+    child = os.fork()
+    if child == 0:
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                exec(case)
+            import spandrel
+            found = [each.architecture for each in spandrel.MAIN_REGISTRY if each.architecture.id == 'IRNsigma']
+            assert [each.sigma for each in found] == ([] if sigma is None else [sigma]), found
+            assert spandrel.__loader__ is spandrel.__spec__.loader and 'irnsigma' not in repr(spandrel.__loader__)
+            texts = [str(each.message) for each in caught if 'irnsigma' in str(each.message)]
+            assert warning in ''.join(texts) and len(texts) == bool(warning), texts
+            os._exit(0)
+        except BaseException as error:
+            print(case, repr(error), flush=True)
+            os._exit(1)
+    if os.waitpid(child, 0)[1] != 0:
+        sys.exit(1)
+"""
+    run_cli('-c', code, IRNSIGMA_SIGMA='')
+    run_cli('-c', code, 'without', IRNSIGMA_AUTOLOAD='0')
 
 
 @pytest.fixture
@@ -105,9 +151,8 @@ def test_tiles_of_a_picture_do_not_share_their_noise(epsilon_of):
 
 
 def test_the_noise_is_that_of_the_8_bit_pixels(epsilon_of):
-    levels = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
-    expected = draw_epsilon((1, 45, 4, 5), 0, hashlib.sha256(levels.tobytes()).hexdigest())
-    lr = torch.from_numpy(levels)[None] / 255
+    lr = torch.arange(3 * 4 * 5).reshape(1, 3, 4, 5) / 255
+    expected = epsilon_of(lr)
     for same in (lr, lr.to(memory_format=torch.channels_last), lr + 0.001, lr.double()):
         torch.testing.assert_close(epsilon_of(same).float(), expected, rtol=0, atol=0)
     changed = lr.clone()

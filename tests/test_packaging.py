@@ -1,4 +1,4 @@
-"""Installation: the plugin is there for every interpreter of the environment, and goes without a trace."""
+"""Installation: plugin and option files are there in the whole environment, and go without a trace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import tarfile
 from importlib import metadata
 
 import pytest
-from helpers.environment import Environment, copy_source
+from helpers.environment import ROOT, Environment, copy_source
+from helpers.experiment import has_alexnet, write_photographs
+from helpers.preparation import save_photographs
 
 import irnsigma_plugin
 from irnsigma_plugin.checkpoints import builtin
@@ -18,6 +20,7 @@ if importlib.util.find_spec('wheel') is None or importlib.util.find_spec('setupt
 
 DATA = [f'models/{name}/{file}' for name in builtin.names() for file in (builtin.FILE, builtin.CARD)]
 DATA += ['py.typed', 'commands/card.md']
+OPTION_FILES = sorted((ROOT / 'options').glob('*.yml'))
 LOADED = "import sys; print([n for n in ('basicsr', 'irnsigma_plugin', 'torch') if n in sys.modules])"
 REGISTERED = "from basicsr.utils.registry import MODEL_REGISTRY as R; print('IRNSigmaModel' in R)"
 SPAWN_WORKER = """
@@ -43,8 +46,9 @@ def source(tmp_path):
 @pytest.mark.parametrize('way', ['directory', 'editable', 'wheel'])
 def test_every_way_of_installing_autoloads(environment, source, tmp_path, way):
     before = set(environment.site.rglob('*'))
-    if way == 'wheel':
-        environment.pip('wheel', '-w', tmp_path / 'wheels', source)
+    if way == 'wheel':  # by way of a source distribution
+        environment.run('setup.py', '-q', 'sdist', '-d', tmp_path, cwd=source)
+        environment.pip('wheel', '-w', tmp_path / 'wheels', *tmp_path.glob('*.tar.gz'))
         environment.install(*(tmp_path / 'wheels').glob('*.whl'))
     else:
         environment.install(*{'directory': [source], 'editable': ['-e', source]}[way])
@@ -56,6 +60,9 @@ def test_every_way_of_installing_autoloads(environment, source, tmp_path, way):
     assert environment.run(worker) == 'True'
     if way == 'directory':
         assert environment.run('-c', REGISTERED) == 'True'
+    environment.run(environment.python.with_name('irnsigma'), 'options', '--to', '.')
+    contents = {path.name: path.read_bytes() for path in environment.work.iterdir()}
+    assert contents == {path.name: path.read_bytes() for path in OPTION_FILES}
 
     environment.run('-m', 'pip', 'uninstall', '-q', '-y', 'irnsigma_plugin')
     assert set(environment.site.rglob('*')) == before
@@ -78,6 +85,23 @@ def test_the_data_is_in_the_source_distribution(environment, source):
     with tarfile.open(archive) as opened:
         names = {name.partition('/')[2] for name in opened.getnames()}
     assert {f'irnsigma_plugin/{file}' for file in DATA} <= names
+
+
+@pytest.mark.skipif(not has_alexnet(), reason='needs the weights of AlexNet')
+def test_a_training_after_an_installation_from_a_wheel(environment, source):
+    """As README has it, from an empty folder; only shorter."""
+    environment.install(source)
+    shutil.rmtree(source)
+    save_photographs(environment.work / 'BSDS400')
+    write_photographs(environment.work / 'datasets/BSD100/HR', count=1)
+    write_photographs(environment.work / 'datasets/quickstart/val', count=1)
+    irnsigma, file = environment.python.with_name('irnsigma'), 'options/train_IRN_x4_cpu.yml'
+    environment.run(irnsigma, 'prepare', 'BSDS400', 'datasets/BSDS400', '--crop-size=24', '--min-size=24')
+    environment.run(irnsigma, 'options', 'train_IRN_x4_cpu')
+    short = ['network_g:block_num=[1,1]', 'datasets:train:gt_size=16', 'train:total_iter=2', 'val:pbar=false']
+    output = environment.run('-m', 'basicsr.train', '-opt', file, '--force_yml', *short)
+    assert 'End of training' in output
+    assert (environment.work / 'experiments/IRN_x4_cpu/models/net_g_latest.pth').exists()
 
 
 def test_pth_without_the_package_is_silent(environment, source):

@@ -22,7 +22,6 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         'a few seconds. The exit status is 0 if all are good, 1 otherwise.',
         epilog='examples:\n  irnsigma check options/train_IRNsigma_x4.yml\n  irnsigma check --no-data options/*.yml\n'
         '  irnsigma check --list-keys',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('options', nargs='*', metavar='OPT', help='option file')
     parser.add_argument(

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from irnsigma_plugin.checkpoints import builtin
-from irnsigma_plugin.commands.arguments import add_imports, network_finder
+from irnsigma_plugin.commands.arguments import add_imports, network_finder, parse_sigma
 
 DIRECTIONS = ('down', 'up')
 OPSET = 18
@@ -23,11 +23,14 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         '  upscale.onnx    lr (N, 3, h, w), latent (N, 3*scale*scale - 3, h, w) -> hr\n'
         'Images are float RGB in [0, 1]. Round lr to 8 bit and clamp hr to [0, 1] yourself, and cut hr\n'
         'to the original size. latent is sigma times normal noise: zeros give the faithful image.\n'
+        'For programs that give an image and take one, --sigma 0.5 writes, in place of the latter,\n'
+        '  upscale_sigma0.5.onnx  lr -> hr, clamped, with noise that follows from the pixels of lr\n'
         'Each model is compared with torch before anything is written.\n\n'
         'safetensors: the weights, under the name of MODEL, with what rebuilding the network takes; every command\n'
         'reads the file in place of MODEL. It is read back before it gets its name.',
         epilog='examples:\n  irnsigma export net_g_latest.pth onnx\n'
         '  irnsigma export IRN_x4.pth onnx --direction up --opset 20\n'
+        '  irnsigma export net_g_latest.pth onnx --sigma 0.5\n'
         '  irnsigma export net_g_latest.pth safetensors --format safetensors',
     )
     add = parser.add_argument
@@ -36,6 +39,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
     add('folder', metavar='FOLDER', help='where the files go; made where it is missing')
     add('--format', choices=('onnx', 'safetensors'), default='onnx', help='default: onnx')
     add('--direction', nargs='+', choices=DIRECTIONS, help='of onnx (default: both)')
+    add('--sigma', type=parse_sigma, help='of onnx: fixed in the upscaling model, which then takes lr alone')
     add('--opset', type=int, help=f'of onnx: set of operators, {OPSET} or more (default: {OPSET})')
     half_help = 'of safetensors: float16, half as large; another model, which does not restore what MODEL downscaled'
     add('--half', action='store_true', help=half_help)
@@ -48,8 +52,10 @@ def _run(args: argparse.Namespace) -> None:
 
     if args.format == 'onnx' and args.half:
         raise ValueError('--half is for --format safetensors; leave it out.')
-    if args.format != 'onnx' and (args.direction or args.opset is not None):
-        raise ValueError('--direction and --opset are for --format onnx; leave them out.')
+    if args.format != 'onnx' and (args.direction or args.opset is not None or args.sigma is not None):
+        raise ValueError('--direction, --opset and --sigma are for --format onnx; leave them out.')
+    if args.sigma is not None and args.direction == ['down']:
+        raise ValueError('--sigma is for --direction up; leave one of them out.')
     target = Path(args.folder, Path(args.model).stem + '.safetensors')
     if args.format == 'safetensors' and target.exists() and target.samefile(builtin.locate(args.model)):
         raise ValueError(f'{target} would replace the checkpoint that it is made of; choose another FOLDER.')
@@ -63,6 +69,7 @@ def _run(args: argparse.Namespace) -> None:
         return
     from irnsigma_plugin.formats.onnx import export_onnx
 
-    errors = export_onnx(net, args.folder, args.direction or DIRECTIONS, OPSET if args.opset is None else args.opset)
+    opset = OPSET if args.opset is None else args.opset
+    errors = export_onnx(net, args.folder, args.direction or DIRECTIONS, opset, args.sigma)
     for path, error in errors.items():
         print(f'{path}: largest deviation from torch {error:.1e}')

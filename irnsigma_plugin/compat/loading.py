@@ -1,7 +1,8 @@
-"""Loads the plugin into BasicSR at the moment BasicSR is imported.
+"""Loads the plugin into BasicSR and spandrel at the moment they are imported.
 
 `python -m basicsr.train` imports only BasicSR's own folders. So a `.pth` file beside this package imports it at every
 interpreter start, and its finder waits for `import basicsr`: then come fixes, BasicSR, this plugin, and extensions.
+After `import spandrel`, of which the importing program knows no more, this plugin registers.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import warnings
 from types import ModuleType
 from typing import Any
 
+from irnsigma_plugin.checks import one_line
+
 _PACKAGE = __name__.partition('.')[0]
 # What this plugin builds on, and older versions lack.
 _NEEDED = {
@@ -21,17 +24,17 @@ _NEEDED = {
 }
 
 
-def find_basicsr(path: Any, target: Any) -> Any:
-    """Spec of `basicsr` as everybody else finds it, to be executed by `_Loader`; None where there is no BasicSR."""
+def find_host(name: str, path: Any, target: Any) -> Any:
+    """Spec of a package as everybody else finds it, to be executed by `_Loader`; None where there is none."""
     others = [each for each in sys.meta_path if type(each).__module__ != _PACKAGE and hasattr(each, 'find_spec')]
-    spec: Any = next(filter(None, (finder.find_spec('basicsr', path, target) for finder in others)), None)
+    spec: Any = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
     if spec is not None and spec.loader is not None:  # None: a mere folder of that name
         spec.loader = _Loader(spec.loader)
     return spec
 
 
 class _Loader:
-    """BasicSR's ordinary loader, with the plugin's work before and after the package is executed."""
+    """A package's ordinary loader, with the plugin's work before and after the package is executed."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
@@ -41,9 +44,10 @@ class _Loader:
 
     def exec_module(self, module: Any) -> None:
         module.__loader__ = module.__spec__.loader = self._loader
-        prepare()
+        if module.__name__ == 'basicsr':
+            prepare()
         self._loader.exec_module(module)
-        complete()
+        complete(module.__name__)
 
 
 def prepare() -> None:
@@ -93,8 +97,14 @@ def change() -> str | None:
     return None
 
 
-def complete() -> None:
-    """Change the behaviour of an imported BasicSR, register, import extensions. Harmless when repeated."""
+def complete(name: str) -> None:
+    """Register with an imported package; change the behaviour of BasicSR, import extensions. Harmless when repeated."""
+    if name == 'spandrel':
+        try:
+            importlib.import_module('irnsigma_plugin.formats.spandrel')
+        except Exception as error:  # the program that imports spandrel may need nothing of this
+            warnings.warn(f'irnsigma_plugin stays out of spandrel: {one_line(error)}', stacklevel=2)
+        return
     if lacking := change():
         older = f'{sys.modules["basicsr"].__file__}, which is no BasicSR 1.4.2 or later'
         warnings.warn(f'irnsigma_plugin stays out of {older}: {lacking}.', stacklevel=2)

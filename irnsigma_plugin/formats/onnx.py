@@ -16,6 +16,8 @@ from irnsigma_plugin.archs.rescaling_net import RescalingNet, quantize
 from irnsigma_plugin.checkpoints.weights import model_hash
 from irnsigma_plugin.checks import whole_number
 from irnsigma_plugin.files import atomic_write, make_folder
+from irnsigma_plugin.rescaling.latent import restore_alone
+from irnsigma_plugin.sigma import check_sigma
 
 DEFAULT_OPSET = 18  # the oldest set of operators that torch's exporter has of its own
 TOLERANCE = 0.1 / 255  # largest deviation from torch: a tenth of a step of an 8-bit image
@@ -27,7 +29,11 @@ class OnnxError(RuntimeError):
 
 
 def export_onnx(
-    net: RescalingNet, folder: str | os.PathLike, directions: Sequence[str] = ('down', 'up'), opset: int = DEFAULT_OPSET
+    net: RescalingNet,
+    folder: str | os.PathLike,
+    directions: Sequence[str] = ('down', 'up'),
+    opset: int = DEFAULT_OPSET,
+    sigma: float | None = None,
 ) -> dict[str, float]:
     """Write `downscale.onnx` (hr -> lr) and `upscale.onnx` (lr, latent -> hr), for images of any size.
 
@@ -38,12 +44,15 @@ def export_onnx(
     files. Every model is run by onnxruntime and compared with torch before any file is written. The network is on the
     CPU; the folder is made where it is missing.
 
+    With a sigma, `upscale_sigma<sigma>.onnx` (lr -> hr, clamped to [0, 1]) is written in place of `upscale.onnx`. It is
+    :func:`~irnsigma_plugin.rescaling.latent.restore_alone`.
+
     Returns:
         By path of each file its largest deviation from torch.
 
     Raises:
         OnnxError: A package is missing, the exporter fails, or a model deviates by more than `TOLERANCE`.
-        ValueError: The opset is no whole number from 18.
+        ValueError: The opset is no whole number from 18, or sigma no number in [0, 1].
         WriteError: The folder or a file cannot be written.
     """
     whole_number('opset', opset, smallest=DEFAULT_OPSET)
@@ -54,10 +63,12 @@ def export_onnx(
     for name, layer in list(net.named_modules()):
         if isinstance(layer, LearnableDownsampling):
             net.set_submodule(name, _FixedMatrix(layer))
+    up: Half = (UpscaleAtSigma if getattr(net, 'sigma_input', False) else Upscale)(net)
+    if sigma is not None:
+        up = UpscaleAlone(net, check_sigma(sigma))
     models, errors = {}, {}
     for direction in directions:
-        up = UpscaleAtSigma if getattr(net, 'sigma_input', False) else Upscale
-        half = {'down': Downscale, 'up': up}[direction](net).eval()  # the exporter warns of anything else
+        half = {'down': Downscale(net), 'up': up}[direction].eval()  # the exporter warns of anything else
         path = os.path.join(folder, half.file_name)
         models[path] = _export(half, opset)
         errors[path] = _largest_error(half, models[path])
@@ -121,6 +132,21 @@ class UpscaleAtSigma(Upscale):
         return {'lr': lr, 'epsilon': epsilon, 'sigma': lr[:, :1]}
 
 
+class UpscaleAlone(Upscale):
+    """lr -> hr, at a fixed sigma."""
+
+    def __init__(self, net: RescalingNet, sigma: float) -> None:
+        super().__init__(net)
+        self.sigma = sigma
+        self.file_name = f'upscale_sigma{sigma:g}.onnx'
+
+    def forward(self, lr: Tensor) -> Tensor:  # type: ignore[override]
+        return restore_alone(self.net, lr, self.sigma).clamp(0, 1)
+
+    def example(self, n: int, height: int, width: int) -> dict[str, Tensor]:
+        return {'lr': super().example(n, height, width)['lr']}
+
+
 def _export(half: Half, opset: int) -> bytes:
     inputs = half.example(2, 5 * half.net.scale, 7 * half.net.scale)
     logger = logging.getLogger('onnxscript')
@@ -149,6 +175,8 @@ def _export(half: Half, opset: int) -> bytes:
     if written != opset:
         raise OnnxError(f'torch {torch.__version__} cannot export with opset {opset}; it offers {written}.')
     program.model.metadata_props.update(scale=str(half.net.scale), model_hash=model_hash(half.net.state_dict()))
+    if isinstance(half, UpscaleAlone):
+        program.model.metadata_props['sigma'] = str(half.sigma)
     return program.model_proto.SerializeToString()
 
 

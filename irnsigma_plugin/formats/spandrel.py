@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 from typing import Any
 
 try:
@@ -10,21 +10,19 @@ try:
     from spandrel.util import KeyCondition
 except ImportError as error:
     raise ImportError('register_spandrel needs spandrel 0.4 or later: pip install spandrel') from error
-import torch
 from torch import Tensor, nn
 
 from irnsigma_plugin.archs.irn_arch import IMAGE_CHANNELS
-from irnsigma_plugin.archs.rescaling_net import RescalingNet, quantize
+from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.checkpoints.weights import DEFAULT_CLAMP, Checkpoint, build_network
 from irnsigma_plugin.checks import number
-from irnsigma_plugin.rescaling.latent import draw_epsilon
+from irnsigma_plugin.rescaling.latent import restore_alone
 from irnsigma_plugin.sigma import check_sigma
 
 
 class Upscaler(nn.Module):
-    """`lr -> upscale(lr, sigma · epsilon)`, with an epsilon of its own for every image, always the same one.
+    """:func:`~irnsigma_plugin.rescaling.latent.restore_alone` as a module.
 
-    It is that of `draw_epsilon` with seed 0 and, as a name, the SHA-256 of the image's pixels, rounded to 8 bit.
     (N, 3, h, w) in [0, 1] -> (N, 3, scale·h, scale·w), not clamped. The attribute `sigma` can be changed at any time.
     """
 
@@ -34,13 +32,7 @@ class Upscaler(nn.Module):
         self.sigma = sigma
 
     def forward(self, lr: Tensor) -> Tensor:
-        shape = self.net.latent_shape(lr.shape)
-        if self.sigma == 0:
-            return self.net.restore(lr, lr.new_zeros(shape), 0.0)
-        levels = (quantize(lr.detach().float()) * 255).round().byte().cpu()
-        names = (hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest() for image in levels)
-        epsilon = torch.cat([draw_epsilon((1, *shape[1:]), 0, name) for name in names]).to(lr)
-        return self.net.restore(lr, epsilon, self.sigma)
+        return restore_alone(self.net, lr, self.sigma)
 
 
 class UpscalerDescriptor(ImageModelDescriptor[Upscaler]):
@@ -92,13 +84,14 @@ class IRNArchitecture(Architecture[Upscaler]):
 _ARCHITECTURE = IRNArchitecture()
 
 
-def register_spandrel(sigma: float = 0.0, clamp: float = 1.0) -> None:
+def register_spandrel(sigma: float | None = None, clamp: float = 1.0) -> None:
     """Let spandrel load checkpoints of this plugin and of the original IRN, as upscalers at a fixed sigma.
 
-    A repeated call sets `sigma` and `clamp` of the models that are loaded after it.
+    The import of spandrel has called it already; another call sets `sigma` and `clamp` of the models loaded after it.
 
     Args:
-        sigma: In [0, 1]. Of a loaded model it can be changed: `descriptor.model.sigma = 0.5`.
+        sigma: In [0, 1]; by default what the environment variable IRNSIGMA_SIGMA says, or 0. Of a loaded model it can
+            be changed: `descriptor.model.sigma = 0.5`.
         clamp: That of `network_g` in the training, for files from before it was stored among the weights.
 
     Raises:
@@ -108,6 +101,14 @@ def register_spandrel(sigma: float = 0.0, clamp: float = 1.0) -> None:
         >>> irnsigma_plugin.register_spandrel()
         >>> hr = spandrel.ModelLoader().load_from_file('net_g_latest.pth')(lr)
     """
+    if sigma is None:
+        try:
+            sigma = check_sigma(float(os.environ.get('IRNSIGMA_SIGMA') or 0))
+        except ValueError as error:
+            raise ValueError(f'IRNSIGMA_SIGMA in the environment: {error}') from None
     _ARCHITECTURE.sigma = check_sigma(sigma)
     _ARCHITECTURE.clamp = number('clamp', clamp, above=0)
     MAIN_REGISTRY.add(ArchSupport.from_architecture(_ARCHITECTURE), ignore_duplicates=True)
+
+
+register_spandrel()

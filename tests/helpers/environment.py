@@ -53,5 +53,6 @@ def copy_source(folder: Path) -> Path:
     folder.mkdir()
     for name in ('setup.py', 'pyproject.toml', 'LICENSE', 'README.md'):
         shutil.copy(ROOT / name, folder)
-    shutil.copytree(ROOT / 'irnsigma_plugin', folder / 'irnsigma_plugin')
+    for name in ('irnsigma_plugin', 'options'):
+        shutil.copytree(ROOT / name, folder / name)
     return folder
