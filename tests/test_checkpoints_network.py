@@ -104,6 +104,13 @@ def test_a_file_tells_its_clamp_without_the_block(tmp_path):
         assert Rescaler.from_checkpoint(path, 'cpu').net.operations[1].clamp == 2.0
 
 
+def test_a_discriminators_file_is_pointed_out(tmp_path):
+    path = tmp_path / 'net_d_5.pth'
+    torch.save({'params': IRNDiscriminator(num_feat=2).state_dict()}, path)
+    with pytest.raises(CheckpointError, match=r'It is of a discriminator: take net_g_5\.pth\.'):
+        Rescaler.from_checkpoint(path, 'cpu')
+
+
 def without(state_dict: dict, part: str) -> dict:
     return {key: value for key, value in state_dict.items() if part not in key}
 
