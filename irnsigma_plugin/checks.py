@@ -14,6 +14,7 @@ of the block before it, the constructor its class, by `raise_faults('MyNet', MyN
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import sys
@@ -60,17 +61,27 @@ def is_whole(value: Any, smallest: float = 1) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= smallest
 
 
+def _number_in_quotes(value: Any) -> str:
+    """What to do about a text that looks like a number; empty for other values."""
+    with contextlib.suppress(ValueError):
+        if isinstance(value, str) and math.isfinite(float(value)):
+            is_bare = 'e' not in value.lower()
+            return f' (text: {"remove the quotes" if is_bare else "write !!float before a number such as 1e-4"})'
+    return ''
+
+
 def _rule(accepts: Callable[[Any], object], demand: str) -> Rule:
     def rule(name: str, value: Any) -> Iterator[str]:
         if not accepts(value):
-            yield f'{name} must be {demand} {value!r}.'
+            yield f'{name} must be {demand} {value!r}{_number_in_quotes(value)}.'
 
     return rule
 
 
-def whole(smallest: int = 1) -> Rule:
+def whole(smallest: int = 1, largest: float = math.inf) -> Rule:
     """A whole number."""
-    return _rule(lambda value: is_whole(value, smallest), f'a whole number, {smallest} or more, but got')
+    bounds = f'{smallest} or more' if math.isinf(largest) else f'{smallest} to {largest}'
+    return _rule(lambda value: is_whole(value, smallest) and value <= largest, f'a whole number, {bounds}, but got')
 
 
 def one_of(*choices: Any) -> Rule:
@@ -93,8 +104,7 @@ def finite(above: float = -math.inf, smallest: float = -math.inf, largest: float
         if not (is_number and value > above and max(smallest, -LARGEST) <= value <= min(largest, LARGEST)):
             limits = {', more than {:g}': above, ', {:g} or more': smallest, ', {:g} or less': largest}
             bounds = ''.join(words.format(limit) for words, limit in limits.items() if math.isfinite(limit))
-            hint = ' (text: write !!float before a number such as 1e-4)' if isinstance(value, str) else ''
-            yield f'{name} must be a number{bounds}, but got {value!r}{hint}.'
+            yield f'{name} must be a number{bounds}, but got {value!r}{_number_in_quotes(value)}.'
 
     return rule
 
@@ -107,8 +117,11 @@ def iterations(smallest: int = 1) -> Rule:
 
 
 def either(choice: Any, other: Rule) -> Rule:
-    """One value, or what another rule takes."""
-    return lambda name, value: other(name, value) if any(one_of(choice)(name, value)) else iter(())
+    """One value, or what another rule takes, whose message names the value, too, if it is a text."""
+    demand = f' must be {choice}, or ' if isinstance(choice, str) else ' must be '
+    return lambda name, value: (
+        fault.replace(' must be ', demand, 1) for fault in other(name, value) if any(one_of(choice)(name, value))
+    )
 
 
 def list_of(item: Rule, example: str, shortest: int = 1, longest: float = math.inf) -> Rule:

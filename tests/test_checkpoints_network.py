@@ -119,6 +119,13 @@ def test_weights_of_sigma_show_that_there_are_some(tmp_path):
     check_fits(net, tiny().state_dict(), 'net.pth')  # a network that is to learn of sigma
 
 
+def test_a_discriminators_file_is_pointed_out(tmp_path):
+    path = tmp_path / 'net_d_5.pth'
+    torch.save({'params': IRNDiscriminator(num_feat=2).state_dict()}, path)
+    with pytest.raises(CheckpointError, match=r'It is of a discriminator: take net_g_5\.pth\.'):
+        Rescaler.from_checkpoint(path, 'cpu')
+
+
 def without(state_dict: dict, part: str) -> dict:
     return {key: value for key, value in state_dict.items() if part not in key}
 

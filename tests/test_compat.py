@@ -223,7 +223,7 @@ class TestLoadResumeState:
             path.write_bytes(content)
         opt.update(auto_resume=False)
         opt['path']['resume_state'] = str(path)
-        with pytest.raises(RuntimeError, match=r'cannot read .*some\.state.*--auto_resume'):
+        with pytest.raises(RuntimeError, match=r'cannot resume .*some\.state.*--auto_resume'):
             resume.load_resume_state(opt)
 
     @pytest.mark.parametrize('auto_resume', [False, True])
@@ -291,7 +291,7 @@ class TestWrongOptionFiles:
         path.parent.mkdir(parents=True)
         torch.save(InvRescaleNet(**without_type(opt['network_g'])).state_dict(), path)
         opt['path'] = {'pretrain_network_g': str(path)}
-        assert refused(opt).startswith(f'path.pretrain_network_g: BasicSR renames {folder} before it reads this: copy')
+        assert refused(opt).startswith('path.pretrain_network_g: BasicSR renames experiments/tiny before it reads')
         assert path.exists()
 
     def test_types_that_nobody_has_registered(self, opt, refused):
@@ -345,8 +345,9 @@ class TestWrongOptionFiles:
         job.mkdir()
         done = run_cli('-m', 'basicsr.train', '-opt', file, cwd=job, check=False)
         assert done.returncode == 1
+        assert 'Traceback' not in done.stdout
         last = done.stdout.splitlines()[-3:]
-        assert last[0].endswith(f'OptionError: {file} has 2 faults:')
+        assert last[0] == f'{file} has 2 faults:'
         assert sorted(last[1:]) == [
             '  Unknown key network_g.growth_channel. Did you mean growth_channels?',
             '  val.sigmas[1]: sigma must be a number from 0 (faithful) to 1 (sharp), but got 2.',
@@ -438,7 +439,7 @@ def test_torchrun_without_launcher_option_is_refused(parse, tmp_path, monkeypatc
     monkeypatch.setenv('WORLD_SIZE', '4')
     parse(write_options(tmp_path, PLUGIN_METRIC))  # some other program's variable
     monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'none')
-    with pytest.raises(RuntimeError, match='torchrun started 4 processes.*add --launcher pytorch'):
+    with pytest.raises(OptionError, match='torchrun started 4 processes.*add --launcher pytorch'):
         parse(write_options(tmp_path, PLUGIN_METRIC))
     parse(write_options(tmp_path))  # BasicSR's own business
 

@@ -264,6 +264,30 @@ def test_a_state_of_basicsr_resumes(make_model, basicsr_log):
     assert 'of 0 processes, not of 1' in basicsr_log.text
 
 
+@pytest.mark.parametrize(('strict', 'is_refused'), [(True, True), (None, True), (False, False)])
+def test_a_key_that_is_left_empty_counts_as_absent(make_model, tmp_path, strict, is_refused):
+    """`strict_load_g: ~` is read alike by the check and by the model; `warmup_iter: ~` is computed with by BasicSR."""
+    path = str(tmp_path / 'net_g.pth')
+    torch.save({'params': {'operations.1.F.conv1.bias': torch.full((4,), 0.5)}}, path)
+
+    def change(options):
+        options['path'] = {'pretrain_network_g': path, 'strict_load_g': strict}
+        options['train']['warmup_iter'] = None
+
+    if is_refused:
+        with pytest.raises(OptionError, match='is not of this InvRescaleNet'):
+            make_model(change=change)
+    model = make_model()
+    if is_refused:
+        with pytest.raises(CheckpointError, match='is not of this InvRescaleNet'):
+            model.load_network(model.net_g, path, strict)
+    else:
+        model = make_model(change=change)
+        model.load_network(model.net_g, path, strict)
+        assert (model.net_g.operations[1].F.conv1.bias == 0.5).all()
+    model.update_learning_rate(1, warmup_iter=None)
+
+
 def test_another_clamp_than_the_saved_one_is_refused(make_model):
     model = make_model()
     model.save(0, 7)

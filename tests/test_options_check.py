@@ -5,13 +5,23 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-from pathlib import Path
 
 import pytest
 import torch
 from basicsr.archs.vgg_arch import NAMES
 from basicsr.losses.gan_loss import GANLoss
 from helpers.experiment import write_photographs
+from helpers.wrong_options import (
+    COSINE,
+    IRN_SIGMA,
+    MISSING,
+    OPTION_FILES,
+    TEST,
+    WRONG_TEST_FILES,
+    WRONG_TRAINING_FILES,
+    changed,
+    read_long,
+)
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
@@ -20,26 +30,11 @@ from irnsigma_plugin.evaluation.measures import LR_METRICS, hr_metrics
 from irnsigma_plugin.losses.perceptual_loss import VGG_STAGES, vgg_layers
 from irnsigma_plugin.options import check, keys
 from irnsigma_plugin.options.check import is_training
-from irnsigma_plugin.options.file import read_option_file
-from irnsigma_plugin.options.train_val import expand_metrics
+from irnsigma_plugin.options.train_val import expand_metrics, read_val_options
 from irnsigma_plugin.sigma import SigmaSampler
 
 REGISTERED = registered()
-OPTION_FILES = sorted((Path(__file__).resolve().parents[1] / 'options').glob('*.yml'))
-
-
-def read_long(name):
-    """An option file of that name, with the long form of its metrics."""
-    opt = read_option_file(next(file for file in OPTION_FILES if file.name == name))
-    expand_metrics(opt)
-    return opt
-
-
-IRN_SIGMA = read_long('train_IRNsigma_x4.yml')
-TEST = read_long('test_IRNsigma_x4.yml')
-MISSING = object()
-PSNR = {'type': 'calculate_psnr', 'crop_border': 4}
-COSINE = {'type': 'CosineAnnealingRestartLR', 'periods': [400000], 'restart_weights': [1]}
+NOTHING_ELSE = {'datasets': {}, 'train': {}, 'val': {}}  # that would be looked for outside the file
 
 
 def option_faults(opt, is_train):
@@ -52,159 +47,6 @@ def outside_faults(opt, **arguments):
 
 def unchecked_blocks(opt):
     return check.unchecked_blocks(opt, REGISTERED)
-
-
-#: Dotted key, its wrong value, and words that the message must contain beside the key.
-WRONG_TRAINING_FILES = [
-    # Keys that nothing reads.
-    ('scael', 4, 'Did you mean scale?'),
-    ('netwrok_g', {}, 'Did you mean network_g?'),
-    ('<<', {}, 'Unknown key <<'),
-    ('datasets.train.gt_sise', 144, 'Did you mean gt_size?'),
-    ('datasets.train.use_flip', True, 'Did you mean use_hflip?'),
-    ('datasets.train.color', 'y', 'the network takes RGB'),
-    ('datasets.val.dataroot_lq', 'x', 'use type: PairedImageDataset'),
-    ('network_g.growth_channel', 32, 'Did you mean growth_channels?'),
-    ('network_g.zzz', 1, 'Known keys: block_num, clamp, growth_channels, scale.'),
-    ('network_d.num_feats', 64, 'Did you mean num_feat?'),
-    ('path.pretrained_network_g', 'x', 'Did you mean pretrain_network_g?'),
-    ('path.strict_load', True, 'Did you mean strict_load_'),
-    ('train.grad_clipp', 10, 'Did you mean grad_clip?'),
-    ('train.pixel_opt', {'type': 'L1Loss'}, 'mixture_opt'),
-    ('train.sigma.value', [1], 'Did you mean values?'),
-    ('train.mixture_opt.lambda_reconstuction', 1, 'Did you mean lambda_reconstruction?'),
-    ('train.perceptual_opt.layer_weight', {}, 'Did you mean layer_weights?'),
-    ('train.gan_opt.gan_typ', 'vanilla', 'Did you mean gan_type?'),
-    ('train.optim_g.beta', [0.9, 0.999], 'Did you mean betas?'),
-    ('train.scheduler.milestone', [1], 'Did you mean milestones?'),
-    ('val.sigma', [0], 'Did you mean sigmas?'),
-    ('val.metrics.lpips.nett', 'alex', 'Did you mean net?'),
-    ('val.metrics.psnr.crop_boarder', 4, 'Did you mean crop_border?'),
-    ('logger.save_freq', 5000, 'Did you mean '),
-    ('dist_params.backand', 'nccl', 'Did you mean backend?'),
-    # Keys without which BasicSR stumbles.
-    ('name', MISSING, 'is missing'),
-    ('model_type', MISSING, 'is missing or no text: IRNSigmaModel'),
-    ('model_type', ['IRNSigmaModel'], 'is missing or no text'),
-    ('num_gpu', MISSING, 'is missing: auto'),
-    ('scale', None, 'is missing'),
-    ('path', None, 'is missing'),
-    ('datasets', MISSING, 'is missing'),
-    ('datasets.train', MISSING, 'is missing'),
-    ('datasets.train.type', MISSING, 'is missing'),
-    ('datasets.train.name', MISSING, 'is missing'),
-    ('datasets.train.dataroot_lq', None, 'PairedImageDataset needs it'),
-    ('datasets.train.io_backend', MISSING, 'is missing'),
-    ('datasets.train.batch_size_per_gpu', MISSING, 'is missing'),
-    ('datasets.train.gt_size', MISSING, 'is missing'),
-    ('network_g', MISSING, 'is missing: for example {type: InvRescaleNet'),
-    ('train.mixture_opt', None, 'is missing: it names the loss'),
-    ('train.optim_g', MISSING, 'is missing'),
-    ('train.optim_g.lr', MISSING, 'is missing'),
-    ('train.scheduler.milestones', MISSING, 'is missing'),
-    ('train.total_iter', MISSING, 'is missing'),
-    ('val.save_img', MISSING, 'is missing'),
-    ('val.metrics.psnr.crop_border', MISSING, 'is missing'),
-    ('logger', MISSING, 'is missing'),
-    ('logger.use_tb_logger', MISSING, 'is missing'),
-    # Wrong types and ranges.
-    ('name', 2022, 'must be text, in quotes'),
-    ('scale', 2.5, 'must be a whole number'),
-    ('num_gpu', 'all', 'must be a whole number, 0 or more'),
-    ('manual_seed', -1, '0 or more'),
-    ('datasets', [], 'must be a block'),
-    ('datasets.train', 'DIV2K', 'must be a block'),
-    ('datasets.train.io_backend.type', 'memcached', "'disk', 'lmdb'"),
-    ('datasets.train.num_worker_per_gpu', -1, '0 or more'),
-    ('datasets.train.batch_size_per_gpu', '16', "must be a whole number, 1 or more, but got '16'"),
-    ('datasets.train.use_rot', 'yes', 'must be true or false'),
-    ('datasets.train.prefetch_mode', 'gpu', "'cpu', 'cuda'"),
-    ('datasets.train.meta_info_file', 'list.txt', 'an LMDB has its own'),
-    ('network_g', 'InvRescaleNet', 'must be a block'),
-    ('network_g.type', MISSING, 'is missing, for example InvRescaleNet'),
-    ('network_g.scale', 5, 'one of [2, 3, 4, 8]'),
-    ('network_g.block_num', 8, 'must be a list such as [8, 8]'),
-    ('network_g.block_num', [8, 0], 'each a whole number from 1, but is [8, 0]'),
-    ('network_g.block_num', [8, True], 'each a whole number from 1, but is [8, True]'),
-    ('network_g.growth_channels', 0, '1 or more'),
-    ('network_g.clamp', None, 'must be a number'),
-    ('network_d.input_size', 160, 'must be 128 to 159'),
-    ('train.sigma.strategy', 'gauss', "'points', 'uniform', 'fixed'"),
-    ('train.sigma.values', [0, 1.5], 'from 0 (faithful) to 1 (sharp), but got 1.5'),
-    ('train.sigma.per', 'image', "'sample', 'batch'"),
-    ('train.mixture_opt.type', 'L1Loss', 'Use type: MixtureLoss'),
-    ('train.mixture_opt.lambda_guidance', -16, '0 or more'),
-    ('train.mixture_opt.weighting', 'sigmas', "'sigma', 'equal'"),
-    ('train.perceptual_opt.type', 'PerceptualLoss', 'Use type: PerSamplePerceptualLoss'),
-    ('train.perceptual_opt.vgg_type', 'vgg11', "'vgg16', 'vgg19'"),
-    ('train.perceptual_opt.layer_weights', {'conv5_5': 1}, 'is no layer of vgg19; its last convolution is conv5_4'),
-    ('train.perceptual_opt.layer_weights', {'conv5_4': 0}, 'more than 0'),
-    ('train.gan_opt.gan_type', 'standard', "'vanilla'"),
-    ('train.fake_weighting', 'none', "'sigma', 'all'"),
-    ('train.grad_clip', float('nan'), 'more than 0'),
-    ('train.max_skipped_steps', 0, '1 or more'),
-    ('train.optim_g.type', 'Adm', "one of ['Adam'"),
-    ('train.optim_g.lr', '1e-4', 'write !!float before a number such as 1e-4'),
-    ('train.optim_d.betas', [0.9], 'must be a list such as [0.9, 0.999]'),
-    ('train.scheduler.type', 'StepLR', "'MultiStepLR'"),
-    ('train.scheduler.gamma', 0, 'more than 0'),
-    ('train.total_iter', '4e5', 'write !!float'),
-    ('train.ema_decay', 999, '1 or less'),
-    ('train.net_d_init_iters', -1, '0 or more'),
-    ('val', 'none', 'must be a block'),
-    ('val.val_freq', 2.5, 'must be a whole number'),
-    ('val.sigmas', 0.5, 'must be a list such as [0, 0.5, 1]'),
-    ('val.sigmas', [-0.1, 1], 'from 0 (faithful) to 1 (sharp), but got -0.1'),
-    ('val.seed', 1.5, 'must be an integer'),
-    ('val.metrics', [PSNR], 'must be a block'),
-    ('val.metrics.psnr.type', MISSING, 'is missing'),
-    ('val.metrics.lpips.net', 'alexnet', "'alex', 'vgg', 'squeeze'"),
-    ('val.metrics.lpips.better', 'higher', "'lower'"),
-    ('val.metrics.lpips.better', MISSING, 'is missing'),
-    ('val.lr_metrics.psnr_y.test_y_channel', 'y', 'must be true or false'),
-    ('logger.print_freq', 0, '1 or more'),
-    # What must agree with each other.
-    ('scale', 2, 'make them equal'),
-    ('datasets.train.gt_size', 146, 'must be a multiple of the scale, 4, but is 146'),
-    ('datasets.train.gt_size', 128, 'network_d.input_size is 144: make them equal'),
-    ('datasets.train.type', 'SingleImageDataset', 'no originals to train on'),
-    (
-        'datasets.test_1',
-        {'type': 'HRImageDataset', 'name': 'a', 'dataroot_gt': 'a', 'io_backend': {'type': 'disk'}},
-        'a training takes data sets named train and val',
-    ),
-    ('network_g.block_num', [8], 'must be a list of 2 whole number(s)'),
-    ('network_d', MISSING, 'missing: network_d.'),
-    ('train.gan_opt', None, 'missing: train.gan_opt.'),
-    ('train.mixture_opt.distribution', 'latent', 'missing: distribution: adversarial'),
-    ('train.sigma', {'strategy': 'fixed', 'values': [0, 1]}, "'fixed' exactly one"),
-    ('train.scheduler', {**COSINE, 'periods': [1000]}, 'train.total_iter is 400000: make them last to the end'),
-    ('train.scheduler', {**COSINE, 'restart_weights': [1, 1]}, 'must be of the same length'),
-    ('val.sigmas', [0, 1, 0], 'must differ from each other'),
-    ('val.metrics', MISSING, 'val.lr_metrics needs val.metrics'),
-    ('datasets.train_2', IRN_SIGMA['datasets']['train'], 'a training takes data sets named train and val'),
-    ('datasets.val_2', IRN_SIGMA['datasets']['val'], 'is also that of datasets.val'),
-]
-WRONG_TEST_FILES = [
-    ('val', MISSING, 'is missing'),
-    ('val.save_img', MISSING, 'is missing'),
-    ('datasets.train', TEST['datasets']['test_1'], 'a test takes data sets named test and val'),
-    ('datasets.test_1.use_hflip', 0, 'true or false'),
-]
-
-
-def changed(opt, key, value):
-    """A copy of the options with one dotted key set or left out."""
-    opt = copy.deepcopy(opt)
-    *parents, last = key.split('.')
-    block = opt
-    for parent in parents:
-        block = block[parent]
-    if value is MISSING:
-        del block[last]
-    else:
-        block[last] = value
-    return opt
 
 
 @pytest.mark.parametrize('file', OPTION_FILES, ids=lambda file: file.stem)
@@ -352,7 +194,7 @@ def test_other_good_values(key, value):
         'val.metrics.psnr',
     ],
 )
-def test_blocks_of_an_extension_are_left_to_it(block):
+def test_types_that_nobody_has_registered(block):
     opt = changed(
         IRN_SIGMA,
         block,
@@ -365,7 +207,12 @@ def test_blocks_of_an_extension_are_left_to_it(block):
         },
     )
     assert option_faults(opt, is_train=True) == []
-    assert unchecked_blocks(opt) == [f'{block} (TypeOfAnExtension)']
+    assert unchecked_blocks(opt) == []
+    extension = 'If it is of an extension, install that, or name it in imports.'
+    assert check.unknown_types(opt, REGISTERED) == {block: f'{block}: there is no TypeOfAnExtension. {extension}'}
+    opt['model_type'] = 'SRModel'  # which may read its blocks in other ways
+    assert check.unknown_types(opt, REGISTERED) == {}
+    assert f'{block} (TypeOfAnExtension)' in unchecked_blocks(opt)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +226,8 @@ def test_blocks_of_an_extension_are_left_to_it(block):
 )
 def test_types_that_look_like_typing_errors_are_pointed_out(key, kind, meant):
     opt = changed(IRN_SIGMA, key if key == 'model_type' else f'{key}.type', kind)
-    assert f'{key} ({kind}. Did you mean {meant}?)' in unchecked_blocks(opt)
+    (fault,) = check.unknown_types(opt, REGISTERED).values()
+    assert fault.startswith(f'{key}: there is no {kind}. Did you mean {meant}? If it is of an extension')
 
 
 def test_of_another_model_only_the_plugins_blocks_are_judged():
@@ -567,7 +415,7 @@ class TestBlocksOfExtensions:
     def test_a_checkpoint_is_compared_with_the_network(self, tmp_path):
         path = tmp_path / 'net_g.pth'
         small = {'type': 'WiderNet', 'block_num': [1, 1], 'growth_channels': 2}
-        opt = {**IRN_SIGMA, 'datasets': {}, 'path': {'pretrain_network_g': str(path)}, 'network_g': small}
+        opt = {**IRN_SIGMA, **NOTHING_ELSE, 'path': {'pretrain_network_g': str(path)}, 'network_g': small}
         torch.save(WiderNet(4, [1, 1], 2).state_dict(), path)
         assert outside_faults(opt) == []
         state = torch.get_rng_state()
@@ -581,7 +429,7 @@ class TestBlocksOfExtensions:
         torch.save(WiderNet(4, [1, 1], 2).state_dict(), path)
         monkeypatch.setattr(WiderNet, '__init__', lambda self, scale=4: torch.zeros(1).item())
         path = {'pretrain_network_g': str(path)}
-        opt = {**IRN_SIGMA, 'datasets': {}, 'path': path, 'network_g': {'type': 'WiderNet'}}
+        opt = {**IRN_SIGMA, **NOTHING_ELSE, 'path': path, 'network_g': {'type': 'WiderNet'}}
         assert outside_faults(opt) == []
 
 
@@ -589,6 +437,9 @@ def test_paper_stands_for_the_usual_metrics():
     opt = {'scale': 2, 'val': {'metrics': 'paper', 'lr_metrics': 'paper', 'seed': 1}}
     expand_metrics(opt)
     assert opt['val'] == {'metrics': hr_metrics(2), 'lr_metrics': LR_METRICS, 'seed': 1}
+    opt['val']['metrics'] = 'paper'
+    read_val_options(opt)  # of a model that is made in Python
+    assert opt['val']['metrics'] == hr_metrics(2)
     opt['val']['lr_metrics']['psnr_y']['crop_border'] = 9
     assert LR_METRICS['psnr_y']['crop_border'] == 0, 'the definition stays'
     for untouched in (None, [], {}, {'val': None}, {'val': {'metrics': {'a': 1}}}, {'val': {'metrics': 'papers'}}):
@@ -609,6 +460,9 @@ class TestFilesThatAnOptionFileNames:
             opt['datasets'][name].update(images)
             opt['datasets'][name].pop('dataroot_lq', None)
         opt['network_g'].update(block_num=[1, 1], growth_channels=4)
+        opt['datasets']['train']['batch_size_per_gpu'] = 3
+        opt['train']['perceptual_opt']['weights'] = 'random'
+        del opt['val']['metrics']['lpips']
         return opt
 
     def test_nothing_is_wrong(self, opt):

@@ -212,6 +212,12 @@ def test_a_training_lasts_where_images_are_left_over(experiment):
     assert experiment.read(f'training_states/{ITERATIONS}.state')['iter'] == ITERATIONS
 
 
+def test_a_ratio_that_is_left_empty_counts_as_absent(experiment):
+    experiment.shorten(batch_size_per_gpu=3, dataset_enlarge_ratio=None)
+    experiment.train()
+    assert experiment.read(f'training_states/{ITERATIONS}.state')['iter'] == ITERATIONS
+
+
 def test_a_training_lasts_when_it_goes_on_with_smaller_batches(experiment):
     experiment.shorten(batch_size_per_gpu=3, dataset_enlarge_ratio=1)
     experiment.options['train']['total_iter'] = 4

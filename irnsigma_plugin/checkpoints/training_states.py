@@ -79,6 +79,19 @@ def read_state(path: str) -> dict[str, Any]:
         raise RuntimeError('it is damaged, or holds more than plain values, which could run code') from None
 
 
+def read_named_state(opt: Mapping[str, Any], path: str, models: str) -> dict[str, Any]:
+    """Read the state that `path.resume_state` names, or raise a RuntimeError; its networks are in `models`."""
+    try:
+        state = _check_state(opt, read_state(osp.expanduser(path)))
+        for network in _files({**opt, 'path': {**opt['path'], 'models': models}}, '', state['iter'])[:-1]:
+            if not osp.isfile(network):
+                raise ValueError(f'{network}, which goes with it, is not there; `name` must be that of its training')
+    except Exception as error:
+        remedy = 'Name a whole one, or use --auto_resume, which finds the newest whole one itself.'
+        raise RuntimeError(f'path.resume_state: cannot resume {path}: {one_line(error)}. {remedy}') from error
+    return state
+
+
 def prune(opt: Mapping[str, Any], keep_last: int, saved: int) -> None:
     """Remove what is older than the newest `keep_last` whole states up to iteration `saved`, with its networks.
 
@@ -120,11 +133,16 @@ def _read_whole(opt: Mapping[str, Any], files: Sequence[str], iteration: int) ->
         with zipfile.ZipFile(path) as archive:  # of torch.save, with checksums
             if archive.testzip() is not None:
                 raise ValueError(f'{path} is damaged')
-    state = read_state(files[-1])
-    if not isinstance(state, dict) or not state.keys() >= {'epoch', 'iter', 'optimizers', 'schedulers'}:
-        raise ValueError('it is no training state')
+    state = _check_state(opt, read_state(files[-1]))
     if state['iter'] != iteration:
         raise ValueError(f'it is of iteration {state["iter"]}')
+    return state
+
+
+def _check_state(opt: Mapping[str, Any], state: Any) -> dict[str, Any]:
+    """Return what was read, or raise a ValueError where it is no state of this training."""
+    if not isinstance(state, dict) or not state.keys() >= {'epoch', 'iter', 'optimizers', 'schedulers'}:
+        raise ValueError('it is no training state')
     if state.get('model_type', opt['model_type']) != opt['model_type']:
         raise ValueError(f'it is of {state["model_type"]}, not of {opt["model_type"]}')
     for network in state.get('networks', ()):

@@ -91,6 +91,8 @@ def read_checkpoint(path: str | os.PathLike, param_key: str | None = 'params_ema
         network = content.get(NETWORK_ENTRY)
     entry = next((key for key in (param_key, 'params') if isinstance(content.get(key), Mapping)), None)
     weights = content if entry is None else content[entry]
+    if {'optimizers', 'iter'} <= content.keys():
+        raise CheckpointError(f'{path} is a training state, without weights: take models/net_g_{content["iter"]}.pth.')
     if not weights or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()):
         found = ', '.join(map(repr, content)) or 'nothing of the kind'
         raise CheckpointError(
@@ -147,7 +149,8 @@ def _explained_read_errors(path: str | os.PathLike, kind: str) -> Iterator[None]
         if asked is not None:
             raise CheckpointError(
                 f'{path} is refused: it asks for {asked[1]}, which is no part of weights and could run code. Do not '
-                'load it; get it from a source that you trust.'
+                'load it; get it from a source that you trust. If a network was saved whole, by torch.save(net), who '
+                'made it can save its weights instead: torch.save(net.state_dict(), ...).'
             ) from None
         raise CheckpointError(
             f'{path} is no readable {kind}: damaged, incomplete, or of another kind. Fetch or save it again.'
@@ -191,8 +194,15 @@ def check_fits(net: nn.Module, state_dict: StateDict, path: str | os.PathLike) -
         own = {key: shape for key, shape in own.items() if not SIGMA_WEIGHTS.search(key)}
     faults = differences(own, shapes_of(state_dict))
     if faults:
-        remedy = 'Make the network block of the option file that of the checkpoint.'
+        hint = isinstance(net, RescalingNet) and _discriminator_hint(path)
+        remedy = hint or 'Make the network block of the option file that of the checkpoint.'
         raise CheckpointError(f'The checkpoint {path} is not of this {type(net).__name__}: {faults}. {remedy}')
+
+
+def _discriminator_hint(path: str | os.PathLike) -> str:
+    """What to do about a file that BasicSR named as that of a discriminator, but is taken for a generator's."""
+    name = os.path.basename(path)
+    return f'It is of a discriminator: take {name.replace("net_d", "net_g", 1)}.' if name.startswith('net_d') else ''
 
 
 def check_arguments(checkpoint: Checkpoint, network: Mapping[str, Any]) -> None:
@@ -225,7 +235,7 @@ def discover_network(checkpoint: Checkpoint) -> dict[str, Any]:
         found = f'{len(state_dict)} keys: {", ".join(list(state_dict)[:4])}{", ..." * (len(state_dict) > 4)}'
         raise CheckpointError(
             f'{origin}: expected those of InvRescaleNet: operations.0.haar_weights (operations.0.conv_weights at scale '
-            f'3), then operations.1.F.conv1.weight and so on; found {found}.'
+            f'3), then operations.1.F.conv1.weight and so on; found {found}. {_discriminator_hint(checkpoint.path)}'
         )
     growth = state_dict.get('operations.1.F.conv1.bias', torch.empty(0)).numel()
     settings: dict[str, Any] = {'scale': scale, 'block_num': block_num, 'growth_channels': growth}

@@ -16,25 +16,27 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         'check',
         help='check option files before a training or test',
-        description='Check option files: every key, every value, what must agree with each other, and the images and\n'
-        'checkpoints that they name. All faults are listed at once. The files are read safely: nothing that\n'
-        'is written into them is run, unless you say --run-imports. BasicSR and torch are loaded, which takes\n'
-        'a few seconds. The exit status is 0 if all are good, 1 otherwise.',
+        description='Check option files: every key, every value, what must agree with each other, the images and\n'
+        'checkpoints that they name, and what else a run on this machine would stumble over. All faults are\n'
+        'listed at once. The files are read safely: nothing that is written into them is run, unless you say\n'
+        '--run-imports. BasicSR and torch are loaded, which takes a few seconds. The exit status is 0 if all\n'
+        'are good, 1 otherwise.',
         epilog='examples:\n  irnsigma check options/train_IRNsigma_x4.yml\n  irnsigma check --no-data options/*.yml\n'
         '  irnsigma check --list-keys',
     )
-    parser.add_argument('options', nargs='*', metavar='OPT', help='option file')
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument('options', nargs='*', default=[], metavar='OPT', help='option file')
     parser.add_argument(
         '--no-data',
         action='store_true',
-        help='leave out the images, checkpoints and training states, which may be on another machine',
+        help='leave out what is of this machine, if the run is to be on another one: images, weights, GPUs, packages',
     )
     parser.add_argument(
         '--run-imports',
         action='store_true',
         help='import the modules and files that `imports` names, which runs their code, to check the blocks of theirs',
     )
-    parser.add_argument(
+    what.add_argument(
         '--list-keys', action='store_true', help='print the keys of option files as tables in Markdown, with defaults'
     )
     parser.set_defaults(run=_run)
@@ -45,15 +47,13 @@ def _run(args: argparse.Namespace) -> None:
 
     if args.list_keys:
         print('\n\n'.join(_tables(registered())))
-    elif not args.options:
-        raise ValueError('name one or more option files, or give --list-keys')
     refused = [path for path in args.options if not _check(path, not args.no_data, args.run_imports)]
     if refused:
         raise ValueError(f'{len(refused)} of {len(args.options)} option file(s) with faults: {", ".join(refused)}')
 
 
 def _check(path: str, with_data: bool, run_imports: bool) -> bool:
-    from irnsigma_plugin.compat import extensions, registry
+    from irnsigma_plugin.compat import extensions, registry, start
     from irnsigma_plugin.options import check
     from irnsigma_plugin.options.file import read_option_file
     from irnsigma_plugin.options.rules import OptionError, value_at
@@ -74,7 +74,8 @@ def _check(path: str, with_data: bool, run_imports: bool) -> bool:
     known = registry.registered()
     expand_metrics(opt)
     is_training = isinstance(opt, Mapping) and check.is_training(opt)
-    faults += check.option_faults(opt, is_training, known)
+    imported = not imports or run_imports and not faults
+    faults += start.all_faults(opt, is_training, path, with_data, imported)
     if isinstance(value_at(opt, 'model_type'), str):
         names = ', '.join(name for name, _ in check.data_sets(opt))
         outside = f'with the images of {names}, and checkpoints' if with_data else 'without images and checkpoints'
@@ -82,10 +83,8 @@ def _check(path: str, with_data: bool, run_imports: bool) -> bool:
         left = f'; left to BasicSR or an extension: {unchecked}' if unchecked else ''
         purpose = f'{"training" if is_training else "test"} of {opt["model_type"]}'
         print(f'{path}: {purpose}, {_count_keys(opt)} keys, {outside}{left}')
-        if with_data:
-            faults += check.outside_faults(opt, known)
         if imports and not run_imports:
-            blocks = ', '.join(f'{name} ({kind})' for name, kind, _ in registry.unregistered(opt)) or 'none'
+            blocks = ', '.join(check.unknown_types(opt, known)) or 'none'
             unrun = 'imports is not run (--run-imports: run its code)'
             print(f'  {unrun}; blocks that could not be checked for that: {blocks}')
     else:

@@ -11,19 +11,21 @@ import re
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
 
-from irnsigma_plugin.checkpoints.training_states import iterations, newest_whole_state, read_state
-from irnsigma_plugin.checks import did_you_mean, one_line
+from irnsigma_plugin.checkpoints.training_states import iterations, newest_whole_state, read_named_state
+from irnsigma_plugin.checks import is_whole, one_line
 from irnsigma_plugin.compat.extensions import failures, import_installed, import_named
-from irnsigma_plugin.compat.registry import has_model_of_plugin, registered, unregistered, uses_plugin
+from irnsigma_plugin.compat.registry import registered, uses_plugin
 from irnsigma_plugin.files import remove_leftovers
-from irnsigma_plugin.options.check import MODEL, option_faults, outside_faults
+from irnsigma_plugin.options import check
 from irnsigma_plugin.options.file import read_option_file
-from irnsigma_plugin.options.rules import OptionError, refuse, value_at
+from irnsigma_plugin.options.keys import OPTIMIZER
+from irnsigma_plugin.options.rules import OptionError, refuse, value_at, without_type
 from irnsigma_plugin.options.train_val import expand_metrics
 
 _logger = logging.getLogger(__name__.partition('.')[0])
@@ -50,14 +52,7 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         if path is not None:
             opt['path']['resume_state'] = path
     elif opt['path'].get('resume_state'):
-        path = opt['path']['resume_state']
-        try:
-            state = read_state(path)
-        except Exception as error:
-            raise RuntimeError(
-                f'cannot read the training state {path} (path.resume_state): {one_line(error)}. Name a whole one, or '
-                'use --auto_resume, which finds the newest whole one itself.'
-            ) from error
+        state = read_named_state(opt, opt['path']['resume_state'], opt['path']['models'])
     if state is not None:
         check_resume(opt, state['iter'])
         # For the order of images, and the count of epochs. States that BasicSR saved have no `seen`.
@@ -86,8 +81,18 @@ def replace_parse_options() -> None:
         sys.argv[1:] = [re.sub('^--local-rank(?==|$)', '--local_rank', argument) for argument in sys.argv[1:]]
         import_installed()  # those that had to wait
         try:
+            opt, args = parse(root_path, is_train)
+        except OptionError as error:
+            if caller['__name__'] == '__main__':
+                raise SystemExit(str(error)) from None  # 1, without a traceback, in which nobody would find it
+            raise
+        _replace_functions(caller, opt)
+        return opt, args
+
+    def parse(root_path, is_train):
+        try:
             opt, args = original(root_path, is_train=is_train)
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except Exception:
             _explain(is_train)
             raise
         import_named(opt.get('imports'))
@@ -95,10 +100,10 @@ def replace_parse_options() -> None:
         if uses_plugin(opt):
             if osp.realpath(root_path) == osp.realpath(site_root):
                 opt = _rerooted(opt, root_path, os.getcwd())
-            _check(opt, is_train, args.opt)
+            read_option_file(args.opt)  # keys that stand there twice, of which BasicSR takes one
+            refuse(all_faults(opt, is_train, args.opt), args.opt)
             if not opt['dist']:
                 _take_one_gpu(opt)
-        _replace_functions(caller, opt)
         return opt, args
 
     for name in ('basicsr.utils.options', 'basicsr.train', 'basicsr.test', '__main__'):
@@ -112,47 +117,69 @@ def _take_one_gpu(opt: dict[str, Any]) -> None:
 
     BasicSR's DataParallel multiplies the batch, takes float16 for bfloat16 in its threads, and cannot be compiled.
     """
-    if opt['num_gpu'] > 1 and has_model_of_plugin(opt):
+    if opt['num_gpu'] > 1 and check.has_model_of_plugin(opt, registered()):
         command = f'torchrun --nproc_per_node={opt["num_gpu"]} -m basicsr.train -opt ... --launcher pytorch'
         _logger.warning('One process uses one of the %d GPUs. For all of them: %s', opt['num_gpu'], command)
         opt['num_gpu'] = 1
 
 
-def _check(opt: dict[str, Any], is_train: bool, option_file: str) -> None:
-    """Refuse an option file with faults, and processes unaware of each other, before anything is built or written."""
-    count = os.environ.get('WORLD_SIZE', '1')
-    if not opt['dist'] and count != '1' and 'TORCHELASTIC_RUN_ID' in os.environ:  # set by torchrun
-        raise RuntimeError(
-            f'torchrun started {count} processes, but each would do the whole work and write the same files: add '
-            '--launcher pytorch after -opt.'
-        )
-    resumes = opt['auto_resume'] and bool(iterations(opt['path'].get('training_states', '')))
+def all_faults(opt: Any, is_train: bool, option_file: str, here: bool = True, imported: bool = True) -> list[str]:
+    """What is wrong with an option file, to a run and to `irnsigma check` alike, a sentence each.
+
+    The file may be as it was read, or as BasicSR has completed it. If the run is not to be `here`, the images, weights,
+    GPUs and packages of this machine do not count. Where what it `imports` was not `imported`, types that nobody has
+    registered are no fault.
+    """
     known = registered()
-    faults = [*option_faults(opt, is_train, known), *_unknown_types(opt), *_optimizer_faults(opt)]
-    refuse([*faults, *outside_faults(opt, known, resumes)], option_file)
+    if here and value_at(opt, 'num_gpu') == 'auto':
+        opt = {**opt, 'num_gpu': torch.cuda.device_count()}
+    faults = check.option_faults(opt, is_train, known)
+    if not isinstance(value_at(opt, 'model_type'), str):
+        return faults
+    unknown = [*check.unknown_types(opt, known).values()] if imported else []
+    faults += [f'{fault}{failures() * (fault is unknown[0])}' for fault in unknown]  # which are told once
+    if here:
+        faults += [*_machine_faults(opt, is_train, option_file), *_optimizer_faults(opt)]
+        resumes = opt.get('auto_resume') and bool(iterations(value_at(opt, 'path.training_states') or ''))
+        faults += check.outside_faults(opt, known, resumes)
+    return faults
 
 
-def _unknown_types(opt: dict[str, Any]) -> Iterator[str]:
-    """Types that neither BasicSR nor this plugin nor an extension has registered."""
-    failed = failures()  # told once
-    for name, kind, known in unregistered(opt):
-        if name == 'model_type' or opt.get('model_type') == MODEL:  # other models may read their blocks in other ways
-            extension = 'If it is of an extension, install that, or name it in imports.'
-            yield f'{name}: there is no {kind}.{did_you_mean(kind, known)} {extension}{failed}'
-            failed = ''
+def _machine_faults(opt: dict[str, Any], is_train: bool, option_file: str) -> Iterator[str]:
+    """What BasicSR would stumble over on this machine, some of it after it has renamed the folder of an earlier run."""
+    count = os.environ.get('WORLD_SIZE', '1')
+    if not opt.get('dist') and count != '1' and 'TORCHELASTIC_RUN_ID' in os.environ:  # set by torchrun
+        remedy = 'add --launcher pytorch after -opt.'
+        yield f'torchrun started {count} processes, but each would do the whole work and write the same files: {remedy}'
+    if is_whole(opt.get('num_gpu')) and not torch.cuda.device_count():
+        yield f'num_gpu is {opt["num_gpu"]}, but torch finds no GPU here: set it to auto, or to 0 for the CPU.'
+    for package, key in (('tensorboard', 'logger.use_tb_logger'), ('wandb', 'logger.wandb.project')):
+        if is_train and value_at(opt, key) and find_spec(package) is None:
+            yield f'{key} needs a package that is not installed: pip install {package}, or leave it out.'
+    folder = check.results_folder(opt)
+    if is_train and check.is_inside(option_file, folder):
+        yield f'{option_file} is in {folder}, which BasicSR renames or copies it into: copy it elsewhere.'
+    found = next(filter(osp.lexists, (folder, osp.dirname(folder), '.')))
+    if not (osp.isdir(found) and os.access(found, os.W_OK)):
+        yield f'name: {folder} cannot be made, for nothing can be written into {found}.'
 
 
 def _optimizer_faults(opt: dict[str, Any]) -> Iterator[str]:
-    """Optimisers that the installed BasicSR does not know; its releases know Adam alone, its git master more."""
+    """Optimisers that the installed BasicSR, whose releases know Adam alone, or torch does not take."""
     from basicsr.models.base_model import BaseModel
 
-    for key in ('optim_g', 'optim_d') if has_model_of_plugin(opt) else ():
-        kind = value_at(opt, f'train.{key}.type')
+    for key in ('optim_g', 'optim_d') if check.has_model_of_plugin(opt, registered()) else ():
+        block = value_at(opt, f'train.{key}')
         try:
-            if kind is not None:
-                BaseModel.get_optimizer(None, kind, [nn.Parameter(torch.zeros(1))], lr=0.1)
+            if block is not None and not any(OPTIMIZER('', block)):
+                parameter = nn.Parameter(torch.zeros(1))
+                parameter.sum().backward()
+                arguments = {'lr': 0.1} if opt.get('num_gpu') else without_type(block)  # on a GPU others are good
+                BaseModel.get_optimizer(None, block['type'], [parameter], **arguments).step()
         except NotImplementedError:
-            yield f'train.{key}.type: the installed BasicSR has no {kind}; take Adam.'
+            yield f'train.{key}.type: the installed BasicSR has no {block["type"]}; take Adam.'
+        except Exception as error:  # of any kind
+            yield f'train.{key}: torch does not take this: {one_line(error)}'
 
 
 def _explain(is_train: bool) -> None:
@@ -160,14 +187,11 @@ def _explain(is_train: bool) -> None:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument('-opt')
     option_file = parser.parse_known_args()[0].opt
-    try:
-        opt = read_option_file(option_file)
-    except OptionError:  # then BasicSR's own error says more
-        return
+    opt = read_option_file(option_file)
     import_named(value_at(opt, 'imports'))
     expand_metrics(opt)
-    if uses_plugin(opt):
-        refuse(option_faults(opt, is_train, registered()), option_file)
+    if uses_plugin(opt) or not isinstance(opt, dict):
+        refuse(all_faults(opt, is_train, option_file), option_file)
 
 
 class _RootedOptions(OrderedDict):
@@ -203,7 +227,7 @@ def _replace_functions(caller: dict[str, Any], opt: dict[str, Any]) -> None:
     functions: dict[str, Any] = {}
     if uses_plugin(opt) or not torch.cuda.is_available():
         functions['load_resume_state'] = load_resume_state
-    if has_model_of_plugin(opt):
+    if check.has_model_of_plugin(opt, registered()):
         supply = DataSupply(opt)
         functions.update(build_dataset=supply.build_dataset, build_dataloader=supply.build_dataloader)
         functions.update(EnlargedSampler=supply.build_sampler, init_tb_logger=_tb_logger_closed_at_exit)

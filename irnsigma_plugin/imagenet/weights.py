@@ -57,6 +57,13 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
     return load_weights(find_weights(name) or _download(name), name)
 
 
+def check_weights(name: str) -> None:
+    """Raise the WeightsError of :func:`imagenet_weights`, if any, without a download."""
+    path = find_weights(name) or _download(name, check_only=True)
+    if path.exists():
+        load_weights(path, name)
+
+
 def find_weights(name: str) -> Path | None:
     """The file that :func:`imagenet_weights` would read, if there is one, good or damaged."""
     paths = (BASICSR_FOLDER / NETWORKS[name].file, torchvision_path(name), features_path(name))
@@ -81,7 +88,7 @@ def load_weights(path: Path, name: str) -> dict[str, Tensor]:
 
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
-        if not all(value.isfinite().all() for value in state.values()):
+        if not all(state[key].isfinite().all() for key in state if key.startswith('features.')):  # most are others
             raise ValueError('it has values that are infinite or no numbers')
     except Exception as error:  # a damaged file can raise nearly anything
         raise WeightsError(f'{path} is damaged ({_reason(error)}): delete it, then {remedy(name)}') from None
@@ -101,15 +108,17 @@ def remedy(name: str) -> str:
     return f'get {SERVER}{NETWORKS[name].file}, the only source, and put it into {BASICSR_FOLDER}{alternative}'
 
 
-def _download(name: str) -> Path:
+def _download(name: str, check_only: bool = False) -> Path:
     """Get a file from torchvision's server; complete and with the right checksum, or not at all."""
     import torch
 
     path = torchvision_path(name)
     url = SERVER + path.name
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         urllib.request.urlopen(urllib.request.Request(url, method='HEAD'), timeout=SERVER_TIMEOUT).close()
+        if check_only:
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
         logging.getLogger('basicsr').info(f'Downloading {url} to {path}')
         torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rsplit('-', 1)[1])
     except (OSError, RuntimeError, http.client.HTTPException) as error:

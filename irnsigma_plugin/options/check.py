@@ -1,16 +1,16 @@
 """Checks a whole option file, before anything starts.
 
-In a file of `model_type: IRNSigmaModel` every key is judged, except in blocks whose class is not known or does not say
-what it takes (:func:`unchecked_blocks`). In a file of another model only the blocks whose type is the plugin's are.
+In a file of `model_type: IRNSigmaModel`, or of a model derived from it, every key is judged, except in blocks whose
+class is not known or does not say what it takes (:func:`unchecked_blocks`). In a file of another model only the blocks
+whose type is the plugin's are, and the checkpoints if the model is BasicSR's.
 
-What classes there are is handed in as `registered`: those of BasicSR's registries `arch`, `dataset`, `loss` and
-`metric`, by name.
+What classes there are is handed in as `registered`: those of BasicSR's registries `arch`, `dataset`, `loss`, `metric`
+and `model`, by name.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, NamedTuple
@@ -19,12 +19,16 @@ import torch
 from torch import nn
 
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
+from irnsigma_plugin.checkpoints.training_states import read_named_state
 from irnsigma_plugin.checkpoints.weights import CheckpointError, check_arguments, check_fits, read_checkpoint
 from irnsigma_plugin.checks import Rule, did_you_mean, is_whole
+from irnsigma_plugin.evaluation.lpips import BACKBONES, calculate_lpips
+from irnsigma_plugin.imagenet.weights import WeightsError, check_weights
+from irnsigma_plugin.losses.perceptual_loss import PerSamplePerceptualLoss
 from irnsigma_plugin.options import keys, rules
 from irnsigma_plugin.options.rules import default_of, value_at
 from irnsigma_plugin.options.stored_images import DATA_SETS, stored_faults
-from irnsigma_plugin.options.train_val import TRAIN, VAL, input_size_faults, train_faults, val_faults
+from irnsigma_plugin.options.train_val import TRAIN, VAL, input_size_faults, recompute_faults, train_faults, val_faults
 
 Registered = Mapping[str, Mapping[str, Callable[..., Any]]]
 
@@ -73,72 +77,123 @@ class _Component(NamedTuple):
             if default_of(self.cls, 'better') == 'lower' and 'better' not in self.value:
                 yield f'{self.name}.better is missing: BasicSR takes `higher` for it.'
 
+    def argument(self, name: str) -> Any:
+        """The value of an argument of the class, or its default."""
+        value = value_at(self.value, name)
+        return default_of(self.cls, name) if value is None else value
+
+    def imagenet_network(self) -> str | None:
+        """Whose ImageNet weights a block without faults needs."""
+        if self.cls is calculate_lpips:
+            return BACKBONES[self.argument('net')][0]
+        is_imagenet = self.cls is PerSamplePerceptualLoss and self.argument('weights') == 'imagenet'
+        return self.argument('vgg_type') if is_imagenet else None
+
 
 def is_training(opt: Mapping[str, Any]) -> bool:
     """Whether an option file is for `basicsr.train`; otherwise it is for `basicsr.test`."""
-    return 'train' in opt or value_at(opt, 'datasets.train') is not None
+    names = [name.partition('_')[0] for name, _ in data_sets(opt)]
+    return 'train' in opt or 'datasets.train' in names and 'datasets.test' not in names
+
+
+def is_of_plugin(obj: Any) -> bool:
+    """Whether a class, or a class that it is derived from, or a function is this plugin's."""
+    modules = (getattr(base, '__module__', '') for base in getattr(obj, '__mro__', (obj,)))
+    return any(module.partition('.')[0] == __name__.partition('.')[0] for module in modules)
+
+
+def has_model_of_plugin(opt: Any, registered: Registered) -> bool:
+    """Whether the model of an option file is this plugin's, or derived from it."""
+    name = value_at(opt, 'model_type')
+    return name == MODEL or isinstance(name, str) and is_of_plugin(registered.get('model', {}).get(name))
+
+
+def results_folder(opt: Mapping[str, Any]) -> str:
+    """The folder for what comes out, which BasicSR makes, and renames where there is one already."""
+    kind, key = ('experiments', 'experiments_root') if is_training(opt) else ('results', 'results_root')
+    return os.path.relpath(value_at(opt, f'path.{key}') or os.path.join(kind, str(opt.get('name'))))
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Whether a path leads into a folder."""
+    return os.path.realpath(os.path.expanduser(path)).startswith(os.path.realpath(folder) + os.sep)
 
 
 def option_faults(opt: Any, is_train: bool, registered: Registered) -> list[str]:
     """Everything that is wrong with an option file in itself, a sentence each; nothing outside it is looked at.
 
-    The file may be as it was read, or as BasicSR has completed it.
+    The file may be as it was read, or as BasicSR has completed it. :func:`unknown_types` are not among the faults.
     """
     if not isinstance(opt, Mapping):
         return ['An option file is a block of keys; this one is not.']
     if not isinstance(opt.get('model_type'), str):
         return [f'model_type is missing or no text: {MODEL}, or a model of BasicSR or of an extension.']
     faults = [fault for component in _judged(opt, registered) for fault in component.faults()]
-    if opt['model_type'] == MODEL:
+    if has_model_of_plugin(opt, registered):
         faults += [*_agreement_faults(opt, registered), *_file_faults(opt, is_train)]
     return list(dict.fromkeys(faults))
 
 
-def outside_faults(opt: Mapping[str, Any], registered: Registered, resumes: bool = False) -> list[str]:
-    """Everything that is wrong with the files that an option file names: images, checkpoints, training states.
+def unknown_types(opt: Mapping[str, Any], registered: Registered) -> dict[str, str]:
+    """What to say of types that neither BasicSR nor this plugin nor an extension has registered, by name of block."""
+    types = [('model_type', 'model', opt.get('model_type'))]
+    if has_model_of_plugin(opt, registered):  # others may read their blocks in other ways
+        types += [(block.name, block.registry, block.type) for block in _components(opt, registered)]
+    remedy = 'If it is of an extension, install that, or name it in imports.'
+    return {
+        name: f'{name}: there is no {kind}.{did_you_mean(kind, registered[registry])} {remedy}'
+        for name, registry, kind in types
+        if isinstance(kind, str) and kind and kind not in registered[registry]
+    }
 
-    Data sets and networks with faults of their own are left to :func:`option_faults`. In a training that goes on, which
+
+def outside_faults(opt: Mapping[str, Any], registered: Registered, resumes: bool = False) -> list[str]:
+    """Everything that is wrong with the files that an option file needs: images, weights, training states.
+
+    Data sets and losses with faults of their own are left to :func:`option_faults`. In a training that goes on, which
     `resumes`, the networks do not come from `path.pretrain_network_...`.
     """
     faults: list[str] = []
-    judged = list(_judged(opt, registered))
-    for data_set in judged:
-        if data_set.type in DATA_SETS and not any(data_set.faults()):
-            saves_pictures = data_set.value['phase'] != 'train' and value_at(opt, 'val.save_img') is True
-            faults += stored_faults(data_set.name, data_set.value, saves_pictures)
-    if opt.get('model_type') == MODEL and not any(rules.block(keys.PATH)('path', opt.get('path'))):
-        state = None if opt.get('auto_resume') else opt['path'].get('resume_state')  # which that does not look at
-        if state is not None and not os.path.isfile(os.path.expanduser(state)):
-            faults.append(f'path.resume_state: there is no training state at {state}.')
-        if state is None and not resumes:
-            for network in judged:
-                faults += _checkpoint_faults(opt, network) if network.registry == 'arch' else ()
+    for block in _judged(opt, registered):
+        if block.type in DATA_SETS and not any(block.faults()):
+            saves_pictures = block.value['phase'] != 'train' and value_at(opt, 'val.save_img') is True
+            faults += stored_faults(block.name, block.value, saves_pictures, opt.get('world_size') or 1)
+        try:
+            if not any(block.faults()) and (network := block.imagenet_network()):
+                check_weights(network)
+        except WeightsError as error:
+            faults.append(f'{block.name}: {error}')
+    model = registered.get('model', {}).get(opt['model_type'])
+    is_own, is_basicsrs = has_model_of_plugin(opt, registered), getattr(model, '__module__', '').startswith('basicsr.')
+    if not (is_own or is_basicsrs) or any(rules.block(keys.PATH)('path', opt.get('path'))):
+        return faults
+    state = None if opt.get('auto_resume') else opt['path'].get('resume_state')  # which that does not look at
+    try:
+        if state is not None:
+            read_named_state(opt, state, os.path.join(results_folder(opt), 'models'))
+    except RuntimeError as error:
+        faults.append(str(error))
+    for block in _components(opt, registered) if state is None and not resumes else ():
+        faults += _checkpoint_faults(opt, block, is_own) if block.registry == 'arch' else ()
     return faults
 
 
 def unchecked_blocks(opt: Mapping[str, Any], registered: Registered) -> list[str]:
     """Names and types of the blocks of which nobody says what they take, typing errors perhaps among them."""
-    types = {} if opt.get('model_type') == MODEL else {'model_type': str(opt.get('model_type'))}
+    types = {} if has_model_of_plugin(opt, registered) else {'model_type': str(opt.get('model_type'))}
     judged = list(_judged(opt, registered))
     for component in _components(opt, registered):
         takes_anything = component.type not in keys.BASICSR[component.registry] and rules.takes_all(component.cls)
         if component.type and (component not in judged or component.rule() is None or takes_anything):
             types[component.name] = component.type
-    known = {MODEL, *itertools.chain(*registered.values(), *keys.BASICSR.values())}
-    hints = {kind: '' if kind in known else did_you_mean(kind, known, 0.88) for kind in types.values()}
-    return [f'{name} ({kind}{hints[kind] and "." + hints[kind]})' for name, kind in types.items()]
-
-
-def block_types(opt: Mapping[str, Any]) -> dict[str, str]:
-    """The type of every network, data set, loss and metric, by the name of its block."""
-    return {component.name: component.type for component in _components(opt, {}) if component.type}
+    return [f'{name} ({kind})' for name, kind in types.items() if name not in unknown_types(opt, registered)]
 
 
 def data_sets(opt: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Name and options of every data set, with the `phase` and the `scale` that BasicSR adds to them."""
     for name, value in _blocks_in(opt, 'datasets'):
         if isinstance(value, Mapping):
-            scale = {'scale': opt['scale']} if is_whole(opt.get('scale')) else {}
+            scale = {'scale': opt['scale']} if 'scale' in opt else {}
             value = {**value, 'phase': name.split('.', 1)[1].partition('_')[0], **scale}
         yield name, value
 
@@ -162,24 +217,25 @@ def _components(opt: Mapping[str, Any], registered: Registered) -> Iterator[_Com
 
 
 def _judged(opt: Mapping[str, Any], registered: Registered) -> Iterator[_Component]:
-    """All components, but in files of other models only those that are the plugin's own."""
-    for component in _components(opt, registered):
-        module = getattr(component.cls, '__module__', '')
-        if opt.get('model_type') == MODEL or module.partition('.')[0] == __name__.partition('.')[0]:
-            yield component
+    """All components, but in files of other models only those that are the plugin's own, or derived from these."""
+    has_model = has_model_of_plugin(opt, registered)
+    return (component for component in _components(opt, registered) if has_model or is_of_plugin(component.cls))
 
 
-def _checkpoint_faults(opt: Mapping[str, Any], network: _Component) -> Iterator[str]:
+def _checkpoint_faults(opt: Mapping[str, Any], network: _Component, is_own: bool) -> Iterator[str]:
     paths, key, suffix = opt['path'], f'pretrain_{network.name}', network.name[-2:]
     path, param_key = paths.get(key), paths.get(f'param_key{suffix}', 'params')
     if path is None:
         return
-    folder = str(paths.get('experiments_root') or os.path.join('experiments', str(opt.get('name'))))
-    if is_training(opt) and os.path.realpath(os.path.expanduser(path)).startswith(os.path.realpath(folder) + os.sep):
+    folder = results_folder(opt)
+    if is_training(opt) and is_inside(path, folder):
         yield f'path.{key}: BasicSR renames {folder} before it reads this: copy it elsewhere, or use --auto_resume.'
     try:
         found = read_checkpoint(os.path.expanduser(path), param_key, device='meta')
-        net = None if paths.get(f'strict_load{suffix}') is False else _outline(network)
+        if not is_own and (found.param_key is None) != (param_key is None):  # to BasicSR not the same
+            yield f'path.param_key{suffix} must be {found.param_key or "~ (a bare state dict)"} for {path}.'
+        strict = paths.get(f'strict_load{suffix}', True)
+        net = _outline(network) if strict or strict is None and is_own else None
         if net is not None:
             check_fits(net, found.state_dict, path)
             check_arguments(found, network.value)
@@ -199,7 +255,9 @@ def _outline(network: _Component) -> nn.Module | None:
 
 
 def _file_faults(opt: Mapping[str, Any], is_train: bool) -> Iterator[str]:
-    yield from rules.block(keys.TOP)('', opt)
+    # A derived model may have keys of its own; those of `train` and `val` its constructor reads.
+    own: dict[str, Rule] = {} if opt['model_type'] == MODEL else dict.fromkeys(opt, rules.anything)
+    yield from rules.block({**own, **keys.TOP})('', opt)
     yield from _data_faults(opt, is_train)
     if is_train and opt.get('train') is not None:
         yield from train_faults(opt)
@@ -227,13 +285,11 @@ def _data_faults(opt: Mapping[str, Any], is_train: bool) -> Iterator[str]:
 
 def _agreement_faults(opt: Mapping[str, Any], registered: Registered) -> Iterator[str]:
     """Arguments of networks, the defaults too, that do not agree with the rest of the file."""
-
-    def argument(network: str, name: str) -> Any:
-        value = value_at(opt, f'{network}.{name}')
-        cls = registered.get('arch', {}).get(block_types(opt).get(network, ''))
-        return default_of(cls, name) if value is None else value
-
-    own_scale, scale = argument('network_g', 'scale'), opt.get('scale')
-    if is_whole(scale) and is_whole(own_scale) and scale != own_scale:
-        yield f'network_g.scale is {own_scale}, but scale is {scale}: make them equal.'
-    yield from input_size_faults(value_at(opt, 'datasets.train.gt_size'), argument('network_d', 'input_size'))
+    for block in _components(opt, registered):
+        own_scale, scale = block.argument('scale'), opt.get('scale')
+        if block.name == 'network_d':
+            yield from input_size_faults(value_at(opt, 'datasets.train.gt_size'), block.argument('input_size'))
+        elif block.name == 'network_g' and is_whole(scale) and is_whole(own_scale) and scale != own_scale:
+            yield f'network_g.scale is {own_scale}, but scale is {scale}: make them equal.'
+        elif block.name == 'network_g' and value_at(opt, 'train.checkpoint_blocks') is True:
+            yield from recompute_faults(_outline(block))

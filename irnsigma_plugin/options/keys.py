@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from irnsigma_plugin.checks import Rule, each, either, finite, flag, is_whole, iterations, list_of, one_of, text, whole
-from irnsigma_plugin.options.rules import anything, block, join, prefixed, typed, value_at
+from irnsigma_plugin.options.rules import anything, block, file_name, join, prefixed, typed, value_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +84,12 @@ _METRIC = {
     'input_order': one_of('HWC', 'CHW'),
     'test_y_channel': flag,
 }
+METRICS = either('paper', each(anything))
 VAL: dict[str, Key] = {
     'val_freq': Key(iterations(), 'iterations between validations', needed=TRAINING),
     'save_img': Key(flag, 'true or false: whether to save the images', needed=ALWAYS),
     'suffix': Key(text, 'end of the names of saved images', "the option file's name"),
-    'metrics': Key(each(anything), 'metrics of the restored images, at every sigma; `paper` for the usual ones'),
+    'metrics': Key(METRICS, 'metrics of the restored images, at every sigma; `paper` for the usual ones'),
     'pbar': Key(flag, 'whether to show progress', True),
 }
 
@@ -198,11 +199,11 @@ PATH: dict[str, Key] = {
 
 
 TOP: dict[str, Key] = {
-    'name': Key(text, 'the name of the folder for what comes out', needed=ALWAYS),
+    'name': Key(file_name, 'the name of the folder for what comes out', needed=ALWAYS),
     'model_type': Key(text, 'IRNSigmaModel'),
     'scale': Key(whole(), 'the factor between hr and lr', needed=ALWAYS),
     'num_gpu': Key(either('auto', whole(0)), 'auto, or 0 for the CPU', needed=ALWAYS),
-    'manual_seed': Key(whole(0), 'of all random numbers', 'random'),
+    'manual_seed': Key(whole(0, 2**32 - 1), 'of all random numbers', 'random'),
     'find_unused_parameters': Key(flag, 'for networks of which not every part is used in every step', False),
     'path': Key(block(PATH), 'a block; {} where nothing is to be loaded', needed=ALWAYS),
     'logger': Key(block(LOGGER), 'how often to log and to save', needed=TRAINING),

@@ -6,6 +6,7 @@ A whole file is judged in one go, so a rule yields every fault.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, Callable
 
@@ -30,6 +31,13 @@ def refuse(faults: Iterable[str], source: str = 'The option file') -> None:
 def anything(name: str, value: Any) -> Iterator[str]:
     """Whatever it is, it is judged elsewhere or not at all."""
     return iter(())
+
+
+def file_name(name: str, value: Any) -> Iterator[str]:
+    """A text that can be the name of a folder."""
+    yield from text(name, value)
+    if isinstance(value, str) and (os.sep in value or value in ('.', '..')):
+        yield f'{name} must be a name without {os.sep}, but is {value!r}.'
 
 
 def block(keys: Mapping[str, Rule], needed: Iterable[str] = (), hints: Mapping[str, str] = {}) -> Rule:

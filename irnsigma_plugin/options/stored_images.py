@@ -37,11 +37,11 @@ class Store(NamedTuple):
     size: Callable[[str], Size]  # of an image, by its name; raises StoreError
 
 
-def stored_faults(name: str, options: Mapping[str, Any], saves_pictures: bool = False) -> Iterator[str]:
+def stored_faults(name: str, options: Mapping[str, Any], saves_pictures: bool = False, ranks: int = 1) -> Iterator[str]:
     """Everything that is wrong with the images of a data set, which is called `name`.
 
     The options are its block, with valid values, and with `scale` and `phase`. If it `saves_pictures`, what is made of
-    an image is saved under the image's name.
+    an image is saved under the image's name. Training images are shared by `ranks`.
     """
     stores = {}
     for key in ('dataroot_gt', 'dataroot_lq'):
@@ -55,6 +55,9 @@ def stored_faults(name: str, options: Mapping[str, Any], saves_pictures: bool = 
     hr, lr = stores.get('dataroot_gt'), stores.get('dataroot_lq')
     if hr is not None:
         yield from (f'{name}.dataroot_gt: {fault}' for fault in size_faults(hr, hr.sample, options))
+        if options['phase'] == 'train':
+            count = math.ceil(len(hr.names) * (options.get('dataset_enlarge_ratio') or 1) / ranks)
+            yield from batch_faults(name, count, options['batch_size_per_gpu'])
     if hr is not None and lr is not None:
         yield from (f'{name}: {fault}' for fault in _pair_faults(hr, lr, options))
     last, first = lr or hr, dict[str, str]()
@@ -64,6 +67,13 @@ def stored_faults(name: str, options: Mapping[str, Any], saves_pictures: bool = 
             remedy = 'rename one, or set val.save_img: false.'
             yield f'{name}: pictures of {other} and {image} would be saved under the same name; {remedy}'
             return
+
+
+def batch_faults(name: str, images: int, batch: int) -> Iterator[str]:
+    """An epoch of one process has to fill a batch."""
+    if images < batch:
+        remedy = 'lower batch_size_per_gpu, or raise dataset_enlarge_ratio.'
+        yield f'{name} has {images} images for each process and epoch, fewer than a batch of {batch}: {remedy}'
 
 
 def open_store(root: str, options: Mapping[str, Any]) -> Store:

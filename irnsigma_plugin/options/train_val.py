@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from irnsigma_plugin.checks import each, either, finite, flag, integer, is_whole, iterations, list_of, one_of, whole
+from irnsigma_plugin.checks import either, finite, flag, integer, is_whole, iterations, list_of, one_of, whole
 from irnsigma_plugin.evaluation.measures import LR_METRICS, hr_metrics
 from irnsigma_plugin.losses.mixture_loss import MixtureLoss
 from irnsigma_plugin.options import keys
@@ -66,7 +66,7 @@ class ValOptions:
     sigmas: tuple[float, ...] = _field(_SIGMAS, 'the sigma at which every image is restored', (0.0, 0.5, 1.0))
     seed: int = _field(integer, "seed of the detail's noise; with the image's name it fixes the noise of that image", 0)
     lr_metrics: Mapping[str, Any] = _field(
-        each(anything), "metrics of the lr image against bicubic, as BasicSR's `metrics`", {}
+        keys.METRICS, "metrics of the lr image against bicubic, as BasicSR's `metrics`", {}
     )
 
     def __post_init__(self) -> None:
@@ -98,7 +98,8 @@ def read_train_options(opt: Mapping[str, Any]) -> TrainOptions:
 
 
 def read_val_options(opt: Mapping[str, Any]) -> ValOptions:
-    """Read and check `val` of an option file; an OptionError names all faults."""
+    """Read and check `val` of an option file, with metrics in their long form; an OptionError names all faults."""
+    expand_metrics(opt)
     refuse(val_faults(opt))
     return ValOptions(**_given(ValOptions, opt.get('val') or {}))
 
@@ -127,6 +128,12 @@ def train_faults(opt: Mapping[str, Any]) -> Iterator[str]:
     size, input_size = value_at(opt, 'datasets.train.gt_size'), value_at(opt, 'network_d.input_size')
     yield from prefixed('datasets.train', keys.patch_faults(size, opt.get('scale')))
     yield from input_size_faults(size, input_size)
+
+
+def recompute_faults(net: Any) -> Iterator[str]:
+    """A network, if there is one, has to be able to do what `train.checkpoint_blocks: true` asks for."""
+    if getattr(net, 'checkpoint_blocks', False) is None:
+        yield f'train.checkpoint_blocks: {type(net).__name__} cannot recompute blocks; leave it out, or use accumulate.'
 
 
 def input_size_faults(gt_size: Any, input_size: Any) -> Iterator[str]:

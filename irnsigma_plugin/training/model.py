@@ -19,8 +19,8 @@ from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.checkpoints.training_states import SaveError, save_atomically, weights_to_save
 from irnsigma_plugin.checkpoints.weights import NETWORK_ENTRY, check_arguments, check_fits, read_checkpoint
 from irnsigma_plugin.memory import oom_hint
-from irnsigma_plugin.options.rules import OptionError
-from irnsigma_plugin.options.train_val import read_keep_last, read_train_options, read_val_options
+from irnsigma_plugin.options.rules import OptionError, refuse
+from irnsigma_plugin.options.train_val import read_keep_last, read_train_options, read_val_options, recompute_faults
 from irnsigma_plugin.training.distributed import on_all_ranks
 from irnsigma_plugin.training.progress import Progress
 from irnsigma_plugin.training.step import Adversary, TrainingStep
@@ -50,9 +50,7 @@ class IRNSigmaModel(SRGANModel):
         train, options = self.opt['train'], self.train_options
         if options.checkpoint_blocks:
             net_g = self.get_bare_model(self.net_g)
-            if net_g.checkpoint_blocks is None:
-                problem = f'train.checkpoint_blocks: {type(net_g).__name__} cannot recompute its blocks.'
-                raise OptionError(f'{problem} Leave the key out, or save memory with train.accumulate.')
+            refuse(recompute_faults(net_g))
             net_g.checkpoint_blocks = True
         self.ema_decay = train.get('ema_decay') or 0
         if self.ema_decay > 0:
@@ -124,7 +122,7 @@ class IRNSigmaModel(SRGANModel):
 
     def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: Any = 'params') -> None:
         """As BasicSR's, but bare state dicts load for EMA, too, and a foreign checkpoint is one clear error."""
-        net = self.get_bare_model(net)
+        net, strict = self.get_bare_model(net), strict is not False  # None: a key that is left empty
         checkpoint = read_checkpoint(load_path, param_key)
         get_root_logger().info(f'Loading {type(net).__name__} from {load_path}.')
         self._print_different_keys_loading(net, checkpoint.state_dict, strict)
@@ -136,7 +134,7 @@ class IRNSigmaModel(SRGANModel):
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """As BasicSR's, which calls it at the start of an iteration; a stop that was asked for happens there."""
         self.progress.stop_if_asked(current_iter, self.save)
-        super().update_learning_rate(current_iter, warmup_iter)
+        super().update_learning_rate(current_iter, -1 if warmup_iter is None else warmup_iter)
 
     def feed_data(self, data: dict) -> None:
         """As BasicSR's, without waiting for the GPU where the data set's `pin_memory` is true."""

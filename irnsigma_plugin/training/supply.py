@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from irnsigma_plugin.checks import one_line, whole_number
 from irnsigma_plugin.images.picture import ImageReadError
 from irnsigma_plugin.options.keys import MAX_CORRUPT
-from irnsigma_plugin.options.rules import OptionError
+from irnsigma_plugin.options.rules import refuse
+from irnsigma_plugin.options.stored_images import batch_faults
 
 
 class SampleIndex(NamedTuple):
@@ -165,12 +166,10 @@ class DataSupply:
         """
 
         def create_train_val_dataloader(opt: Mapping[str, Any], logger: logging.Logger) -> tuple:
+            if opt['datasets']['train'].get('dataset_enlarge_ratio') is None:
+                opt['datasets']['train']['dataset_enlarge_ratio'] = 1  # BasicSR would compute with None
             train_loader, sampler, val_loaders, _, total_iters = create(opt, logger)
-            if not len(train_loader):
-                raise OptionError(
-                    f'datasets.train has {len(sampler)} images for each process and epoch, fewer than a batch of '
-                    f'{train_loader.batch_size}: lower batch_size_per_gpu, or raise dataset_enlarge_ratio.'
-                )
+            refuse(batch_faults('datasets.train', len(sampler), train_loader.batch_size))
             start = self.opt.get('resume_at') or {'epoch': 0, 'iter': 0}
             epochs = start['epoch'] + math.ceil((total_iters - start['iter']) / len(train_loader))
             return train_loader, sampler, val_loaders, epochs, total_iters
