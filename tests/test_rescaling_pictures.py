@@ -18,8 +18,8 @@ from irnsigma_plugin.rescaling.pictures import (
     _fill_transparent,
     downscale_picture,
     read_note,
+    settings_of,
     upscale_picture,
-    upscale_settings,
 )
 from irnsigma_plugin.rescaling.rescaler import Rescaler
 
@@ -191,7 +191,7 @@ def test_a_note_is_plain_text_and_comes_back():
 
 def test_a_restored_picture_notes_its_settings_and_can_be_restored_further(rescaler):
     lr = Picture(smooth(12, 10, 3))
-    assert 'seed' not in upscale_settings(rescaler, 0, seed=7)  # which makes no difference
+    assert 'seed' not in settings_of(rescaler, None, 0, seed=7)  # which makes no difference
     sigma_map = np.zeros((12, 10), np.uint8)
     restored = upscale_picture(rescaler, lr, 'ä', 0.5, seed=7, overlap=64)
     assert json.loads(restored.text) == {

@@ -294,7 +294,7 @@ def test_what_the_option_file_changes_counts_from_the_resumed_iteration_on(exper
     experiment.train('--auto_resume')
     assert (
         'Other settings than in the training state, which count from here on: '
-        'train.optim_g.betas [0.5, 0.9] (was [0.9, 0.999]), train.optim_g.lr 0.0001 (was 0.001), '
+        'train.optim_g.betas (0.5, 0.9) (was (0.9, 0.999)), train.optim_g.lr 0.0001 (was 0.001), '
         'train.optim_g.weight_decay 0.25 (was 0), train.scheduler.gamma 0.1 (was 0.5), '
         'train.scheduler.milestones [2, 5, 5, 7] (was [5]).'
     ) in basicsr_log.text

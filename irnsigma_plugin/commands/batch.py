@@ -20,6 +20,8 @@ from irnsigma_plugin.images.picture import Picture, read_picture, read_text, wri
 from irnsigma_plugin.memory import is_lack_of_memory
 from irnsigma_plugin.rescaling.pictures import other_settings
 
+Rescale = Callable[[Picture, Path], Picture]  # makes a result of a picture and its source's path
+
 
 class Job(NamedTuple):
     """An image file, and the PNG file that comes of it."""
@@ -68,8 +70,7 @@ class Batch:
     """Counts `total` files, shows a progress bar, and at the end says how many were done, skipped and failed."""
 
     def __init__(self, total: int, skipped: int = 0) -> None:
-        self.done, self.skipped, self.failed = 0, skipped, 0
-        self.others = 0  # of the skipped, those of other or unknown settings
+        self.done, self.skipped, self.failed, self.others = 0, skipped, 0, 0  # others: skipped, of other settings
         self._start = time.monotonic()
         self._bar = tqdm(total=total, initial=skipped, unit='image', disable=None)  # none where nobody watches
 
@@ -107,18 +108,14 @@ class Batch:
 
 
 def rescale_files(
-    jobs: Sequence[Job],
-    rescale: Callable[[Picture, Path], Picture],
-    settings: Mapping[str, Any],
-    overwrite: bool,
-    workers: int,
+    jobs: Sequence[Job], rescale: Rescale, settings: Mapping[str, Any], overwrite: bool, workers: int
 ) -> int:
     """Read, rescale and write pictures; reading and writing go on in threads beside the network.
 
-    `rescale` makes a result of a picture and its source's path. Results that exist are skipped, unless `overwrite` is
-    set; those that were made with other `settings` are named, and the exit status, which is returned, is 1 as where a
-    picture fails. `workers` threads read and write, and as many pictures wait before and behind the network. After an
-    interruption the files that are being written are finished, and no others begun.
+    Results that exist are skipped, unless `overwrite` is set; those that were made with other `settings` are named, and
+    the exit status, which is returned, is 1 as where a picture fails. `workers` threads read and write, and as many
+    pictures wait before and behind the network. After an interruption the files that are being written are finished,
+    and no others begun.
     """
     existing = dict.fromkeys(job for job in jobs if not overwrite and job.target.is_file())
     waiting = [job for job in jobs if job not in existing]

@@ -37,7 +37,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
 def _run(args: argparse.Namespace) -> int:
     from irnsigma_plugin.commands.batch import plan_jobs, rescale_files
     from irnsigma_plugin.images.picture import Picture
-    from irnsigma_plugin.rescaling.pictures import upscale_picture, upscale_settings
+    from irnsigma_plugin.rescaling.pictures import settings_of, upscale_picture
 
     jobs = plan_jobs(args.sources, args.destination)
     sigma = arguments.read_sigma_map(args.sigma_map) if args.sigma_map else args.sigma
@@ -49,7 +49,7 @@ def _run(args: argparse.Namespace) -> int:
         with arguments.named_sigma_map(args.sigma_map):
             return upscale_picture(rescaler, picture, path.stem, sigma, args.seed, args.overlap)
 
-    settings = upscale_settings(rescaler, sigma, args.seed, args.overlap)
+    settings = settings_of(rescaler, args.overlap, sigma, args.seed)
     return rescale_files(jobs, upscale, settings, args.overwrite, args.workers)
 
 

@@ -36,9 +36,7 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
 
     BasicSR's own needs a GPU, searches another folder than it writes to, and takes the newest file even if a kill left
     it incomplete. This one sets `path.resume_state`, chosen by `--auto_resume`, and `resume_at`, the place in the data.
-
-    Raises:
-        SystemExit: The training is complete already.
+    It exits where the training is complete.
     """
     from basicsr.utils import check_resume
 

@@ -52,22 +52,14 @@ def read_note(text: str) -> LrNote | None:
     return note
 
 
-def downscale_settings(rescaler: Rescaler, overlap: int | None = None) -> dict[str, Any]:
-    """What an lr picture depends on beside its original."""
-    return {'model': rescaler.model_hash, 'sigma': None, 'overlap': overlap}
-
-
-def upscale_settings(
-    rescaler: Rescaler, sigma: float | np.ndarray = 0.0, seed: int = 0, overlap: int | None = None
+def settings_of(
+    rescaler: Rescaler, overlap: int | None = None, sigma: float | np.ndarray | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """What a restored picture depends on beside its lr and its name: no seed at sigma 0; a map of sigma is a hash."""
-    named: str | float
+    """What a picture depends on beside its source: a restored one on sigma (a map: its hash) and, above 0, the seed."""
+    named: Any = sigma
     if isinstance(sigma, np.ndarray):
-        named = 'map ' + hashlib.sha256(f'{sigma.shape} {sigma.dtype}'.encode() + sigma.tobytes()).hexdigest()[:16]
-    else:
-        named = float(sigma)
-    drawn = {} if named == 0 else {'seed': int(seed)}
-    return {**downscale_settings(rescaler, overlap), 'sigma': named, **drawn}
+        named = f'map {hashlib.sha256(repr(sigma.shape).encode() + sigma.tobytes()).hexdigest()[:16]}'
+    return {'model': rescaler.model_hash, 'sigma': named, **({'seed': seed} if named else {}), 'overlap': overlap}
 
 
 def other_settings(text: str | None, wanted: Mapping[str, Any]) -> str | None:
@@ -130,8 +122,8 @@ def upscale_picture(
     small = to_8_bit(_fill_transparent(lr.pixels, lr.alpha))
     pixels = rescaler.upscale(small, sigma, seed, name, (height, width), overlap, dtype)
     alpha = lr.alpha if lr.alpha is None else _resize(to_8_bit(lr.alpha), rescaler.scale, dtype)[:height, :width]
-    settings = {**upscale_settings(rescaler, sigma, seed, overlap), 'name': name, 'version': __version__}
-    return lr._replace(pixels=pixels, alpha=alpha, text=json.dumps(settings), warnings=tuple(warnings))
+    settings = {**settings_of(rescaler, overlap, sigma, seed), 'name': name, 'version': __version__}
+    return lr._replace(pixels=pixels, alpha=alpha, text=json.dumps(settings, default=float), warnings=tuple(warnings))
 
 
 def _fitting_note(lr: Picture, warnings: list[str]) -> LrNote | None:

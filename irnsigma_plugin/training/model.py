@@ -205,17 +205,17 @@ class IRNSigmaModel(SRGANModel):
         if changes:
             told = ', '.join(f'{name} {values}' for name, values in changes.items())
             get_root_logger().warning(f'Other settings than in the training state, which count from here on: {told}.')
-        kept = {'params', 'lr'}
-        if any(name.endswith('.lr') or '.scheduler.' in name for name in changes):
-            kept = {'params'}
+        is_rescheduled = any(name.endswith('.lr') or '.scheduler.' in name for name in changes)
+        if is_rescheduled:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')  # of torch: no steps are taken
                 for iteration in range(1, resume_state['iter'] + 1):
                     super().update_learning_rate(iteration, self.opt['train'].get('warmup_iter') or -1)
             resume_state = {**resume_state, 'schedulers': [each.state_dict() for each in self.schedulers]}
+        kept = {'params'} if is_rescheduled else {'params', 'lr'}
         for optimizer, saved in zip(self.optimizers, resume_state['optimizers']):
             for group, before in zip(optimizer.param_groups, saved['param_groups']):
-                before.update({key: group[key] for key in group if key not in kept})
+                before.update({key: group[key] for key in group.keys() - kept})
         super().resume_training(resume_state)
         self.validator.best = resume_state.get('best', {})
         self.step.load_state_dict(resume_state)

@@ -181,23 +181,16 @@ class StopRequest:
 
 def changed_settings(state: Mapping[str, Any], optimizers: Sequence[Any], schedulers: Sequence[Any]) -> dict[str, str]:
     """Name those settings of optimisers and schedulers, as just built, that are not a training state's: both values."""
-    found = {}
+    found: dict[str, list[Any]] = {}
     for label, optimizer, saved in zip('gd', optimizers, state['optimizers']):
         for group, before in zip(optimizer.param_groups, saved['param_groups']):
             for key in group.keys() & before.keys() - {'params', 'lr'}:  # lr: what a schedule has made of initial_lr
-                found[f'train.optim_{label}.{key.replace("initial_lr", "lr")}'] = group[key], before[key]
+                found[f'train.optim_{label}.{key.replace("initial_lr", "lr")}'] = [group[key], before[key]]
     for scheduler, saved in zip(schedulers, state['schedulers']):
         for key in inspect.signature(type(scheduler)).parameters.keys() - {'optimizer', 'last_epoch'}:
-            found[f'train.scheduler.{key}'] = getattr(scheduler, key), saved.get(key)
-    plain = {name: tuple(map(_plain, pair)) for name, pair in sorted(found.items())}
-    return {name: f'{now} (was {before})' for name, (now, before) in plain.items() if now != before}
-
-
-def _plain(value: Any) -> Any:
-    """As an option file has it: BasicSR makes Counters of lists, torch's defaults are tuples."""
-    if isinstance(value, Counter):
-        return sorted(value.elements())
-    return list(value) if isinstance(value, tuple) else value
+            pair = getattr(scheduler, key), saved.get(key)
+            found[f'train.scheduler.{key}'] = [sorted(v.elements()) if isinstance(v, Counter) else v for v in pair]
+    return {name: f'{now} (was {before})' for name, (now, before) in sorted(found.items()) if now != before}
 
 
 def random_state() -> dict[str, Any]:
