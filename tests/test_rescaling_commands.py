@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from irnsigma_plugin.evaluation.restore import Restorer
 from irnsigma_plugin.imagenet.weights import WeightsError
 from irnsigma_plugin.images.picture import Picture, read_picture, write_picture
 from irnsigma_plugin.options.train_val import ValOptions
+from irnsigma_plugin.rescaling.rescaler import Rescaler
 from irnsigma_plugin.training.validator import Validator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,7 +78,7 @@ def test_down_and_up_again(capsys):
         assert small.pixels.shape == (18, 25, *original.pixels.shape[2:])
         assert (restored.pixels.shape, restored.bits) == (original.pixels.shape, original.bits)
         assert restored[2:4] == small[2:4] == original[2:4]
-        assert (small.bits, small.text is None, restored.text) == (8, False, None)
+        assert (small.bits, small.text is None, restored.text is None) == (8, False, False)
         if original.alpha is not None:
             assert restored.alpha.dtype == np.uint16
             assert np.abs(restored.alpha.astype(float) - alpha)[:, np.r_[:40, 60:97]].max() < 65535 * 0.05
@@ -115,8 +117,12 @@ def test_what_exists_is_kept_unless_it_is_to_be_replaced(capsys):
     Path('small/photo2.png').unlink()
     capsys.readouterr()
     assert run('downscale photos small') == 0
-    assert capsys.readouterr().out.startswith(
-        '1 done, 2 skipped (their results exist; --overwrite replaces them), 0 failed in '
+    output, errors = capsys.readouterr()
+    assert output.startswith(
+        '1 done, 2 skipped (their results exist, 1 of other or unknown settings; --overwrite replaces them), 0 failed'
+    )
+    assert errors == (
+        'irnsigma: warning: small/photo1.png: does not say with which settings it was made; --overwrite replaces it.\n'
     )
     assert Path('small/photo1.png').read_bytes() == b'mine'
     assert run('downscale photos small --overwrite --workers 1') == 0
@@ -124,24 +130,53 @@ def test_what_exists_is_kept_unless_it_is_to_be_replaced(capsys):
     assert read_picture('small/photo1.png').pixels.shape == (18, 25, 3)
 
 
-def test_sigma_and_seed_choose_the_detail():
-    run('downscale photos/photo0.png small.png')
-    results = {}
-    for name, arguments in {
-        '0': '--sigma 0',
-        '0, seed 1': '--sigma 0 --seed 1',
-        '1': '--sigma 1',
-        'again': '--sigma 1',
-        '1, seed 1': '--sigma 1 --seed 1',
-        'default': '',
-        '0.5': '--sigma 0.5',
-    }.items():
-        run(f'upscale small.png restored.png --overwrite {arguments}')
-        results[name] = Path('restored.png').read_bytes()
-    assert results['0'] == results['0, seed 1']
-    assert results['1'] == results['again']
-    assert results['default'] == results['0.5']
-    assert len({results[name] for name in ('0', '0.5', '1', '1, seed 1')}) == 4
+OTHER_MAP = r'sigma map \w{16} instead of '
+OVERLAP = 'overlap None instead of 32'
+
+
+@pytest.mark.parametrize(
+    ('command', 'photo0', 'photo1'),
+    [
+        ('upscale small restored --sigma 0.5', '', OTHER_MAP + '0.5'),
+        ('upscale small restored --sigma 1', 'sigma 0.5 instead of 1.0', OTHER_MAP + '1.0'),
+        ('upscale small restored --sigma-map map.png', r'sigma 0.5 instead of map \w{16}', ''),
+        ('upscale small restored --sigma-map map.png --seed 7', 'sigma .*, seed 0 instead of 7', 'seed 0 instead of 7'),
+        ('upscale small restored --overlap 32', OVERLAP, OTHER_MAP + f'0.5, {OVERLAP}'),
+        ('upscale small/photo0.png restored/photo1.png', '', OTHER_MAP + '0.5, name photo1 instead of photo0'),
+        ('downscale photos restored', 'sigma 0.5 instead of None', OTHER_MAP + 'None'),
+        ('downscale photos small --overlap 32', OVERLAP, OVERLAP),
+        ('downscale photos small', '', ''),
+    ],
+)
+def test_results_of_other_settings_are_told_apart(capsys, command, photo0, photo1):
+    """What was asked for is not there, so the exit status is 1."""
+    Path('photos/photo2.png').unlink()
+    cv2.imwrite('map.png', np.full((70, 97), 9, np.uint8))
+    run('downscale photos small')
+    run('upscale small/photo0.png restored/ --sigma 0.5')
+    run('upscale small/photo1.png restored/ --sigma-map map.png')
+    before = {path: path.read_bytes() for path in Path().rglob('*.png')}
+    capsys.readouterr()
+    assert run(command) == int(bool(photo0 or photo1))
+    output, errors = capsys.readouterr()
+    folder = command.split()[2].partition('/')[0]
+    expected = [f'{folder}/photo{index}.png: has {how}' for index, how in enumerate((photo0, photo1)) if how]
+    assert re.fullmatch(''.join(f'irnsigma: error: {each}; --overwrite replaces it.\n' for each in expected), errors)
+    others = f', {len(expected)} of other or unknown settings' if expected else ''
+    assert f' skipped (their results exist{others}; --overwrite replaces them), 0 failed' in output
+    assert before == {path: path.read_bytes() for path in Path().rglob('*.png')}
+    assert run(f'{command} --overwrite') == 0
+    assert run(command) == 0
+
+
+def test_small_pictures_of_another_model_are_told_apart(capsys):
+    torch.save({'params': {key: 2 * value for key, value in random_net().state_dict().items()}}, 'other.pth')
+    run('downscale photos small')
+    capsys.readouterr()
+    assert main(['downscale', 'photos', 'small', '--model', 'other.pth']) == 1
+    errors = capsys.readouterr().err
+    models = [Rescaler.from_checkpoint(path).model_hash for path in ('model.pth', 'other.pth')]
+    assert errors.count(f'has model {models[0]} instead of {models[1]}; --overwrite replaces it.\n') == 3
 
 
 @pytest.mark.parametrize('kind', ['of the original', 'of the small image', 'in colour', 'of 16 bits'])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from irnsigma_plugin.checkpoints.training_states import SaveError
 from irnsigma_plugin.options.rules import OptionError
 from irnsigma_plugin.training.model import IRNSigmaModel
 from irnsigma_plugin.training.step import TrainingStep
+from irnsigma_plugin.training.validator import Validator
 
 ITERATIONS = 8
 PER_EPOCH = 3
@@ -127,7 +129,9 @@ def uninterrupted(tmp_path_factory, photographs):
         (4, signal.SIGTERM, 1),  # before a validation; sample by sample the same from a worker
     ],
 )
-def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(experiment, uninterrupted, stop_at, number, workers):
+def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(
+    experiment, uninterrupted, basicsr_log, stop_at, number, workers
+):
     handler = signal.getsignal(number)
     experiment.options['datasets']['train']['num_worker_per_gpu'] = workers
     with at_iteration(stop_at, lambda: signal.raise_signal(number)), pytest.raises(SystemExit) as stopped:
@@ -140,6 +144,7 @@ def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(experiment, uninterrup
 
     experiment.train('--auto_resume')
     assert differences(experiment.result(), uninterrupted) == []
+    assert 'Other settings' not in basicsr_log.text
 
 
 def test_the_comparison_sees_a_difference(uninterrupted):
@@ -275,3 +280,92 @@ def test_the_end_is_validated_once(experiment, monkeypatch, total_iter):
     )
     experiment.train()
     assert validated == sorted({4, total_iter})
+
+
+def settings_in_use(experiment) -> list[dict]:
+    """Settings of G's and D's optimiser and of their schedulers in the last state."""
+    state = experiment.read(f'training_states/{ITERATIONS}.state')
+    groups = [optimizer['param_groups'][0] for optimizer in state['optimizers']]
+    return [*groups, *state['schedulers']]
+
+
+def test_what_the_option_file_changes_counts_from_the_resumed_iteration_on(experiment, photographs, basicsr_log):
+    """As if it had been so from the start: the schedule of the uninterrupted training with these settings."""
+    train = experiment.options['train']
+    train['warmup_iter'] = 3
+    with at_iteration(6, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(SystemExit):
+        experiment.train()  # past the milestone
+    train['optim_g'].update(lr=1e-4, weight_decay=0.25, betas=[0.5, 0.9])
+    train['scheduler'].update(milestones=[2, 5, 5, 7], gamma=0.1)
+    experiment.train('--auto_resume')
+    assert (
+        'Other settings than in the training state, which count from here on: '
+        'train.optim_g.betas (0.5, 0.9) (was (0.9, 0.999)), train.optim_g.lr 0.0001 (was 0.001), '
+        'train.optim_g.weight_decay 0.25 (was 0), train.scheduler.gamma 0.1 (was 0.5), '
+        'train.scheduler.milestones [2, 5, 5, 7] (was [5]).'
+    ) in basicsr_log.text
+    found = settings_in_use(experiment)
+    assert found[0]['weight_decay'] == 0.25
+    assert found[0]['lr'] == pytest.approx(1e-4 * 2 / 3 * 0.1**4)  # BasicSR's warm-up does not reach the whole
+    again = Experiment(experiment.folder / 'again', photographs)
+    again.options['train'] = train
+    again.train()
+    assert found == settings_in_use(again)
+
+
+def test_a_cosine_schedule_is_lengthened(experiment):
+    """BasicSR's ends in an error where it has the periods of the state."""
+    experiment.shorten()
+    train = experiment.options['train']
+    experiment.options['logger']['save_checkpoint_freq'] = 4
+    train.update(total_iter=4, scheduler={'type': 'CosineAnnealingRestartLR', 'periods': [4], 'eta_min': 1e-7})
+    experiment.train()
+    train.update(total_iter=ITERATIONS, scheduler={**train['scheduler'], 'periods': [ITERATIONS]})
+    experiment.train('--auto_resume')
+    expected = 1e-7 + (1e-3 - 1e-7) * (1 + math.cos(math.pi * 7 / 8)) / 2
+    assert settings_in_use(experiment)[0]['lr'] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize('with_val', [False, True])
+def test_a_complete_training_is_not_resumed(experiment, caplog, with_val):
+    """The last state is saved, whatever `save_checkpoint_freq`; more iterations go on from it."""
+    val = experiment.options['val']
+    experiment.shorten()
+    if with_val:
+        experiment.options['val'] = {**val, 'val_freq': 3}
+    experiment.options['train']['total_iter'] = 5
+    experiment.train()
+    assert os.listdir(experiment.root / 'training_states') == ['5.state']
+    before = {path: path.read_bytes() for path in experiment.root.rglob('*') if path.is_file()}
+    with pytest.raises(SystemExit) as end:
+        experiment.train('--auto_resume')
+    assert end.value.code == 0
+    state = f'{experiment.root}/training_states/5.state'
+    assert f'The training is complete: {state}. Raise train.total_iter, 5, to go on.' in caplog.text
+    assert before == {path: path.read_bytes() for path in experiment.root.rglob('*') if path.is_file()}
+    experiment.options['train']['total_iter'] = ITERATIONS
+    with at_iteration(5, lambda: pytest.fail('it does what is done')):
+        experiment.train('--auto_resume')
+    assert sorted(os.listdir(experiment.root / 'training_states')) == ['5.state', f'{ITERATIONS}.state']
+
+
+def test_a_training_that_lacks_its_last_validation_is_resumed_for_it(experiment, monkeypatch):
+    val = experiment.options['val']
+    experiment.shorten()
+    experiment.options['val'] = val
+    experiment.options['train']['total_iter'] = 5
+    original = Validator.run
+
+    def killed_at_the_end(self, net, loader, device, current_iter, *args):
+        if current_iter == 5:
+            raise KeyboardInterrupt
+        original(self, net, loader, device, current_iter, *args)
+
+    monkeypatch.setattr(Validator, 'run', killed_at_the_end)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.train()
+    monkeypatch.undo()
+    experiment.train('--auto_resume')
+    assert sorted(os.listdir(experiment.root / 'validation/held_out')) == ['4', '5']
+    with pytest.raises(SystemExit):
+        experiment.train('--auto_resume')

@@ -80,7 +80,8 @@ def add_file_arguments(parser: argparse.ArgumentParser) -> None:
     add('sources', nargs='+', metavar='SRC', help='image file, folder (with the folders in it) or quoted glob')
     target_help = 'PNG file, for a single SRC file; otherwise a folder, which is arranged as SRC is'
     add('destination', metavar='DST', help=target_help)
-    add('--overwrite', action='store_true', help='replace results that exist; they are skipped otherwise')
+    overwrite_help = 'replace results that exist; they are skipped otherwise, and named where their settings are others'
+    add('--overwrite', action='store_true', help=overwrite_help)
     workers_help = f'threads that read and write, images that wait (default: {DEFAULT_WORKERS}); fewer need less memory'
     add('--workers', type=count_from(1), default=DEFAULT_WORKERS, metavar='N', help=workers_help)
 

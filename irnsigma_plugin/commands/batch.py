@@ -8,16 +8,19 @@ import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from tqdm import tqdm
 
 from irnsigma_plugin.images.names import find_images
-from irnsigma_plugin.images.picture import Picture, read_picture, write_picture
+from irnsigma_plugin.images.picture import Picture, read_picture, read_text, write_picture
 from irnsigma_plugin.memory import is_lack_of_memory
+from irnsigma_plugin.rescaling.pictures import other_settings
+
+Rescale = Callable[[Picture, Path], Picture]  # makes a result of a picture and its source's path
 
 
 class Job(NamedTuple):
@@ -67,7 +70,7 @@ class Batch:
     """Counts `total` files, shows a progress bar, and at the end says how many were done, skipped and failed."""
 
     def __init__(self, total: int, skipped: int = 0) -> None:
-        self.done, self.skipped, self.failed = 0, skipped, 0
+        self.done, self.skipped, self.failed, self.others = 0, skipped, 0, 0  # others: skipped, of other settings
         self._start = time.monotonic()
         self._bar = tqdm(total=total, initial=skipped, unit='image', disable=None)  # none where nobody watches
 
@@ -76,7 +79,8 @@ class Batch:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-        why = ' (their results exist; --overwrite replaces them)' if self.skipped else ''
+        others = f', {self.others} of other or unknown settings' if self.others else ''
+        why = f' (their results exist{others}; --overwrite replaces them)' if self.skipped else ''
         seconds = time.monotonic() - self._start
         print(f'{self.done} done, {self.skipped} skipped{why}, {self.failed} failed in {seconds:.1f} s')
 
@@ -104,15 +108,18 @@ class Batch:
 
 
 def rescale_files(
-    jobs: Sequence[Job], rescale: Callable[[Picture, Path], Picture], overwrite: bool, workers: int
+    jobs: Sequence[Job], rescale: Rescale, settings: Mapping[str, Any], overwrite: bool, workers: int
 ) -> int:
     """Read, rescale and write pictures; reading and writing go on in threads beside the network.
 
-    `rescale` makes a result of a picture and its source's path. Results that exist are skipped, unless `overwrite` is
-    set. `workers` threads read and write, and as many pictures wait before and behind the network. After an
-    interruption the files that are being written are finished, and no others begun. Returns the exit status.
+    Results that exist are skipped, unless `overwrite` is set; those that were made with other `settings` are named, and
+    the exit status, which is returned, is 1 as where a picture fails. `workers` threads read and write, and as many
+    pictures wait before and behind the network. After an interruption the files that are being written are finished,
+    and no others begun.
     """
-    waiting = [job for job in jobs if overwrite or not job.target.is_file()]
+    existing = dict.fromkeys(job for job in jobs if not overwrite and job.target.is_file())
+    waiting = [job for job in jobs if job not in existing]
+    are_others = False
     writes: deque[tuple[Path, Future[None]]] = deque()
 
     def settle(left: int) -> None:
@@ -123,9 +130,15 @@ def rescale_files(
                 writing.result()
                 batch.finish()
 
-    skipped = len(jobs) - len(waiting)
-    with Batch(len(jobs), skipped) as batch, ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
+    with Batch(len(jobs), len(existing)) as batch, ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of Pillow, about what does no harm
+        for job in existing:
+            difference = other_settings(read_text(job.target), {**settings, 'name': job.source.stem})
+            if difference != '':
+                how = f'has {difference}' if difference else 'does not say with which settings it was made'
+                batch.say('error' if difference else 'warning', job.target, f'{how}; --overwrite replaces it.')
+                batch.others += 1
+                are_others |= difference is not None
         for job, reading in _read_ahead(pool, waiting, workers):
             with batch.guard(job.source):
                 result = rescale(reading.result(), job.source)
@@ -134,7 +147,7 @@ def rescale_files(
                 writes.append((job.source, pool.submit(_write, result, job.target)))
             settle(workers)
         settle(0)
-    return int(batch.failed > 0)
+    return int(batch.failed > 0 or are_others)
 
 
 def _read_ahead(pool: ThreadPoolExecutor, jobs: Iterable[Job], count: int) -> Iterator[tuple[Job, Future[Picture]]]:

@@ -28,7 +28,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
 def _run(args: argparse.Namespace) -> int:
     from irnsigma_plugin.commands.batch import plan_jobs, rescale_files
     from irnsigma_plugin.images.picture import Picture
-    from irnsigma_plugin.rescaling.pictures import downscale_picture
+    from irnsigma_plugin.rescaling.pictures import downscale_picture, settings_of
 
     jobs = plan_jobs(args.sources, args.destination)
     rescaler = arguments.load_rescaler(args)
@@ -36,4 +36,4 @@ def _run(args: argparse.Namespace) -> int:
     def downscale(picture: Picture, _: object) -> Picture:
         return downscale_picture(rescaler, picture, args.overlap)
 
-    return rescale_files(jobs, downscale, args.overwrite, args.workers)
+    return rescale_files(jobs, downscale, settings_of(rescaler, args.overlap), args.overwrite, args.workers)

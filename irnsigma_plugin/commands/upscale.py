@@ -40,12 +40,12 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
 def _run(args: argparse.Namespace) -> int:
     from irnsigma_plugin.commands.batch import plan_jobs, rescale_files
     from irnsigma_plugin.images.picture import Picture
-    from irnsigma_plugin.rescaling.pictures import builtin_model, upscale_picture
+    from irnsigma_plugin.rescaling.pictures import builtin_model, settings_of, upscale_picture
 
     jobs = plan_jobs(args.sources, args.destination)
     sigma = arguments.read_sigma_map(args.sigma_map) if args.sigma_map else args.sigma
     load = functools.lru_cache(None)(functools.partial(arguments.load_rescaler, args))
-    load(args.model or builtin.DEFAULT)  # now, for its error is not one of a picture
+    default = load(args.model or builtin.DEFAULT)  # now, for its error is not one of a picture
     if args.sigma_map and len(jobs) > 1:
         scales = {load(model).scale for model in ([args.model] if args.model else builtin.names())}
         _check_fits_any(args.sigma_map, sigma.shape, [job.source for job in jobs], scales)
@@ -55,7 +55,10 @@ def _run(args: argparse.Namespace) -> int:
         with arguments.named_sigma_map(args.sigma_map):
             return upscale_picture(rescaler, picture, path.stem, sigma, args.seed, args.overlap)
 
-    return rescale_files(jobs, upscale, args.overwrite, args.workers)
+    settings = settings_of(default, args.overlap, sigma, args.seed)
+    if args.model is None:  # it is each picture's own
+        del settings['model']
+    return rescale_files(jobs, upscale, settings, args.overwrite, args.workers)
 
 
 def _check_fits_any(path: str, shape: tuple[int, int], sources: Sequence[Path], scales: Collection[int]) -> None:

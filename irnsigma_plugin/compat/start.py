@@ -38,6 +38,7 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
 
     BasicSR's own needs a GPU, searches another folder than it writes to, and takes the newest file even if a kill left
     it incomplete. This one sets `path.resume_state`, chosen by `--auto_resume`, and `resume_at`, the place in the data.
+    It exits where the training is complete.
     """
     from basicsr.utils import check_resume
 
@@ -54,6 +55,12 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     elif opt['path'].get('resume_state'):
         state = read_named_state(opt, opt['path']['resume_state'], opt['path']['models'])
     if state is not None:
+        total = value_at(opt, 'train.total_iter')
+        if state.get('complete') and state['iter'] >= total:
+            if opt['rank'] == 0:
+                remedy = f'Raise train.total_iter, {int(total)}, to go on.'
+                _logger.warning('The training is complete: %s. %s', opt['path']['resume_state'], remedy)
+            raise SystemExit(0)
         check_resume(opt, state['iter'])
         # For the order of images, and the count of epochs. States that BasicSR saved have no `seen`.
         opt['resume_at'] = {'epoch': state['epoch'], 'iter': state['iter'], 'seen': state.get('seen', 0)}

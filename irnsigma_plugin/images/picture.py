@@ -140,6 +140,15 @@ def decode_picture(content: bytes, name: str) -> Picture:
     return Picture(pixels, alpha, warnings=tuple(warnings), **metadata)
 
 
+def read_text(path: str | os.PathLike) -> str | None:
+    """`text` of a PNG file that :func:`write_picture` wrote, from its beginning; None where none can be read."""
+    try:
+        with _no_pixel_limit(), Image.open(path, formats=('PNG',)) as image:
+            return image.info.get(TEXT_KEYWORD.decode())
+    except Exception:  # as of any damaged file
+        return None
+
+
 def write_picture(picture: Picture, path: str | os.PathLike) -> None:
     """Write a PNG file, completely or not at all; raises WriteError if that is impossible."""
     chunks = b''

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +26,7 @@ class LrNote(NamedTuple):
     bits: int  # per sample of the original, 8 or 16
     scale: int  # of the model that made the lr
     model: str  # hash of its weights
+    overlap: int | None = None  # as of Rescaler.downscale
     version: str = __version__
 
     def to_text(self) -> str:
@@ -31,11 +34,16 @@ class LrNote(NamedTuple):
         return json.dumps(self._asdict())
 
 
-def read_note(text: str) -> LrNote:
-    """The inverse of :meth:`LrNote.to_text`; it passes over other entries, and raises a ValueError for other text."""
+def read_note(text: str) -> LrNote | None:
+    """The inverse of :meth:`LrNote.to_text`, or None for the text of a restored picture.
+
+    It passes over other entries, and raises a ValueError for other text.
+    """
     entries = json.loads(text)
     if not isinstance(entries, dict):
         raise ValueError(f'a note must be an object, but got {text!r}.')
+    if 'sigma' in entries:
+        return None
     fields: dict[str, Any] = {name: entries.get(name) for name in LrNote._fields}
     note = LrNote(**fields)
     for name in ('height', 'width', 'scale'):
@@ -45,6 +53,27 @@ def read_note(text: str) -> LrNote:
     return note
 
 
+def settings_of(
+    rescaler: Rescaler, overlap: int | None = None, sigma: float | np.ndarray | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """What a picture depends on beside its source: a restored one on sigma (a map: its hash) and, above 0, the seed."""
+    named: Any = sigma
+    if isinstance(sigma, np.ndarray):
+        named = f'map {hashlib.sha256(repr(sigma.shape).encode() + sigma.tobytes()).hexdigest()[:16]}'
+    return {'model': rescaler.model_hash, 'sigma': named, **({'seed': seed} if named else {}), 'overlap': overlap}
+
+
+def other_settings(text: str | None, wanted: Mapping[str, Any]) -> str | None:
+    """How the settings in a picture's text differ from those wanted; empty if they do not, None if there are none."""
+    try:
+        found = {'sigma': None, **json.loads(text or '')}  # an lr has none
+        found['model']
+    except (KeyError, RecursionError, TypeError, ValueError):
+        return None
+    differing = (key for key, value in wanted.items() if found.get(key, value) != value)
+    return ', '.join(f'{key} {found[key]} instead of {wanted[key]}' for key in differing)
+
+
 def downscale_picture(rescaler: Rescaler, hr: Picture, overlap: int | None = None) -> Picture:
     """Downscale a picture; the result notes what :func:`upscale_picture` has to know.
 
@@ -52,7 +81,7 @@ def downscale_picture(rescaler: Rescaler, hr: Picture, overlap: int | None = Non
     that of :meth:`Rescaler.downscale`.
     """
     height, width = hr.pixels.shape[:2]
-    note = LrNote(height, width, hr.bits, rescaler.scale, rescaler.model_hash)
+    note = LrNote(height, width, hr.bits, rescaler.scale, rescaler.model_hash, overlap)
     return hr._replace(
         pixels=rescaler.downscale(_fill_transparent(hr.pixels, hr.alpha), overlap),
         alpha=hr.alpha if hr.alpha is None else _resize(hr.alpha, 1 / rescaler.scale, np.uint8),
@@ -71,7 +100,8 @@ def upscale_picture(
     """Restore a picture: to its original's size and bits where it notes them, else to scale times its size.
 
     An lr of 16 bits is rounded to 8. `name`, its file's without folder and extension, and all after it are those of
-    :meth:`Rescaler.upscale`. The result has no note; its warnings tell of one that does not fit the lr or the network.
+    :meth:`Rescaler.upscale`. The result notes its settings; its warnings tell of a note that does not fit the lr or
+    the network.
 
     Raises:
         ValueError: The lr was made with another scale, `sigma` does not fit, or the memory does not suffice.
@@ -93,7 +123,8 @@ def upscale_picture(
     small = to_8_bit(_fill_transparent(lr.pixels, lr.alpha))
     pixels = rescaler.upscale(small, sigma, seed, name, (height, width), overlap, dtype)
     alpha = lr.alpha if lr.alpha is None else _resize(to_8_bit(lr.alpha), rescaler.scale, dtype)[:height, :width]
-    return lr._replace(pixels=pixels, alpha=alpha, text=None, warnings=tuple(warnings))
+    settings = {**settings_of(rescaler, overlap, sigma, seed), 'name': name, 'version': __version__}
+    return lr._replace(pixels=pixels, alpha=alpha, text=json.dumps(settings, default=float), warnings=tuple(warnings))
 
 
 def builtin_model(lr: Picture) -> str:
@@ -121,7 +152,7 @@ def _fitting_note(lr: Picture, warnings: list[str]) -> LrNote | None:
     except (ValueError, RecursionError):
         warnings.append('what it notes of its original is damaged')
         return None
-    if lr.pixels.shape[:2] != (-(-note.height // note.scale), -(-note.width // note.scale)):
+    if note and lr.pixels.shape[:2] != (-(-note.height // note.scale), -(-note.width // note.scale)):
         original = f'{note.width}x{note.height} pixels, whose size is no longer of use'
         warnings.append(f'it has been resized since it was downscaled from {original}')
         return None

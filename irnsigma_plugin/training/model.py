@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from irnsigma_plugin.memory import oom_hint
 from irnsigma_plugin.options.rules import OptionError, refuse
 from irnsigma_plugin.options.train_val import read_keep_last, read_train_options, read_val_options, recompute_faults
 from irnsigma_plugin.training.distributed import on_all_ranks
-from irnsigma_plugin.training.progress import Progress
+from irnsigma_plugin.training.progress import Progress, changed_settings
 from irnsigma_plugin.training.step import Adversary, TrainingStep
 from irnsigma_plugin.training.validator import Validator
 
@@ -169,7 +170,7 @@ class IRNSigmaModel(SRGANModel):
         self.progress.collect_random_states()
         on_all_ranks('Saving', lambda: parent.save(self, epoch, current_iter), SaveError)
         if current_iter == -1:  # the end of the training
-            self.progress.end()
+            self.progress.finish(int(self.opt['train']['total_iter']), self.save)
 
     @master_only
     def save_network(self, net: Any, net_label: str, current_iter: int, param_key: Any = 'params') -> None:
@@ -193,7 +194,26 @@ class IRNSigmaModel(SRGANModel):
         self.progress.save({**state, **self.step.state_dict(), 'best': self.validator.best, 'networks': networks})
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
-        """As BasicSR's, with what :meth:`save_training_state` adds. States that BasicSR saved have less."""
+        """As BasicSR's, with what :meth:`save_training_state` adds. States that BasicSR saved have less.
+
+        Optimisers and schedulers have the settings of the option file. A learning rate or schedule that differs from
+        the state's counts as if it had been so from the start.
+        """
+        changes = changed_settings(resume_state, self.optimizers, self.schedulers)
+        if changes:
+            told = ', '.join(f'{name} {values}' for name, values in changes.items())
+            get_root_logger().warning(f'Other settings than in the training state, which count from here on: {told}.')
+        is_rescheduled = any(name.endswith('.lr') or '.scheduler.' in name for name in changes)
+        if is_rescheduled:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')  # of torch: no steps are taken
+                for iteration in range(1, resume_state['iter'] + 1):
+                    super().update_learning_rate(iteration, self.opt['train'].get('warmup_iter') or -1)
+            resume_state = {**resume_state, 'schedulers': [each.state_dict() for each in self.schedulers]}
+        kept = {'params'} if is_rescheduled else {'params', 'lr'}
+        for optimizer, saved in zip(self.optimizers, resume_state['optimizers']):
+            for group, before in zip(optimizer.param_groups, saved['param_groups']):
+                before.update({key: group[key] for key in group.keys() - kept})
         super().resume_training(resume_state)
         self.validator.best = resume_state.get('best', {})
         self.step.load_state_dict(resume_state)

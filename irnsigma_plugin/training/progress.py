@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import signal
 import time
 import weakref
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Callable
@@ -18,6 +20,7 @@ from basicsr.utils.dist_util import get_dist_info
 from torch import distributed as dist
 
 from irnsigma_plugin.checkpoints.training_states import SaveError, prune, save_atomically
+from irnsigma_plugin.options.rules import value_at
 from irnsigma_plugin.training.distributed import on_all_ranks
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -39,6 +42,7 @@ class Progress:
         self._validated: list[Any] = []  # data loaders, since the last batch
         self._random: list[dict[str, Any]] = []  # of all processes
         self._saved: dict[str, Any] = {}  # the last state
+        self._is_trained = False  # to the last iteration
 
     def take(self, batch: Mapping[str, Any]) -> None:
         """Note the batch that is trained on next."""
@@ -59,6 +63,8 @@ class Progress:
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Put back the random numbers of a training state. States that BasicSR saved have none."""
+        if state.get('iter') == value_at(self.opt, 'train.total_iter'):  # to be completed
+            self._saved = dict(state)
         random_states, processes = state.get('random', ()), self.opt['world_size']
         if len(random_states) == processes:
             set_random_state(random_states[self.opt['rank']])
@@ -73,7 +79,24 @@ class Progress:
     def validated(self, dataloader: Any, current_iter: int, **results: Any) -> None:
         """Note a validation; save the state once more, with its `results`, if it was saved just before, without."""
         self._validated.append(dataloader)
-        if self._saved.get('iter') == current_iter:
+        self._save_again(current_iter, **results)
+
+    def finish(self, last_iter: int, save: Callable[[int, int], None]) -> None:
+        """Save the last iteration, unless it is; its state gets `complete` once all data sets are validated, too."""
+        self._save_new(last_iter, save)
+        self._is_trained = True
+        self._save_again(last_iter)
+        self.end()
+
+    def _save_new(self, iteration: int, save: Callable[[int, int], None]) -> None:
+        if self._place and self._saved.get('iter') != iteration:
+            save(int(self._place['epoch']), iteration)
+
+    def _save_again(self, iteration: int, **results: Any) -> None:
+        if self._saved.get('iter') == iteration:
+            sets = self.opt['datasets'] if self._is_trained and self.opt.get('val') is not None else ()
+            if self._is_trained and len(self._validated) >= sum(name.startswith('val') for name in sets):
+                results['complete'] = True
             self._saved.update(results)
             on_all_ranks('Saving', self._write, SaveError)
 
@@ -85,8 +108,7 @@ class Progress:
             return
         outcome = 'Nothing new to save.'
         if self._place:
-            if self._saved.get('iter') != last_iter:
-                save(int(self._place['epoch']), last_iter)
+            self._save_new(last_iter, save)
             outcome = f'Saved iteration {last_iter}, resume with --auto_resume.'
         get_root_logger().info(f'Stopped by {signal.Signals(number).name}. {outcome}')
         self.end()
@@ -155,6 +177,20 @@ class StopRequest:
         outlook = 'the training stops and saves its state after this iteration. Once more ends it at once.'
         get_root_logger().info(f'{signal.Signals(number).name}: {outlook}')
         return True
+
+
+def changed_settings(state: Mapping[str, Any], optimizers: Sequence[Any], schedulers: Sequence[Any]) -> dict[str, str]:
+    """Name those settings of optimisers and schedulers, as just built, that are not a training state's: both values."""
+    found: dict[str, list[Any]] = {}
+    for label, optimizer, saved in zip('gd', optimizers, state['optimizers']):
+        for group, before in zip(optimizer.param_groups, saved['param_groups']):
+            for key in group.keys() & before.keys() - {'params', 'lr'}:  # lr: what a schedule has made of initial_lr
+                found[f'train.optim_{label}.{key.replace("initial_lr", "lr")}'] = [group[key], before[key]]
+    for scheduler, saved in zip(schedulers, state['schedulers']):
+        for key in inspect.signature(type(scheduler)).parameters.keys() - {'optimizer', 'last_epoch'}:
+            pair = getattr(scheduler, key), saved.get(key)
+            found[f'train.scheduler.{key}'] = [sorted(v.elements()) if isinstance(v, Counter) else v for v in pair]
+    return {name: f'{now} (was {before})' for name, (now, before) in sorted(found.items()) if now != before}
 
 
 def random_state() -> dict[str, Any]:

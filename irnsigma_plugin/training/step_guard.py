@@ -51,7 +51,6 @@ class StepGuard:
         parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
         norm = nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
         skip = ~torch.isfinite(norm)
-        # A resumed optimiser has the groups' settings of the saved one, whatever its `defaults` say.
         if all(group.get('fused') for group in optimizer.param_groups):
             fused: Any = optimizer  # takes what torch's GradScaler sets to have a step skipped on the device
             fused.grad_scale, fused.found_inf = None, skip.float()
