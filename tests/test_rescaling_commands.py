@@ -88,7 +88,7 @@ def test_as_a_process_of_its_own(run_cli):
 import sys
 from irnsigma_plugin.cli import main
 status = main([*sys.argv[1:], '--model', 'model.pth'])
-print({'basicsr', 'torchvision', 'scipy', 'matplotlib', 'torch._dynamo'} & set(sys.modules))
+print({'basicsr', 'torchvision', 'scipy', 'matplotlib', 'torch._dynamo', 'sympy'} & set(sys.modules))
 sys.exit(status)
 """
     for files in (('downscale', 'photos', 'small'), ('upscale', 'small', 'restored')):
