@@ -27,6 +27,7 @@ from irnsigma_plugin.evaluation.restore import Restorer
 from irnsigma_plugin.imagenet.weights import WeightsError
 from irnsigma_plugin.images.picture import Picture, read_picture, write_picture
 from irnsigma_plugin.options.train_val import ValOptions
+from irnsigma_plugin.rescaling.rescaler import Rescaler
 from irnsigma_plugin.training.validator import Validator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,6 +143,31 @@ def test_sigma_and_seed_choose_the_detail():
     assert results['1'] == results['again']
     assert results['default'] == results['0.5']
     assert len({results[name] for name in ('0', '0.5', '1', '1, seed 1')}) == 4
+
+
+@pytest.mark.parametrize(
+    ('command', 'default'),
+    [
+        ('downscale photos small', 'auto'),
+        ('upscale photos large', 'auto'),
+        ('evaluate photos', 'fp32'),
+        ('compare photos/photo0.png', 'fp32'),
+    ],
+)
+def test_precision(command, default, monkeypatch, capsys):
+    """Figures do not depend on the machine, unless they are asked to; pictures are made as fast as it can."""
+    seen = []
+    made = Rescaler.__init__
+
+    def noted(self, net, device, precision):
+        seen.append(precision)
+        made(self, net, device, precision)
+
+    monkeypatch.setattr(Rescaler, '__init__', noted)
+    assert run(command) == run(f'{command} --overwrite --precision bf16'.replace('photos --overwrite', 'photos')) == 0
+    assert seen == [default, 'bf16']
+    assert run(f'{command} --precision half') == 2
+    assert "argument --precision: invalid choice: 'half'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('kind', ['of the original', 'of the small image', 'in colour', 'of 16 bits'])

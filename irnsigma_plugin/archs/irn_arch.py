@@ -192,6 +192,7 @@ class InvRescaleNet(RescalingNet):
         (torch.Size([1, 3, 16, 12]), torch.Size([1, 45, 16, 12]))
     """
 
+    half_precision = True  # only dense blocks are computed in it
     operations: Any  # nn.ModuleList, of InvertibleModule
 
     def __init__(
