@@ -3,7 +3,8 @@
 
 Every figure is the median of runs that take turns, so that a machine that changes its speed changes all of them.
 
-    inference  both directions of images
+    inference  both directions of images, in each of --precisions
+    quality    what each of --precisions makes of images with a trained network
     training   a training step of the network alone, and with recomputed blocks
     step       the whole training step of an option file, with the discriminator and VGG: where its time goes
     loader     samples per second of one worker process, and how many workers the measured step needs
@@ -20,12 +21,14 @@ import platform
 from pathlib import Path
 
 import torch
-from benchmarks import loader, network, sizes, step, table
+from benchmarks import loader, network, quality, sizes, step, table
 from benchmarks.measure import measure_machine
 from benchmarks.textbook import randomise, textbook
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.images.names import find_images
 from irnsigma_plugin.options.train_val import AMP_MODES
+from irnsigma_plugin.rescaling.precision import PRECISIONS, native_precision
 
 EPILOG = f"""\
 Leave the machine alone meanwhile. Network and textbook form share weights and images.
@@ -47,6 +50,8 @@ while.
 
 examples:
   python scripts/benchmark.py
+  python scripts/benchmark.py --parts inference --precisions fp32 bf16 fp16 --sizes 480x320
+  python scripts/benchmark.py --parts quality --precisions bf16 fp16 --model net_g.safetensors --images BSD100/HR
   python scripts/benchmark.py --parts step loader --images BSDS400
   python scripts/benchmark.py --parts step --device cuda --batch 16 --amp bf16 --channels-last --json gpu.json
   python scripts/benchmark.py --parts sizes --largest 1024 --plot sizes.png
@@ -64,7 +69,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         '--parts',
         nargs='+',
         default=['inference', 'training'],
-        choices=['inference', 'training', 'step', 'loader', 'sizes'],
+        choices=['inference', 'training', 'step', 'loader', 'sizes', 'quality'],
         help='what to measure (default: inference training)',
     )
     parser.add_argument('--runs', type=int, default=7, help='medians are of so many (default: 7)')
@@ -83,6 +88,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar='WxH',
         help='images of the inference (default: 480x320 2040x1356)',
     )
+    what.add_argument(
+        '--precisions',
+        nargs='+',
+        choices=PRECISIONS[1:],
+        help='of the convolutions in `inference` and `quality` (default: fp32, and bf16 where `auto` is that here)',
+    )
+    what.add_argument('--model', type=Path, metavar='FILE', help='checkpoint of `quality`')
+    what.add_argument('--every', type=int, default=1, metavar='N', help='every Nth image in `quality` (default: 1)')
     what.add_argument('--batch', type=int, help='patches of a step (default: 4 in `training`, 2 in `step`)')
     what.add_argument(
         '--patch', type=int, help="their side (default: 144 in `training`, the option file's gt_size in `step`)"
@@ -96,7 +109,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     what.add_argument('--amp', choices=AMP_MODES, help="train.amp of the plugin's column in `step`")
     what.add_argument('--channels-last', action='store_true', help='train.channels_last of the same')
-    what.add_argument('--images', type=Path, metavar='FOLDER', help='photographs of `loader`')
+    what.add_argument('--images', type=Path, metavar='FOLDER', help='photographs of `loader` and `quality`')
     what.add_argument('--largest', type=int, default=4096, help='largest side of `sizes` (default: 4096)')
     what.add_argument('--plot', type=Path, metavar='FILE', help='draw `sizes` as a PNG file')
     what.add_argument(
@@ -105,6 +118,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if 'loader' in args.parts and args.images is None:
         parser.error('loader needs photographs: --images FOLDER')
+    if 'quality' in args.parts and (args.images is None or args.model is None):
+        parser.error('quality needs a trained network and photographs: --model FILE --images FOLDER')
     if args.source and not args.plot:
         parser.error('--from needs a file to draw: --plot FILE')
     if args.plot and not args.source and 'sizes' not in args.parts:
@@ -151,11 +166,14 @@ def measure(args: argparse.Namespace) -> dict:
     }
     net = randomise(InvRescaleNet(args.scale, args.blocks, args.growth), std=0.01)
     nets = {'plugin': net.to(device), 'textbook': textbook(net).to(device)}
+    precisions = args.precisions or tuple(dict.fromkeys(('fp32', native_precision(device))))
     if 'inference' in args.parts:
         rows = (
             row
             for size in args.sizes
-            for row in network.benchmark_inference(machine, nets, tuple(map(int, size.split('x'))), args.runs)
+            for row in network.benchmark_inference(
+                machine, nets, tuple(map(int, size.split('x'))), args.runs, precisions
+            )
         )
         figures['inference'] = table.show(network.COLUMNS, rows)
     if 'training' in args.parts:
@@ -179,6 +197,12 @@ def measure(args: argparse.Namespace) -> dict:
         needed = taken and taken.samples_per_second
         figures['loader'] = table.show(
             loader.COLUMNS, loader.benchmark_loader(args.images, args.scale, args.runs, needed)
+        )
+    if 'quality' in args.parts:
+        images = [path for path, _ in find_images([str(args.images)])][:: args.every]
+        print(f'\n{args.model.name}, {len(images)} images of {args.images}')
+        figures['quality'] = table.show(
+            quality.COLUMNS, quality.benchmark_quality(device, args.model, images, precisions)
         )
     if 'sizes' in args.parts:
         figures['sizes'] = table.show(

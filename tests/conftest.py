@@ -22,6 +22,7 @@ if (SHARED_DIR / 'torch_home').is_dir():
 
 import irnsigma_plugin  # noqa: E402, F401  arms the plugin for every test that imports basicsr
 from irnsigma_plugin.imagenet import weights as imagenet_weights  # noqa: E402
+from irnsigma_plugin.rescaling import rescaler  # noqa: E402
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -29,6 +30,14 @@ def _no_server() -> Iterator[None]:
     """No result depends on the network: torchvision's server is out of reach, except for other processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(imagenet_weights, 'SERVER', 'http://127.0.0.1:9/')
+        yield
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _one_precision() -> Iterator[None]:
+    """No result depends on what this machine is fast in: `auto` is fp32, except in other processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rescaler, 'native_precision', lambda device: 'fp32')
         yield
 
 

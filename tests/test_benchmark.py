@@ -6,9 +6,13 @@ import importlib
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
-from helpers.experiment import options_to_train, write_photographs, write_yaml
+from helpers.experiment import has_alexnet, options_to_train, write_photographs, write_yaml
+from helpers.invertibility import randomise
+
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 
 PARTS = {
     'forward of G',
@@ -74,6 +78,9 @@ def test_every_part(load, tmp_path, photographs, options, elsewhere, monkeypatch
             '2',
             '--sizes',
             '64x48',
+            '--precisions',
+            'fp32',
+            'bf16',
             '--batch',
             '1',
             '--patch',
@@ -97,7 +104,9 @@ def test_every_part(load, tmp_path, photographs, options, elsewhere, monkeypatch
 
     assert [row['what'] for row in figures['inference'] + figures['training']] == [
         'downscale 64x48',
+        'downscale 64x48, bf16',
         'upscale 64x48',
+        'upscale 64x48, bf16',
         'training step 1x32x32',
         'training step 1x32x32, checkpoint_blocks',
     ]
@@ -137,6 +146,7 @@ def test_every_part(load, tmp_path, photographs, options, elsewhere, monkeypatch
     ('arguments', 'message'),
     [
         (['--parts', 'loader'], 'loader needs photographs'),
+        (['--parts', 'quality', '--images', 'photographs'], 'quality needs a trained network and photographs'),
         (['--plot', 'sizes.png'], '--plot draws the part sizes'),
         (['--from', 'figures.json'], '--from needs a file to draw'),
     ],
@@ -145,6 +155,23 @@ def test_missing_arguments_are_named(load, capsys, arguments, message):
     with pytest.raises(SystemExit):
         load('benchmark').main(arguments)
     assert message in capsys.readouterr().err
+
+
+def test_quality_of_precisions(load, photographs, elsewhere):
+    if not has_alexnet():
+        pytest.skip('needs the weights of AlexNet')
+    torch.save({'params': randomise(InvRescaleNet(4, [1, 1], 4), std=0.02).state_dict()}, 'net.pth')
+    quality = load('benchmarks.quality')
+    rows = list(quality.benchmark_quality(CPU, 'net.pth', sorted(photographs.iterdir()), ['bf16']))
+    assert [(row['precision'], row['sigma']) for row in rows] == [
+        (precision, sigma) for precision in ('fp32', 'bf16') for sigma in (0, 1)
+    ]
+    assert all(row['hr_psnr'] is None for row in rows[:2])
+    for full, half in zip(rows[:2], rows[2:]):
+        assert 0 < abs(full['psnr_y'] - half['psnr_y']) < 0.1
+        assert 0 < abs(full['lpips'] - half['lpips']) < 0.01
+        assert 40 < half['hr_psnr'] < 100
+    assert quality.squared_error(np.array([1, 5], np.uint8), np.array([3, 2], np.uint8)) == (4 + 9) / 2
 
 
 def test_time_belongs_to_the_part_entered_last(load, monkeypatch):

@@ -73,7 +73,7 @@ def test_defaults(opt):
     train, val = read(opt)
     assert (train.fake_weighting, train.grad_clip, train.max_skipped_steps) == ('sigma', None, 10)
     assert train.sigma_sampler().values == (0, 0.5, 1)
-    assert (val.sigmas, val.seed, val.lr_metrics) == ((0, 0.5, 1), 0, {})
+    assert (val.sigmas, val.seed, val.precision, val.lr_metrics) == ((0, 0.5, 1), 0, 'fp32', {})
 
 
 def test_amp_off_as_yaml_reads_it():
@@ -124,6 +124,7 @@ def test_empty_blocks_mean_no_discriminator():
         ('val.sigmas', [0, 'a'], r"val\.sigmas\[1\]: .*'a'"),
         ('val.sigmas', [0, 1, 0], r'val\.sigmas .*differ.*0'),
         ('val.seed', 1.5, r'val\.seed .*integer.*1\.5'),
+        ('val.precision', 'half', r"val\.precision .*'auto', 'fp32', 'bf16', 'fp16'.*'half'"),
         ('val.seed', True, r'val\.seed .*integer.*True'),
         # What must agree with each other.
         ('network_d', MISSING, r'missing: network_d\.'),

@@ -90,7 +90,7 @@ def test_as_a_process_of_its_own(run_cli):
 import sys
 from irnsigma_plugin.cli import main
 status = main([*sys.argv[1:], '--model', 'model.pth'])
-print({'basicsr', 'torchvision', 'scipy', 'matplotlib', 'torch._dynamo'} & set(sys.modules))
+print({'basicsr', 'torchvision', 'scipy', 'matplotlib', 'torch._dynamo', 'sympy'} & set(sys.modules))
 sys.exit(status)
 """
     for files in (('downscale', 'photos', 'small'), ('upscale', 'small', 'restored')):
@@ -177,6 +177,31 @@ def test_small_pictures_of_another_model_are_told_apart(capsys):
     errors = capsys.readouterr().err
     models = [Rescaler.from_checkpoint(path).model_hash for path in ('model.pth', 'other.pth')]
     assert errors.count(f'has model {models[0]} instead of {models[1]}; --overwrite replaces it.\n') == 3
+
+
+@pytest.mark.parametrize(
+    ('command', 'default'),
+    [
+        ('downscale photos small', 'auto'),
+        ('upscale photos large', 'auto'),
+        ('evaluate photos', 'fp32'),
+        ('compare photos/photo0.png', 'fp32'),
+    ],
+)
+def test_precision(command, default, monkeypatch, capsys):
+    """Figures do not depend on the machine, unless they are asked to; pictures are made as fast as it can."""
+    seen = []
+    made = Rescaler.__init__
+
+    def noted(self, net, device, precision):
+        seen.append(precision)
+        made(self, net, device, precision)
+
+    monkeypatch.setattr(Rescaler, '__init__', noted)
+    assert run(command) == run(f'{command} --overwrite --precision bf16'.replace('photos --overwrite', 'photos')) == 0
+    assert seen == [default, 'bf16']
+    assert run(f'{command} --precision half') == 2
+    assert "argument --precision: invalid choice: 'half'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('kind', ['of the original', 'of the small image', 'in colour', 'of 16 bits'])

@@ -101,11 +101,12 @@ def test_a_metric_may_measure_all_sigmas_at_once(tmp_path, net, loader, monkeypa
     assert [measured._tested[0].hr_means(sigma) for sigma in (0, 0.5, 1)] == [{'p': 0}, {'p': 1}, {'p': 2}]
 
 
-def test_images_are_those_of_the_rescaler(tmp_path, net, loader):
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+def test_images_are_those_of_the_rescaler(tmp_path, net, loader, precision):
     for data in loader():
-        image = validator(tmp_path, sigmas=(0.5,), seed=3).rescale(net, data, CPU)
+        image = validator(tmp_path, sigmas=(0.5,), seed=3, precision=precision).rescale(net, data, CPU)
         original = tensor2img(data['gt'])[..., ::-1]
-        rescaler = Rescaler(net)
+        rescaler = Rescaler(net, precision=precision)
         lr = rescaler.downscale(original)
         assert (image.lr[..., ::-1] == lr).all()
         restored = rescaler.upscale(lr, 0.5, 3, image.name, original.shape[:2])

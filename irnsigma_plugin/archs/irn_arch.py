@@ -47,9 +47,9 @@ class HaarDownsampling(InvertibleModule):
         super().__init__()
         self.channels = channels
         signs = [[1.0, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]  # of a, b, c, d
-        bands = torch.tensor(signs).view(4, 1, 2, 2)
+        bands = torch.tensor(signs * channels).view(-1, 1, 2, 2)  # on `meta`, Tensor.repeat would import sympy
         # A frozen Parameter, no buffer: checkpoints of the original IRN list it among the parameters.
-        self.haar_weights = nn.Parameter(bands.repeat(channels, 1, 1, 1), requires_grad=False)
+        self.haar_weights = nn.Parameter(bands, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):  # the transform is exact in the image's precision
@@ -199,6 +199,7 @@ class InvRescaleNet(RescalingNet):
         (torch.Size([1, 3, 16, 12]), torch.Size([1, 45, 16, 12]))
     """
 
+    half_precision = True  # only dense blocks are computed in it
     operations: Any  # nn.ModuleList, of InvertibleModule
 
     def __init__(

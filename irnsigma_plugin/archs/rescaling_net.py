@@ -30,10 +30,12 @@ class RescalingNet(nn.Module):
         scale: Rescaling factor.
         checkpoint_blocks: Whether the network computes parts of itself a second time in the backward pass instead of
             keeping them; None where it cannot.
+        half_precision: Whether it keeps its accuracy under autocast, so that bf16 may be chosen where it is faster.
     """
 
     scale: int
     checkpoint_blocks: bool | None = None
+    half_precision = False
 
     def downscale(self, hr: Tensor) -> tuple[Tensor, Tensor]:
         """Split an image of any size into a small image and the detail that it lost.

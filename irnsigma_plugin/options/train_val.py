@@ -17,6 +17,7 @@ from irnsigma_plugin.losses.mixture_loss import MixtureLoss
 from irnsigma_plugin.options import keys
 from irnsigma_plugin.options.keys import Key
 from irnsigma_plugin.options.rules import anything, block, constructed, default_of, prefixed, refuse, value_at
+from irnsigma_plugin.rescaling.precision import PRECISIONS
 from irnsigma_plugin.sigma import SigmaSampler, sigma_value
 
 FAKE_WEIGHTINGS = ('sigma', 'all')
@@ -65,6 +66,7 @@ class ValOptions:
 
     sigmas: tuple[float, ...] = _field(_SIGMAS, 'the sigma at which every image is restored', (0.0, 0.5, 1.0))
     seed: int = _field(integer, "seed of the detail's noise; with the image's name it fixes the noise of that image", 0)
+    precision: str = _field(one_of(*PRECISIONS), 'of the convolutions; `auto`: bf16 where it is faster', 'fp32')
     lr_metrics: Mapping[str, Any] = _field(
         keys.METRICS, "metrics of the lr image against bicubic, as BasicSR's `metrics`", {}
     )

@@ -65,10 +65,11 @@ def read_region(image: Image, region: Region) -> Tensor:
 
 
 def check_result(pixels: Tensor) -> Tensor:
-    """Return what a network made of an image, if all values are finite; otherwise raise a FloatingPointError."""
+    """Return what a network made of an image as float32; if a value is not finite, raise a FloatingPointError."""
     if not pixels.isfinite().all():
-        raise FloatingPointError('the network makes infinite values or no numbers of this image; use another model.')
-    return pixels
+        remedy = 'use another model, or fp32 where the precision was fp16.'
+        raise FloatingPointError(f'the network makes infinite values or no numbers of this image; {remedy}')
+    return pixels.float()
 
 
 def write_region(image: Image, region: Region, pixels: Tensor) -> None:

@@ -17,9 +17,10 @@ from irnsigma_plugin.archs.grid import Size, Window, magnify, relative, windows
 from irnsigma_plugin.archs.rescaling_net import RescalingNet, quantize
 from irnsigma_plugin.checkpoints import builtin
 from irnsigma_plugin.checkpoints.weights import FindClass, build_network, model_hash, read_checkpoint
-from irnsigma_plugin.checks import whole_number
+from irnsigma_plugin.checks import one_of, raise_faults, whole_number
 from irnsigma_plugin.rescaling import pixels
 from irnsigma_plugin.rescaling.latent import check_sigma_map, draw_epsilon, sigma_of_cells
+from irnsigma_plugin.rescaling.precision import PRECISIONS, autocast, native_precision
 
 # Side of the grid's cells, in hr pixels, and what a window adds around one by default, in lr pixels. Both
 # belong to the definition of the result: other values change the last bits of some pixels. A window takes 0.1 GiB on
@@ -35,9 +36,9 @@ class Rescaler:
 
     An image is worked on in windows of one fixed grid: cells of at most 1024 x 1024 hr pixels, each seen with
     `overlap` hr pixels around it. Where a sum is rounded depends on the shape that the network is given, so it
-    always gets one window, by itself: the same image, seed, sigma and overlap give the same bytes whatever the batch,
-    the order or the number of workers (on one machine; another may differ by one level where a value lies at a
-    rounding boundary). Only windows become floating point, so memory is bounded by one window.
+    always gets one window, by itself: the same image, seed, sigma, overlap and precision give the same bytes whatever
+    the batch, the order or the number of workers (on one machine; another may differ by one level where a value lies
+    at a rounding boundary). Only windows become floating point, so memory is bounded by one window.
 
     The overlap is 16 lr pixels by default, or the network's receptive field (480 hr pixels for the paper's x4 network)
     where that is less. With this or more, the result is that of the image in one piece up to the rounding of float32.
@@ -50,6 +51,12 @@ class Rescaler:
     Args:
         net: Network; it is moved to `device` and set to evaluation mode.
         device: Where to compute.
+        precision: Of the convolutions: `fp32`, `bf16`, `fp16`, or `auto`, which is bf16 where the device is faster in
+            it (see :func:`~irnsigma_plugin.rescaling.precision.native_precision`) and the network is fit for it
+            (`half_precision`), else fp32. Any restores what any other has downscaled; the last bits differ.
+
+    Attributes:
+        precision: What became of `auto`, too.
 
     Example:
         >>> rescaler = Rescaler.builtin()  # or Rescaler.from_checkpoint('net_g_latest.pth')
@@ -57,15 +64,23 @@ class Rescaler:
         >>> restored = rescaler.upscale(lr, sigma=0.5, name='baby', size=image.shape[:2])
     """
 
-    def __init__(self, net: RescalingNet, device: torch.device | str = 'cpu') -> None:
+    def __init__(self, net: RescalingNet, device: torch.device | str = 'cpu', precision: str = 'auto') -> None:
+        raise_faults('Rescaler', one_of(*PRECISIONS)('precision', precision))
         # With its index: threads have a current GPU of their own.
         self.device = torch.empty(0, device=device).device
         self.net = net.to(self.device).eval()
         self.scale = net.scale
+        if precision == 'auto':
+            precision = native_precision(self.device) if net.half_precision else 'fp32'
+        self.precision = precision
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | os.PathLike, device: torch.device | str = 'auto', find_class: FindClass | None = None
+        cls,
+        path: str | os.PathLike,
+        device: torch.device | str = 'auto',
+        find_class: FindClass | None = None,
+        precision: str = 'auto',
     ) -> Rescaler:
         """Build the network of a checkpoint, on the GPU if there is one (`auto`).
 
@@ -76,7 +91,7 @@ class Rescaler:
         """
         if device == 'auto':
             device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        return cls(build_network(read_checkpoint(path), find_class=find_class), device)
+        return cls(build_network(read_checkpoint(path), find_class=find_class), device, precision)
 
     @classmethod
     def builtin(cls, name: str = builtin.DEFAULT, device: torch.device | str = 'auto') -> Rescaler:
@@ -114,7 +129,7 @@ class Rescaler:
         lr = pixels.empty_like(image, lr_size, np.uint8)
         grey = pixels.is_grey(image)
         window: Window  # which mypy does not find out
-        with _reproducible_convolutions(self.device):
+        with _reproducible_convolutions(self.device), autocast(self.precision, self.device):
             for window in self._windows(lr_size, overlap):
                 area = magnify(window.area, self.scale, hr_size)
                 small = pixels.check_result(self.net.downscale(pixels.read_region(image, area).to(self.device))[0])
@@ -172,7 +187,7 @@ class Rescaler:
         latent_shape = self.net.latent_shape((1, 3, *lr_size))
         has_latent_per_pixel = self._has_latent_per_pixel(lr_size)
         grey = pixels.is_grey(lr)
-        with _reproducible_convolutions(self.device):
+        with _reproducible_convolutions(self.device), autocast(self.precision, self.device):
             for window in self._windows(lr_size, overlap):
                 epsilon = draw_epsilon(latent_shape, seed, name, window.area if has_latent_per_pixel else None)
                 of_cells = sigma_of_cells(sigma, window.area, lr_size, self.scale)

@@ -89,11 +89,12 @@ class Validator:
 
     def rescale(self, net: RescalingNet, data: Mapping[str, Any], device: torch.device) -> RescaledImage:
         """Restore the one image of a batch, downscaled first where it is an original; `net` is in evaluation mode."""
-        restorer = Restorer(Rescaler(net, device), self.options.sigmas, self.options.seed)
+        rescaler = Rescaler(net, device, self.options.precision)
+        restorer = Restorer(rescaler, self.options.sigmas, self.options.seed)
         name = Path(data['lq_path'][0]).stem
         if 'gt' not in data:
             return restorer.restore(data['lq'], name, None)
-        return restorer.restore(restorer.rescaler.downscale(data['gt']), name, tuple(data['gt'].shape[-2:]))
+        return restorer.restore(rescaler.downscale(data['gt']), name, tuple(data['gt'].shape[-2:]))
 
     def _save(self, image: RescaledImage, dataset: str, current_iter: int | str) -> None:
         """Save where BasicSR would, under BasicSR's name with `_lr` or `_sigma...` added."""

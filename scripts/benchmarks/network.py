@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Callable
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import Machine, medians, peak_memory
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.rescaling.precision import autocast
 
 COLUMNS = (
     ('work', 'what', '{}'),
@@ -26,9 +28,9 @@ COLUMNS = (
 
 
 def benchmark_inference(
-    machine: Machine, nets: dict[str, InvRescaleNet], size: tuple[int, int], runs: int
+    machine: Machine, nets: dict[str, InvRescaleNet], size: tuple[int, int], runs: int, precisions: Sequence[str]
 ) -> Iterator[dict]:
-    """Both directions of an image of the given width and height."""
+    """Both directions of an image of the given width and height, in each precision, beside the textbook in float32."""
     width, height = size
     hr = torch.rand(1, 3, height, width, device=machine.device)
     gflop = flop_per_pixel(nets['plugin']) * height * width / 1e9
@@ -36,11 +38,20 @@ def benchmark_inference(
         lr, z = nets['plugin'].downscale(hr)
     directions = {'downscale': lambda net: net.downscale(hr), 'upscale': lambda net: net.upscale(lr, z)}
     for direction, call in directions.items():
-        works = {name: partial(call, net) for name, net in nets.items()}
+
+        def in_precision(precision: str, call: Callable = call) -> None:
+            with autocast(precision, machine.device):
+                call(nets['plugin'])
+
+        works = {'textbook': partial(call, nets['textbook'])}
+        works.update((precision, partial(in_precision, precision)) for precision in precisions)
         with torch.inference_mode():
             memory = {name: peak_memory(machine.device, work) for name, work in works.items()}
             taken = medians(machine.device, works, runs)
-        yield row(machine, f'{direction} {width}x{height}', taken, memory, gflop)
+        for precision in precisions:
+            both = ({'plugin': each[precision], 'textbook': each['textbook']} for each in (taken, memory))
+            what = f'{direction} {width}x{height}' + (precision != 'fp32') * f', {precision}'
+            yield row(machine, what, *both, gflop)
 
 
 def benchmark_training(
