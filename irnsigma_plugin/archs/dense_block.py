@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import MethodType
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -47,3 +50,18 @@ class DenseBlock(nn.Module):
         x = tensors[0].contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, enabled=False):
             return dense(x, tensors[1 : 1 + CONVOLUTIONS], tensors[1 + CONVOLUTIONS :])
+
+
+def compile_blocks(net: nn.Module) -> None:
+    """Let torch compile the dense blocks of a network, each kind once, for where gradients are recorded.
+
+    Without them an image may have any size, and each would be compiled anew.
+    """
+    compiled = torch.compile(DenseBlock.forward, dynamic=False)
+
+    def forward(self: DenseBlock, x: Tensor) -> Tensor:
+        return (compiled if torch.is_grad_enabled() else DenseBlock.forward)(self, x)
+
+    blocks: list[Any] = [module for module in net.modules() if type(module) is DenseBlock]
+    for block in blocks:
+        block.forward = MethodType(forward, block)
