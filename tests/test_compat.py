@@ -469,6 +469,40 @@ def test_processes_leave_each_other_at_exit(monkeypatch, tmp_path):
     leave()  # whoever has left before is not missed
 
 
+@pytest.mark.parametrize('launcher', ['pytorch', 'slurm'])
+@pytest.mark.parametrize(('backend', 'fails'), [('gloo', True), ('nccl', True), ('nccl', False)])
+def test_processes_with_gpus_leave_each_other_unless_one_fails(monkeypatch, tmp_path, launcher, backend, fails):
+    """They are joined by gloo, whatever the backend is said to be. NCCL may wait for those that know of no error."""
+    joined, at_exit = {}, []
+
+    def join(backend, port=None, **kwargs):
+        joined[backend] = kwargs
+        torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+
+    for name in ('pytorch', 'slurm'):
+        monkeypatch.setattr(dist_util, f'_init_dist_{name}', join)
+    launch.launch_without_gpu()
+    monkeypatch.setattr(launch.atexit, 'register', at_exit.append)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
+    monkeypatch.setattr(torch.distributed, 'get_backend', lambda: backend)
+    for name in ('RANK', 'SLURM_PROCID'):
+        monkeypatch.setenv(name, '6')
+    if fails:  # as Python notes an error that ends it
+        monkeypatch.setattr(sys, 'last_type', ValueError, raising=False)
+    else:
+        monkeypatch.delattr(sys, 'last_type', raising=False)
+    getattr(dist_util, f'_init_dist_{launcher}')(backend)
+    try:
+        is_named = (launcher, backend) == ('pytorch', 'nccl')
+        assert joined == {backend: {'device_id': torch.device('cuda', 2)} if is_named else {}}
+        at_exit[-1]()
+        assert torch.distributed.is_initialized() == (fails and backend == 'nccl')
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
 @pytest.mark.parametrize('script', [None, 'exit 1', 'true'], ids=['missing', 'fails', 'says nothing'])
 def test_slurm_without_scontrol_is_a_clear_error(monkeypatch, tmp_path, script):

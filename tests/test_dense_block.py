@@ -1,10 +1,16 @@
+import copy
+import functools
+
 import pytest
 import torch
 from benchmarks.textbook import TextbookDenseBlock
 from helpers.invertibility import random_image, randomise
+from torch import nn
 from torch.nn import functional as F
 
-from irnsigma_plugin.archs.dense_block import DenseBlock
+from irnsigma_plugin.archs import dense_block, dense_kernels
+from irnsigma_plugin.archs.dense_block import DenseBlock, compile_blocks
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 
 
 def test_equals_the_layers_written_out():
@@ -83,3 +89,84 @@ def test_autocast_is_for_the_convolutions():
     torch.testing.assert_close(y.float(), block(x), rtol=0.05, atol=0.01)
     y.float().sum().backward()
     assert x.grad.dtype == block.conv1.weight.grad.dtype == torch.float32
+
+
+def gradients(net, image):
+    """Result, and gradients of the image and of the parameters."""
+    leaf = image.clone().requires_grad_()
+    y = net(leaf)
+    (y * random_image(*y.shape, dtype=y.dtype, seed=1)).sum().backward()
+    taken = [leaf.grad, *(parameter.grad.clone() for parameter in net.parameters() if parameter.requires_grad)]
+    net.zero_grad()
+    return y.detach(), taken
+
+
+@pytest.mark.parametrize('channels', [(9, 3), (3, 9), (45, 3), (8, 16)])
+def test_channels_of_zeros_change_neither_result_nor_gradients(monkeypatch, channels):
+    block = randomise(DenseBlock(*channels, growth_channels=8), std=0.2).double()
+    image = random_image(2, channels[0], 7, 9, dtype=torch.float64) - 0.5
+    expected = gradients(block, image)
+    computed = []
+
+    def padded(*tensors):
+        padded_tensors = dense_kernels.aligned(*tensors)
+        computed.extend(padded_tensors[:6])
+        return dense_kernels._in_one_piece(*padded_tensors)[:, : channels[1]]
+
+    monkeypatch.setattr(dense_block, 'dense', padded)
+    y, taken = gradients(block, image)
+    assert relative_error(y, expected[0]) < 1e-12
+    assert all(relative_error(a, b) < 1e-12 for a, b in zip(taken, expected[1]))
+    x, first, *_, last = computed
+    whole = {3: 8, 9: 16, 45: 48, 8: 8, 16: 16}
+    assert (x.shape[1], first.shape[1], last.shape[0]) == (whole[channels[0]], x.shape[1], whole[channels[1]])
+    assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in computed)
+
+
+@pytest.mark.parametrize(('dtype', 'aligned'), [(torch.bfloat16, True), (torch.float16, True), (torch.float32, False)])
+def test_half_precision_is_aligned_on_gpus(monkeypatch, dtype, aligned):
+    class OnGPU(torch.Tensor):
+        """Says that it is."""
+
+        device = torch.device('cuda')
+
+    shapes = []
+    monkeypatch.setattr(
+        dense_kernels, '_in_one_piece', lambda x, *_: shapes.append(x.shape[1]) or x.new_zeros(1, 16, 4, 5)
+    )
+    block = DenseBlock(3, 9, growth_channels=8).to(dtype)
+    convolutions = [getattr(block, f'conv{k}') for k in range(1, 6)]
+    x = random_image(1, 3, 4, 5).to(dtype)
+    for each in (x, x.as_subclass(OnGPU)):
+        dense_kernels.dense(each, [conv.weight for conv in convolutions], [conv.bias for conv in convolutions])
+    assert shapes == [3, 8 if aligned else 3]
+
+
+def test_blocks_are_compiled_once_for_each_kind_and_for_gradients_only(monkeypatch):
+    """Traced by torch.compile, but run by torch itself."""
+    graphs = []
+    compiled = functools.partial(torch.compile, backend=lambda graph, inputs: graphs.append(inputs) or graph)
+    monkeypatch.setattr(torch, 'compile', compiled)
+    net = randomise(InvRescaleNet(4, [2, 2], growth_channels=4), std=0.05)
+    plain = copy.deepcopy(net)
+    compile_blocks(net)
+    image, sigma = random_image(2, 3, 16, 24), torch.tensor([0.0, 1.0])
+    epsilon = random_image(2, 45, 4, 6, seed=2) - 0.5
+    with torch.no_grad():
+        torch.testing.assert_close(net(image, sigma, epsilon), plain(image, sigma, epsilon), rtol=0, atol=0)
+    assert not graphs
+    y, taken = gradients(WholeCycle(net, sigma, epsilon), image)
+    expected_y, expected = gradients(WholeCycle(plain, sigma, epsilon), image)
+    assert len(graphs) == 4  # F, and G and H, at two levels
+    torch.testing.assert_close(y, expected_y)
+    assert all(relative_error(a, b) < 1e-5 for a, b in zip(taken, expected))
+    assert list(net.state_dict()) == list(plain.state_dict())
+
+
+class WholeCycle(nn.Module):
+    def __init__(self, net, sigma, epsilon):
+        super().__init__()
+        self.net, self.sigma, self.epsilon = net, sigma, epsilon
+
+    def forward(self, hr):
+        return self.net(hr, self.sigma, self.epsilon).restored

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,28 @@ def test_ema_follows_the_weights_and_is_saved(make_model):
     model.save(0, 1)
     saved = torch.load(Path(model.opt['path']['models'], 'net_g_1.pth'))
     assert set(saved) == {'params', 'params_ema', 'network_g'}
+
+
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_ema_is_basicsrs_up_to_rounding(make_model, channels_last):
+    def change(options):
+        options['train'].update(ema_decay=0.999, channels_last=channels_last)
+
+    model = make_model(change=change)
+    averages, values = ([*net.parameters()] for net in (model.net_g_ema, model.net_g))
+    layouts = [[each.stride() for each in parameters] for parameters in (averages, values)]
+    assert layouts[0] == layouts[1]  # which one kernel for all of them asks for
+    for decay, tolerance in ((0, 0), (0.999, 1e-6), (0.25, 1e-6), (1, 0)):
+        with torch.no_grad():
+            for value in values:
+                value.add_(torch.randn(value.shape), alpha=0.1)
+        before = deepcopy(dict(model.net_g_ema.named_parameters()))
+        BaseModel.model_ema(model, decay)
+        expected = deepcopy(dict(model.net_g_ema.named_parameters()))
+        for average, value in zip(averages, before.values()):
+            average.data.copy_(value)
+        model.model_ema(decay)
+        torch.testing.assert_close(dict(model.net_g_ema.named_parameters()), expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize('adversarial', [True, False])

@@ -111,7 +111,8 @@ def test_empty_blocks_mean_no_discriminator():
         ('train.amp', True, r'train\.amp .*True'),
         ('train.accumulate', 0, r'train\.accumulate .*1 or more.*0'),
         ('train.channels_last', 1, r'train\.channels_last must be true or false, but is 1'),
-        ('train.compile', 'yes', r"train\.compile must be true or false, but is 'yes'"),
+        ('train.compile', 'yes', r"train\.compile must be one of \[False, True, 'blocks'\], but is 'yes'"),
+        ('train.cuda_graph', 1, r'train\.cuda_graph must be true or false, but is 1'),
         ('train.checkpoint_blocks', 'no', r"train\.checkpoint_blocks must be true or false, but is 'no'"),
         ('train.sigma', 'uniform', r"train\.sigma .*'uniform'"),
         ('train.sigma.strategy', 'gauss', r"train\.sigma.*strategy.*'gauss'"),
@@ -139,6 +140,24 @@ def test_empty_blocks_mean_no_discriminator():
 def test_wrong_options_are_named(path, value, message):
     with pytest.raises(OptionError, match=message):
         read(changed(IRN_SIGMA, path, value))
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'named'),
+    [
+        ('train.accumulate', 2, r'train\.accumulate: 2'),
+        ('train.checkpoint_blocks', True, r'train\.checkpoint_blocks: True'),
+        ('train.amp', 'fp16', r'train\.amp: fp16'),
+        ('dist', True, '--launcher'),
+    ],
+)
+def test_what_cannot_be_recorded_as_a_cuda_graph_is_named(path, value, named):
+    recorded = changed(IRN_SIGMA, 'train.cuda_graph', True)
+    for harmless in (('train.accumulate', 1), ('train.amp', 'bf16'), ('dist', False), ('train.compile', 'blocks')):
+        read(changed(recorded, *harmless))
+    read(changed(IRN_SIGMA, path, value))
+    with pytest.raises(OptionError, match=rf'^train\.cuda_graph: true does not work with {named}\. Leave out'):
+        read(changed(recorded, path, value))
 
 
 def test_all_faults_of_a_block_are_in_one_message():

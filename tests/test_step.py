@@ -260,9 +260,9 @@ def test_compiled_generator_computes_the_same_and_keeps_its_keys(make_model, mon
     assert list(model.net_g.state_dict()) == keys
 
 
-@pytest.mark.parametrize('option', ['channels_last', 'compile'])
-def test_a_saved_generator_is_an_ordinary_one(make_model, option):
-    model = make_model(change=set_option('train', option, True))
+@pytest.mark.parametrize(('option', 'value'), [('channels_last', True), ('compile', True), ('compile', 'blocks')])
+def test_a_saved_generator_is_an_ordinary_one(make_model, option, value):
+    model = make_model(change=set_option('train', option, value))
     model.save(0, 1)
     saved = torch.load(Path(model.opt['path']['models'], 'net_g_1.pth'))['params']
     net = InvRescaleNet(4, [1, 1], 4)
@@ -270,15 +270,41 @@ def test_a_saved_generator_is_an_ordinary_one(make_model, option):
     torch.testing.assert_close(dict(net.state_dict()), dict(model.net_g.state_dict()), rtol=0, atol=0)
 
 
-def test_a_failing_compiler_is_one_clear_error(make_model, monkeypatch):
+@pytest.mark.parametrize('what', [True, 'blocks'])
+def test_a_failing_compiler_is_one_clear_error(make_model, monkeypatch, what):
     def no_compiler(*_):
         raise OSError('no compiler found')
 
-    compiled = functools.partialmethod(nn.Module.compile, backend=no_compiler)
-    monkeypatch.setattr(nn.Module, 'compile', compiled)
-    model = make_model(change=set_option('train', 'compile', True))
+    monkeypatch.setattr(nn.Module, 'compile', functools.partialmethod(nn.Module.compile, backend=no_compiler))
+    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend=no_compiler))
+    model = make_model(change=set_option('train', 'compile', what))
     with pytest.raises(RuntimeError, match=r'train\.compile needs a C\+\+ compiler.*no compiler found'):
         model.optimize_parameters(1)
+
+
+def test_a_discriminator_takes_the_layout_that_it_can(make_model):
+    """A U-Net that of the weights; one that flattens by `view` cannot take channels-last images."""
+    layouts = []
+
+    def losses(channels_last):
+        model = make_model(change=set_option('train', 'channels_last', channels_last))
+        torch.manual_seed(0)
+        for parameter in model.net_d.parameters():
+            parameter.data.copy_(torch.randn(parameter.shape) * 0.05)
+        model.net_d.register_forward_pre_hook(lambda _, images: layouts.append(images[0].stride(1) == 1))
+        assert (model.net_d.conv1.weight_orig.stride(1) == 1) == channels_last
+        torch.manual_seed(0)
+        model.optimize_parameters(1)
+        model.save(0, 1)
+        return model.get_current_log(), torch.load(Path(model.opt['path']['models'], 'net_d_1.pth'))['params']
+
+    log, weights = losses(True)
+    plain_log, plain_weights = losses(False)
+    assert layouts == [True] * 3 + [False] * 3
+    assert log == pytest.approx(plain_log, rel=1e-5)
+    torch.testing.assert_close(weights, plain_weights, rtol=1e-3, atol=1e-5)
+    step = by_hand()
+    step.judge(lambda images: images.view(-1), torch.rand(1, 3, 4, 4).contiguous(memory_format=torch.channels_last))
 
 
 def test_other_errors_pass_the_explanation():

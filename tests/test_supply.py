@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 
 import lmdb
@@ -131,6 +132,22 @@ def test_prefetching_neither_hides_errors_nor_changes_the_images(tmp_path, worke
     next((tmp_path / 'lr').iterdir()).write_bytes(b'damaged')
     with pytest.raises(ImageReadError, match='so the training stops'):
         list(read_by_basicsr(batches('cpu')))
+
+
+@pytest.mark.parametrize(('dist', 'workers', 'expected'), [(True, 1, 'fork'), (False, 1, 'spawn'), (True, 0, None)])
+def test_workers_of_several_processes_start_as_those_of_one(tmp_path, monkeypatch, dist, workers, expected):
+    """BasicSR's launchers make the whole process spawn what it starts."""
+    monkeypatch.setattr(multiprocessing, 'get_all_start_methods', lambda: ['fork', 'spawn'])
+    options = paired_options(tmp_path, batch_size_per_gpu=1, num_worker_per_gpu=workers)
+    supply = DataSupply({'manual_seed': 5, 'dist': dist})
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method('spawn', force=True)
+    try:
+        loader = supply.build_dataloader(supply.build_dataset(options), options, num_gpu=0, dist=dist)
+        context = loader.multiprocessing_context or (multiprocessing if workers else None)
+        assert (context and context.get_start_method()) == expected
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 def test_empty_keys_count_as_absent(tmp_path):

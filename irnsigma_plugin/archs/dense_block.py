@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 import torch
@@ -65,3 +66,18 @@ class DenseBlock(nn.Module):
         for name, own in self.named_parameters(recurse=False):  # of sigma, which a network without them ignores
             state_dict.setdefault(prefix + name, torch.zeros_like(own))  # in torch's own copy
         super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+def compile_blocks(net: nn.Module) -> None:
+    """Let torch compile the dense blocks of a network, each kind once, for where gradients are recorded.
+
+    Without them an image may have any size, and each would be compiled anew.
+    """
+    compiled = torch.compile(DenseBlock.forward, dynamic=False)
+
+    def forward(self: DenseBlock, x: Tensor, *sigma: Tensor) -> Tensor:
+        return (compiled if torch.is_grad_enabled() else DenseBlock.forward)(self, x, *sigma)
+
+    blocks: list[Any] = [module for module in net.modules() if type(module) is DenseBlock]
+    for block in blocks:
+        block.forward = MethodType(forward, block)

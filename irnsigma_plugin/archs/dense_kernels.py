@@ -20,6 +20,8 @@ CONVOLUTIONS = 5
 CELL = {'cpu': 128, 'cuda': 1024}
 # Bytes that a processor computes with at once; kernels of convolutions compute so many outputs. None: not known.
 VECTOR_BYTES = {'AVX2': 32, 'AVX512': 64}.get(torch.backends.cpu.get_cpu_capability())
+# Tensor cores read channels by so many in half precision; otherwise cuDNN copies every input anew to pad it.
+ALIGNED_CHANNELS = 8
 
 
 def dense(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
@@ -29,11 +31,28 @@ def dense(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Ten
         x: (N, C, H, W), channels-last.
         weights, biases: Of conv_1 to conv_5, of the type of `x`.
     """
+    if not (torch.is_grad_enabled() or _is_traced()):
+        return _in_windows(x, weights, biases)
+    if x.device.type == 'cuda' and x.dtype.itemsize == 2:
+        return _in_one_piece(*aligned(x, weights, biases))[:, : weights[-1].shape[0]]
+    return _in_one_piece(x, *weights, *biases)
+
+
+def _in_one_piece(x: Tensor, *parameters: Tensor) -> Tensor:
     if _is_traced():
-        return _whole(x, weights, biases)[0]
-    if torch.is_grad_enabled():
-        return _DenseFunction.apply(x, *weights, *biases)
-    return _in_windows(x, weights, biases)
+        return _whole(x, parameters[:CONVOLUTIONS], parameters[CONVOLUTIONS:])[0]
+    return _DenseFunction.apply(x, *parameters)
+
+
+def aligned(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
+    """The same block with zeros up to multiples of `ALIGNED_CHANNELS` after the channels of x_0 and of the result."""
+    channels = x.shape[1]
+    more, more_outputs = -channels % ALIGNED_CHANNELS, -weights[-1].shape[0] % ALIGNED_CHANNELS
+    # A convolution takes [x_0, x_1, ...]: the zeros come between. conv_1 takes x_0 alone.
+    x, first, *heads = (F.pad(each[:, :channels], (0, 0) * 2 + (0, more)) for each in (x, *weights))
+    *others, last = (torch.cat((head, weight[:, channels:]), 1) for head, weight in zip(heads, weights[1:]))
+    last, bias = F.pad(last, (0, 0) * 3 + (0, more_outputs)), F.pad(biases[-1], (0, more_outputs))
+    return [x, first, *others, last, *biases[:-1], bias]
 
 
 def _is_traced() -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 from subprocess import DEVNULL, CalledProcessError, check_output
-from typing import Any
 
 import torch
 
@@ -23,9 +23,11 @@ def launch_without_gpu() -> None:
     def _init_dist_pytorch(backend, **kwargs):
         _require_launcher('pytorch', 'RANK', 'torchrun --nproc_per_node=N')
         if torch.cuda.is_available():
-            pytorch(backend, **kwargs)
+            gpu = torch.device('cuda', int(os.environ['RANK']) % torch.cuda.device_count())  # as BasicSR; NCCL guesses
+            pytorch(backend, **({'device_id': gpu} if backend == 'nccl' else {}), **kwargs)
         else:
-            _join_by_gloo(**kwargs)
+            torch.distributed.init_process_group(backend='gloo', **kwargs)
+        atexit.register(_leave_group)
 
     def _init_dist_slurm(backend, port=None):
         _require_launcher('slurm', 'SLURM_PROCID', 'srun --ntasks=N python')
@@ -33,23 +35,21 @@ def launch_without_gpu() -> None:
             slurm(backend, port)
         else:
             _describe_slurm_to_torch(port)
-            _join_by_gloo()
+            torch.distributed.init_process_group(backend='gloo')
+        atexit.register(_leave_group)
 
     dist_util._init_dist_pytorch, dist_util._init_dist_slurm = _init_dist_pytorch, _init_dist_slurm
 
 
-def _join_by_gloo(**kwargs: Any) -> None:
-    """Join the other processes, and leave them at exit, as torch asks for; BasicSR never does.
+def _leave_group() -> None:
+    """Leave the other processes, as torch asks for; BasicSR never does.
 
-    Threads of a group that outlives the interpreter can abort a finished process, and the launcher then sees a failure.
+    Threads of a gloo group that outlives the interpreter can abort a finished process, and the launcher then sees a
+    failure. NCCL may wait for the others: where an error ends this process alone, that is left to the launcher.
     """
-
-    def leave() -> None:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-
-    torch.distributed.init_process_group(backend='gloo', **kwargs)
-    atexit.register(leave)
+    failed = hasattr(sys, 'last_type')
+    if torch.distributed.is_initialized() and not (failed and torch.distributed.get_backend() == 'nccl'):
+        torch.distributed.destroy_process_group()
 
 
 def _require_launcher(launcher: str, variable: str, command: str) -> None:

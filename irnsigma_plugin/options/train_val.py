@@ -47,8 +47,11 @@ class TrainOptions:
     max_skipped_steps: int = _field(whole(), 'non-finite steps in a row that end the training', 10)
     amp: str = _field(_AMP, 'precision of the convolutions: float32 (`off`), `bf16`, or `fp16` (loss scaled)', 'off')
     accumulate: int = _field(whole(), 'parts into which the batch of an iteration is split, one at a time in memory', 1)
-    channels_last: bool = _field(flag, 'whether images, the generator and VGG keep their channels innermost', False)
-    compile: bool = _field(flag, 'whether torch compiles the generator', False)
+    channels_last: bool = _field(flag, 'whether images, G, VGG and a U-Net D keep their channels innermost', False)
+    compile: bool | str = _field(
+        one_of(False, True, 'blocks'), 'whether torch compiles the generator, or the dense `blocks` in it', False
+    )
+    cuda_graph: bool = _field(flag, "whether a GPU records the generator's gradients once and replays them", False)
     checkpoint_blocks: bool = _field(flag, 'whether the generator recomputes its blocks in the backward pass', False)
 
     def __post_init__(self) -> None:
@@ -126,6 +129,7 @@ def train_faults(opt: Mapping[str, Any]) -> Iterator[str]:
         if not train.get('mixture_opt'):
             yield 'train.mixture_opt is missing: it names the loss, for example {type: MixtureLoss}.'
         yield from _adversarial_faults(opt, train)
+        yield from _cuda_graph_faults(opt, train)
         yield from _schedule_faults(train)
     size, input_size = value_at(opt, 'datasets.train.gt_size'), value_at(opt, 'network_d.input_size')
     yield from prefixed('datasets.train', keys.patch_faults(size, opt.get('scale')))
@@ -166,6 +170,14 @@ def _adversarial_faults(opt: Mapping[str, Any], train: Mapping[str, Any]) -> Ite
         remedy = 'leave out all of them and set train.mixture_opt.distribution: latent.'
         listed = f'{", ".join(needs)}; missing: {", ".join(absent)}'
         yield f'An adversarial loss needs {listed}. Without a discriminator {remedy}'
+
+
+def _cuda_graph_faults(opt: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[str]:
+    possible = {'accumulate': (None, 1), 'checkpoint_blocks': (None, False), 'amp': (None, False, 'off', 'bf16')}
+    others = [f'train.{key}: {train[key]}' for key, values in possible.items() if train.get(key) not in values]
+    others += ['--launcher'] * bool(opt.get('dist'))
+    if others and train.get('cuda_graph') is True:
+        yield f'train.cuda_graph: true does not work with {", ".join(others)}. Leave out the one or the other.'
 
 
 def _schedule_faults(train: Mapping[str, Any]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from basicsr.archs import build_network
+from basicsr.archs.discriminator_arch import UNetDiscriminatorSN
 from basicsr.losses import build_loss
 from basicsr.models.sr_model import SRModel
 from basicsr.models.srgan_model import SRGANModel
@@ -15,7 +16,9 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from irnsigma_plugin.archs.dense_block import compile_blocks
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.checkpoints.training_states import SaveError, save_atomically, weights_to_save
 from irnsigma_plugin.checkpoints.weights import NETWORK_ENTRY, check_arguments, check_fits, read_checkpoint
@@ -56,7 +59,7 @@ class IRNSigmaModel(SRGANModel):
         self.ema_decay = train.get('ema_decay') or 0
         if self.ema_decay > 0:
             get_root_logger().info(f'Use Exponential Moving Average with decay: {self.ema_decay}')
-            self.net_g_ema = build_network(self.opt['network_g']).to(self.device)
+            self.net_g_ema = build_network(self.opt['network_g']).to(self.device, memory_format=self.memory_format)
             if not self._load_pretrained(self.net_g_ema, 'g', 'params_ema'):
                 self.model_ema(0)
             self.net_g_ema.eval()
@@ -77,6 +80,8 @@ class IRNSigmaModel(SRGANModel):
         self.setup_schedulers()
         self.sigma_sampler = options.sigma_sampler()
         self.step = self.build_step()
+        if options.cuda_graph and type(self.step) is not TrainingStep:
+            raise OptionError(f'train.cuda_graph cannot record a {type(self.step).__name__}: leave the key out.')
         self.progress = Progress(self.opt, self.device, read_keep_last(self.opt))
 
     def _load_pretrained(self, net: nn.Module, label: str, param_key: str) -> bool:
@@ -94,18 +99,25 @@ class IRNSigmaModel(SRGANModel):
         """The training step on what was built; one that is derived from it may be returned instead."""
         options, adversary = self.train_options, None
         if self.net_d is not None:
-            adversary = Adversary(self.net_d, self.optimizer_d, self.cri_gan, options.fake_weighting)
-        settings = {key: getattr(options, key) for key in ('amp', 'accumulate', 'grad_clip', 'max_skipped_steps')}
+            is_unet = isinstance(self.get_bare_model(self.net_d), UNetDiscriminatorSN)
+            layout = torch.channels_last if is_unet and options.channels_last else torch.contiguous_format
+            adversary = Adversary(self.net_d, self.optimizer_d, self.cri_gan, options.fake_weighting, layout)
+        names = 'amp', 'accumulate', 'grad_clip', 'max_skipped_steps', 'cuda_graph'
+        settings = {name: getattr(options, name) for name in names}
         return TrainingStep(self.net_g, self.optimizer_g, self.mixture_loss, self.cri_perceptual, adversary, **settings)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """As BasicSR's, which always names a GPU to DistributedDataParallel, but on a CPU as well.
 
-        The generator is laid out and compiled as `train` says, in place: the keys of its state dict stay.
+        The generator is laid out and compiled as `train` says, in place: the keys of its state dict stay. A U-Net
+        discriminator is laid out, too; the others flatten by `view`, which takes one layout only.
         """
-        if self.is_train and isinstance(net, RescalingNet):
+        if self.is_train and isinstance(net, (RescalingNet, UNetDiscriminatorSN)):
             net.to(memory_format=self.memory_format)
-            if self.train_options.compile:
+        if self.is_train and isinstance(net, RescalingNet) and self.train_options.compile:
+            if self.train_options.compile == 'blocks':
+                compile_blocks(net)
+            else:
                 net.compile()
         if not any(parameter.requires_grad for parameter in net.parameters()):
             return net.to(self.device)  # DistributedDataParallel refuses what has nothing to train
@@ -118,7 +130,7 @@ class IRNSigmaModel(SRGANModel):
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Layout of training images and of the weights of G and VGG."""
+        """Layout of training images and of the weights of G, VGG and a U-Net discriminator."""
         return torch.channels_last if self.train_options.channels_last else torch.preserve_format
 
     def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: Any = 'params') -> None:
@@ -158,6 +170,11 @@ class IRNSigmaModel(SRGANModel):
         self.log_dict = self.step(self.gt, self.lq, sigma, train_g)
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
+
+    def model_ema(self, decay: float = 0.999) -> None:
+        """As BasicSR's, in a few kernels instead of two for each parameter; what does not change stays exact."""
+        averages, values = (list(net.parameters()) for net in (self.net_g_ema, self.get_bare_model(self.net_g)))
+        get_ema_multi_avg_fn(decay)(averages, values, None)
 
     def get_current_log(self) -> dict[str, float]:
         """See BasicSR, which asks every process at the log interval: the only time to wait for a GPU."""

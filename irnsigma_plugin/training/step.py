@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 from irnsigma_plugin.archs.rescaling_net import RescaleResult
 from irnsigma_plugin.checks import one_line
 from irnsigma_plugin.losses.adversarial import per_sample_gan_loss
+from irnsigma_plugin.training.replay import Replay
 from irnsigma_plugin.training.step_guard import StepGuard, finite_statistics
 
+_logger = logging.getLogger('basicsr')
 AMP_DTYPES = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 SCALER_HALVINGS = 16  # GradScaler starts at 2**16 and halves after an overflow: so many are no sign of divergence
 
@@ -38,6 +41,7 @@ class Adversary:
     optimizer: torch.optim.Optimizer
     gan_loss: Callable[..., Tensor]  # of BasicSR's kind: gan_loss(prediction, target_is_real, is_disc=...)
     fake_weighting: str = 'sigma'  # of a restored image in its loss: the image's sigma, or 1 (`all`)
+    memory_format: torch.memory_format = torch.contiguous_format  # of its images; BasicSR's that flatten need this one
 
 
 @dataclass(eq=False)
@@ -59,12 +63,22 @@ class TrainingStep:
     accumulate: int = 1  # parts that a batch is split into, one at a time in memory; a step is on all of them
     grad_clip: float | None = None  # bound of the generator's gradient norm
     max_skipped_steps: int = 10  # in a row of one network, that end the training; fp16 has SCALER_HALVINGS more
+    cuda_graph: bool = False  # on a GPU: replay the generator's gradients; not with parts, fp16 or several processes
 
     def __post_init__(self) -> None:
         self.device_type = next(self.net_g.parameters()).device.type
         scaled = self.amp == 'fp16'  # the loss; otherwise the scaler does nothing
         self.scaler = torch.amp.GradScaler(self.device_type, init_scale=2.0**SCALER_HALVINGS, enabled=scaled)
         self.guard = StepGuard(self.max_skipped_steps + SCALER_HALVINGS * scaled)
+        self.gradients: Callable[[MicroBatch], tuple[Tensor, dict[str, Tensor]]] = self.generator_gradients
+        if self.cuda_graph and self.device_type == 'cuda':
+            self.gradients = Replay(self.generator_gradients, self.nets())
+        elif self.cuda_graph:
+            _logger.info('train.cuda_graph is for GPUs: here every step is computed by itself.')
+
+    def nets(self) -> list[nn.Module]:
+        """The generator, and the discriminator where there is one."""
+        return [self.net_g, *([self.adversary.net] if self.adversary else [])]
 
     def __call__(self, hr: Tensor, lr_ref: Tensor, sigma: Tensor, train_g: bool = True) -> dict[str, Tensor]:
         """Take both steps on a batch (see :class:`MicroBatch`), or that of D alone.
@@ -73,7 +87,7 @@ class TrainingStep:
         """
         log: dict[str, Tensor] = {}
         batches = split_batch(hr, lr_ref, sigma, self.accumulate)
-        with finite_statistics(self.net_g, *([self.adversary.net] if self.adversary else [])):
+        with finite_statistics(*self.nets()):
             restored = self.step_generator(batches, train_g, log)
             if self.adversary is not None:
                 self.step_discriminator(self.adversary, batches, restored, log)
@@ -87,17 +101,25 @@ class TrainingStep:
             self.adversary.net.requires_grad_(False)
         self.optimizer_g.zero_grad()
         for batch in batches:
-            with torch.set_grad_enabled(train), gradient_sync(self.net_g, batch.is_last):
-                with self.autocast(), explained_compile_errors():
-                    result = self.net_g(batch.hr, batch.sigma)
-                if train:
-                    losses = self.generator_losses(result, batch)
-                    self._backward(losses['l_g_total'], batch)
-                    _log(log, losses, batch)
-            restored.append(result.restored.detach())
+            if train:
+                images, losses = self.gradients(batch)
+                _log(log, losses, batch)
+            else:
+                with torch.no_grad(), self.autocast(), explained_compile_errors():
+                    images = self.net_g(batch.hr, batch.sigma).restored
+            restored.append(images)
         if train:
             self._take_step(self.optimizer_g, 'generator', self.grad_clip)
         return restored
+
+    def generator_gradients(self, batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add the gradients of a part to the generator's; its restored images and losses, detached."""
+        with gradient_sync(self.net_g, batch.is_last):
+            with self.autocast(), explained_compile_errors():
+                result = self.net_g(batch.hr, batch.sigma)
+            losses = self.generator_losses(result, batch)
+            self._backward(losses['l_g_total'], batch)
+        return result.restored.detach(), {name: value.detach() for name, value in losses.items()}
 
     def generator_losses(self, result: RescaleResult, batch: MicroBatch) -> dict[str, Tensor]:
         """Loss of G on one part, `l_g_total`, and the terms in it."""
@@ -134,8 +156,9 @@ class TrainingStep:
 
     def judge(self, net_d: nn.Module, images: Tensor) -> Tensor | list:
         """The discriminator's output in float32."""
+        memory_format = self.adversary.memory_format if self.adversary else torch.contiguous_format
         with self.autocast():
-            return full_precision(net_d(images.contiguous()))  # BasicSR's flatten by `view`, which needs that layout
+            return full_precision(net_d(images.contiguous(memory_format=memory_format)))
 
     def autocast(self) -> torch.autocast:
         """The precision of `amp`."""

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import logging
 import math
+import multiprocessing
 import random
 import signal
 from collections.abc import Iterator, Mapping
@@ -156,6 +157,8 @@ class DataSupply:
             dataset_opt = {**dataset_opt, 'prefetch_mode': None}
         loader = basicsr.data.build_dataloader(dataset, dataset_opt, **arguments)
         loader.generator = torch.Generator().manual_seed(self.opt['manual_seed'])
+        if self.opt.get('dist') and loader.num_workers:  # BasicSR's launchers make workers import everything anew
+            loader.multiprocessing_context = multiprocessing.get_all_start_methods()[0]  # the system's own
         return loader
 
     def lasting(self, create: Callable[..., tuple]) -> Callable[..., tuple]:
