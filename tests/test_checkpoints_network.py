@@ -104,6 +104,15 @@ def test_a_file_tells_its_clamp_without_the_block(tmp_path):
         assert Rescaler.from_checkpoint(path, 'cpu').net.operations[1].clamp == 2.0
 
 
+def test_a_file_tells_its_latent_mean(tmp_path):
+    state_dict = tiny(latent_mean=-0.5).state_dict()
+    torch.save(state_dict, tmp_path / 'net.pth')
+    assert Rescaler.from_checkpoint(tmp_path / 'net.pth', 'cpu').net.latent_mean == -0.5
+    state_dict['latent_mean'] = torch.tensor(list(b'nan'), dtype=torch.uint8)
+    with pytest.raises(CheckpointError, match='latent_mean among its weights must be a number, but'):
+        build_network(Checkpoint(state_dict))
+
+
 def without(state_dict: dict, part: str) -> dict:
     return {key: value for key, value in state_dict.items() if part not in key}
 

@@ -75,6 +75,7 @@ def test_the_files_say_what_they_are(exported):
         model = onnx.load(path)
         assert {entry.key: entry.value for entry in model.metadata_props} == {
             'scale': str(scale),
+            'latent_mean': '0.0',
             'model_hash': model_hash(weights),
         }
         assert {entry.version for entry in model.opset_import if entry.domain == ''} == {18}

@@ -142,6 +142,7 @@ def test_built_by_basicsr():
     [
         ({'scale': 5}, 'scale'),
         ({'scale': '4'}, 'scale'),
+        ({'latent_mean': '1'}, 'latent_mean'),
         ({'scale': 4, 'block_num': [8]}, 'block_num'),
         ({'scale': 4, 'block_num': [8, 0]}, 'block_num'),
         ({'scale': 2, 'block_num': 8}, 'block_num'),
@@ -284,6 +285,27 @@ def test_weights_of_another_clamp_do_not_load_strictly():
     nets[2.0].load_state_dict(InvRescaleNet(2, [1], 4, 2).state_dict())
     nets[2.0].load_state_dict(nets[1].state_dict())  # of a file from before, which does not tell
     assert (nets[1].clamp, nets[2.0].clamp) == (1, 2.0)
+
+
+def test_a_latent_mean_tells_the_network_sigma():
+    """z = sigma · (epsilon + m), in the training's forward pass as in `sample_latent`."""
+    net = randomise(InvRescaleNet(2, [1], 4, latent_mean=1.5))
+    epsilon, sigma = torch.randn(2, 9, 3, 4), torch.tensor([0.0, 0.5])
+    expected = torch.stack([torch.zeros(9, 3, 4), 0.5 * epsilon[1] + 0.75])
+    torch.testing.assert_close(net.sample_latent(epsilon, sigma), expected)
+    result = net(random_image(2, 3, 6, 8), sigma, epsilon)
+    torch.testing.assert_close(result.restored, net.upscale(result.lr_quantized, expected))
+
+
+def test_a_latent_mean_in_the_state_dict():
+    plain, net = InvRescaleNet(2, [1], 4), InvRescaleNet(2, [1], 4, latent_mean=1)
+    saved = net.state_dict()
+    assert bytes(saved['latent_mean'].tolist()) == b'1.0'
+    assert saved.keys() - plain.state_dict().keys() == {'latent_mean'}
+    with pytest.raises(RuntimeError, match=r'latent_mean 1\.0 \(this network has latent_mean 0\.0\)'):
+        plain.load_state_dict(saved)
+    net.load_state_dict(saved)
+    net.load_state_dict(plain.state_dict())  # IRN, to begin with
 
 
 @pytest.mark.parametrize('clamp', [0.5, 2.0])

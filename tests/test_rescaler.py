@@ -134,6 +134,17 @@ def test_a_map_of_one_sigma_gives_the_result_of_that_number(net, small_cells):
         assert (rescaler.upscale(lr, sigma, name='a', size=size, dtype=np.uint16) == expected).all()
 
 
+def test_the_latent_mean_of_a_network_counts(net):
+    moved = InvRescaleNet(4, [1, 1], 4, latent_mean=2.0)
+    moved.load_state_dict(net.state_dict())
+    lr = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
+    latent = 0.5 * (draw_epsilon((1, 45, 5, 6), 3, 'a') + 2)
+    with torch.no_grad():
+        expected = net.upscale(torch.from_numpy(lr).permute(2, 0, 1)[None] / 255, latent)
+    expected = (expected[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy()
+    np.testing.assert_array_equal(Rescaler(moved, 'cpu').upscale(lr, 0.5, seed=3, name='a'), expected)
+
+
 def test_a_map_acts_where_it_is(net):
     # White on the left, black on the right: far from the border, each side is that of its number.
     lr, rescaler = random_array(8, 80, 3), Rescaler(net)

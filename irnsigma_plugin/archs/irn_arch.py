@@ -153,8 +153,9 @@ IMAGE_CHANNELS = 3
 # By scale: factor of each downsampling layer, and the number of coupling blocks after it in the paper.
 LEVELS = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
 DEFAULT_BLOCK_NUM = {2: (8,), 3: (12,), 4: (8, 8), 8: (8, 8, 8)}
-#: Entry of a state dict that tells the clamp of an :class:`InvRescaleNet`, where it is not 1.
-CLAMP_KEY = 'log_scale_clamp'
+#: Entries of a state dict that tell arguments of :class:`InvRescaleNet` which weights do not show: name and default,
+#: at which there is no entry.
+TOLD_ARGUMENTS = {'log_scale_clamp': ('clamp', 1.0), 'latent_mean': ('latent_mean', 0.0)}
 
 
 class InvRescaleNet(RescalingNet):
@@ -168,8 +169,9 @@ class InvRescaleNet(RescalingNet):
     Downsampling is the Haar transform, once per factor of 2; for x3 a learnable one. The parameters have
     the names of the original implementation, so its checkpoints load (with `param_key_g: ~`).
 
-    A clamp other than 1 stands in the state dict, in characters, so that no cast rounds it. Strict loading refuses
-    weights of another clamp; those without the entry, of the original or saved before there was one, always load.
+    A clamp other than 1 and a latent mean other than 0 stand in the state dict, in characters, so that no cast rounds
+    them. Strict loading refuses weights of another value; those without the entry, of the original or saved before
+    there was one, always load.
 
     Args:
         scale: 2, 3, 4 or 8.
@@ -177,6 +179,8 @@ class InvRescaleNet(RescalingNet):
             for x4, [8, 8, 8] for x8.
         growth_channels: Growth of the dense blocks. Fewer are faster and weaker; prefer depth to width.
         clamp: Bound of a coupling block's log-scale.
+        latent_mean: m in `z_sigma = sigma · (epsilon + m)`, the same in every channel; 0 in the paper. It tells the
+            network sigma: from the spread of z alone, at m = 0, a network learns it slowly.
 
     Attributes:
         checkpoint_blocks: Whether coupling blocks are computed a second time in the backward pass, so that only
@@ -195,11 +199,17 @@ class InvRescaleNet(RescalingNet):
     operations: Any  # nn.ModuleList, of InvertibleModule
 
     def __init__(
-        self, scale: int = 4, block_num: Sequence[int] | None = None, growth_channels: int = 32, clamp: float = 1.0
+        self,
+        scale: int = 4,
+        block_num: Sequence[int] | None = None,
+        growth_channels: int = 32,
+        clamp: float = 1.0,
+        latent_mean: float = 0.0,
     ) -> None:
         super().__init__()
-        raise_faults('InvRescaleNet', InvRescaleNet.check(scale, block_num, growth_channels, clamp))
+        raise_faults('InvRescaleNet', InvRescaleNet.check(scale, block_num, growth_channels, clamp, latent_mean))
         self.scale = scale
+        self.latent_mean = latent_mean
         self.clamp = clamp
         self.checkpoint_blocks = False
 
@@ -213,7 +223,7 @@ class InvRescaleNet(RescalingNet):
         self.operations = nn.ModuleList(operations)
 
     @staticmethod
-    def check(scale: Any, block_num: Any, growth_channels: Any, clamp: Any) -> Iterator[str]:
+    def check(scale: Any, block_num: Any, growth_channels: Any, clamp: Any, latent_mean: Any) -> Iterator[str]:
         scale_faults = list(one_of(*LEVELS)('scale', scale))
         yield from scale_faults
         if block_num is not None:
@@ -225,6 +235,10 @@ class InvRescaleNet(RescalingNet):
                 yield f'block_num at scale {scale} must be {expected}, but is {list(block_num)}.'
         yield from whole()('growth_channels', growth_channels)
         yield from finite(above=0)('clamp', clamp)
+        yield from finite()('latent_mean', latent_mean)
+
+    def sample_latent(self, epsilon: Tensor, sigma: Tensor | float) -> Tensor:
+        return super().sample_latent(epsilon + self.latent_mean, sigma)
 
     def downscale(self, hr: Tensor) -> tuple[Tensor, Tensor]:
         x = reflection_pad(hr, self.scale)
@@ -256,14 +270,19 @@ class InvRescaleNet(RescalingNet):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.clamp != 1:  # no buffer: no cast or broadcast is to touch it
-            destination[prefix + CLAMP_KEY] = torch.tensor(list(repr(float(self.clamp)).encode()), dtype=torch.uint8)
+        for key, (name, default) in TOLD_ARGUMENTS.items():
+            value = getattr(self, name)
+            if value != default:  # no buffer: no cast or broadcast is to touch it
+                destination[prefix + key] = torch.tensor(list(repr(float(value)).encode()), dtype=torch.uint8)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        entry = state_dict.pop(prefix + CLAMP_KEY, None)  # of torch's own copy
+        entries = {key: state_dict.pop(prefix + key, None) for key in TOLD_ARGUMENTS}  # of torch's own copy
         super()._load_from_state_dict(state_dict, prefix, *others)
-        if entry is not None and stored_clamp(entry) != repr(float(self.clamp)):  # only strict loading is to fail
-            others[3].append(f'{prefix}{CLAMP_KEY} {stored_clamp(entry)} (this network has clamp {self.clamp})')
+        for key, entry in entries.items():
+            name = TOLD_ARGUMENTS[key][0]
+            own = float(getattr(self, name))
+            if entry is not None and told_value(entry) != repr(own):  # only strict loading is to fail
+                others[3].append(f'{prefix}{key} {told_value(entry)} (this network has {name} {own})')
 
     def _run(self, direction: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if self.checkpoint_blocks and torch.is_grad_enabled():
@@ -271,8 +290,8 @@ class InvRescaleNet(RescalingNet):
         return direction(x)
 
 
-def stored_clamp(entry: Tensor) -> str:
-    """The clamp in the entry :data:`CLAMP_KEY` of a state dict: its characters, whatever type a cast gave them."""
+def told_value(entry: Tensor) -> str:
+    """The number in an entry of :data:`TOLD_ARGUMENTS`: its characters, whatever type a cast gave them."""
     return bytes(entry.byte().flatten().tolist()).decode(errors='replace')
 
 

@@ -57,6 +57,10 @@ class RescalingNet(nn.Module):
         n, channels, height, width = lr_shape
         return (n, (self.scale**2 - 1) * channels, height, width)
 
+    def sample_latent(self, epsilon: Tensor, sigma: Tensor | float) -> Tensor:
+        """What :meth:`upscale` gets in place of the lost detail: by default `scale_noise(epsilon, sigma)`."""
+        return scale_noise(epsilon, sigma)
+
     def receptive_field(self) -> int | None:
         """How far around a cell of scale x scale hr pixels its result depends on the image, in both directions.
 
@@ -82,7 +86,7 @@ class RescalingNet(nn.Module):
         if epsilon is None:
             # Not randn_like, whose values depend on the memory layout.
             epsilon = torch.randn(latent.shape, dtype=latent.dtype, device=latent.device)
-        restored = self.upscale(lr_quantized, scale_noise(epsilon, sigma))
+        restored = self.upscale(lr_quantized, self.sample_latent(epsilon, sigma))
         return RescaleResult(lr, lr_quantized, latent, restored[..., : hr.shape[-2], : hr.shape[-1]])
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from irnsigma_plugin.archs.irn_arch import CLAMP_KEY, LEVELS, InvRescaleNet, stored_clamp
+from irnsigma_plugin.archs.irn_arch import LEVELS, TOLD_ARGUMENTS, InvRescaleNet, told_value
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.checks import number
 
@@ -50,17 +50,18 @@ class Checkpoint(NamedTuple):
     path: str = 'the checkpoint'  # for messages
 
     def hidden_arguments(self) -> dict[str, Any]:
-        """Those of :data:`HIDDEN_ARGUMENTS` that were saved; the clamp among the weights counts before the block's."""
+        """Those of :data:`HIDDEN_ARGUMENTS` that were saved; what the weights tell counts before the block."""
         found = {name: self.network[name] for name in HIDDEN_ARGUMENTS if name in self.network}
-        if (entry := self.state_dict.get(CLAMP_KEY)) is not None:
-            found['clamp'] = _clamp(stored_clamp(entry), f'{self.path}: {CLAMP_KEY} among its weights')
+        for key, (name, _) in TOLD_ARGUMENTS.items():
+            if (entry := self.state_dict.get(key)) is not None:
+                found[name] = _told(name, told_value(entry), f'{self.path}: {key} among its weights')
         return found
 
 
-def _clamp(text: str, origin: str) -> float:
+def _told(name: str, text: str, origin: str) -> float:
     with contextlib.suppress(ValueError):
-        return number('clamp', float(text), above=0)
-    raise CheckpointError(f'{origin} must be a number, more than 0, but is {text!r}.')
+        return number(name, float(text), **({'above': 0} if name == 'clamp' else {}))
+    raise CheckpointError(f'{origin} must be a number{", more than 0" * (name == "clamp")}, but is {text!r}.')
 
 
 def read_checkpoint(path: str | os.PathLike, param_key: str | None = 'params_ema', device: str = 'cpu') -> Checkpoint:
@@ -93,8 +94,9 @@ def read_checkpoint(path: str | os.PathLike, param_key: str | None = 'params_ema
         )
     # Networks are trained channels-last and saved so; other formats and libraries expect the usual layout.
     state_dict = {key.removeprefix('module.'): value.contiguous() for key, value in weights.items()}
-    if CLAMP_KEY in state_dict and device == 'meta':  # which keeps no values
-        state_dict[CLAMP_KEY] = read_checkpoint(path, param_key).state_dict[CLAMP_KEY]
+    if device == 'meta' and (told := state_dict.keys() & TOLD_ARGUMENTS.keys()):  # it keeps no values
+        values = read_checkpoint(path, param_key).state_dict
+        state_dict.update({key: values[key] for key in told})
     _check_finite(state_dict, path)
     return Checkpoint(state_dict, entry, network if isinstance(network, Mapping) else {}, os.fspath(path))
 
@@ -119,7 +121,7 @@ def _read_safetensors(path: str | os.PathLike, device: str) -> tuple[Mapping, An
         content = {key: file.get_tensor(key).to(device) for key in file.keys()}  # noqa: SIM118  it is no mapping
     if 'clamp' not in metadata:
         return content, network
-    clamp = _clamp(metadata['clamp'], f'{path}: clamp in its metadata')
+    clamp = _told('clamp', metadata['clamp'], f'{path}: clamp in its metadata')
     return content, {**(network if isinstance(network, Mapping) else {}), 'clamp': clamp}
 
 
@@ -150,10 +152,11 @@ def _explained_read_errors(path: str | os.PathLike, kind: str) -> Iterator[None]
 def model_hash(state_dict: StateDict) -> str:
     """Name of a set of weights: 16 hexadecimal digits of SHA-256 over names, shapes, types and values.
 
-    The order of the names, the device, the memory layout and the clamp, which was once not saved, make no difference.
+    The order of the names, the device, the memory layout and the entries of :data:`TOLD_ARGUMENTS`, which were once
+    not saved, make no difference.
     """
     digest = hashlib.sha256()
-    for key in sorted(state_dict.keys() - {CLAMP_KEY}):
+    for key in sorted(state_dict.keys() - TOLD_ARGUMENTS.keys()):
         value = state_dict[key].detach().cpu().contiguous()
         digest.update(f'{key} {tuple(value.shape)} {value.dtype}\n'.encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
@@ -161,8 +164,8 @@ def model_hash(state_dict: StateDict) -> str:
 
 
 def shapes_of(state_dict: StateDict) -> Shapes:
-    """Names and shapes of weights, without the clamp, which need not be there."""
-    return {key: tuple(value.shape) for key, value in state_dict.items() if key != CLAMP_KEY}
+    """Names and shapes of weights, without :data:`TOLD_ARGUMENTS`, which need not be there."""
+    return {key: tuple(value.shape) for key, value in state_dict.items() if key not in TOLD_ARGUMENTS}
 
 
 def differences(own: Shapes, found: Shapes) -> str:
@@ -195,7 +198,9 @@ def check_arguments(checkpoint: Checkpoint, network: Mapping[str, Any]) -> None:
         return
     for name, default in HIDDEN_ARGUMENTS.items():
         saved, wanted = (block.get(name, default) for block in (found, network))
-        if (checkpoint.network or name in found) and saved != wanted:
+        # A training may give a network a latent mean that had none.
+        told = name in found or (checkpoint.network and name != 'latent_mean')
+        if told and saved != wanted:
             raise CheckpointError(
                 f'The checkpoint {checkpoint.path} was trained with {name}: {saved}, but network_g has '
                 f'{name}: {wanted}. Set network_g.{name}: {saved} in the option file.'

@@ -33,9 +33,9 @@ def export_onnx(
 
     They compute what :meth:`RescalingNet.downscale` and :meth:`RescalingNet.upscale` do: images are float RGB
     (N, 3, H, W), nominally in [0, 1], and the results are neither rounded nor clamped. The latent of shape
-    (N, 3·scale² - 3, h, w) is sigma times noise of N(0, 1), or zero. Scale and model hash stand in the metadata of the
-    files. Every model is run by onnxruntime and compared with torch before any file is written. The network is on the
-    CPU; the folder is made where it is missing.
+    (N, 3·scale² - 3, h, w) is sigma times noise of N(latent_mean, 1), or zero. Scale, latent mean and model hash stand
+    in the metadata of the files. Every model is run by onnxruntime and compared with torch before any file is written.
+    The network is on the CPU; the folder is made where it is missing.
 
     Returns:
         By path of each file its largest deviation from torch.
@@ -135,7 +135,9 @@ def _export(half: Half, opset: int) -> bytes:
     written = program.model.opset_imports['']
     if written != opset:
         raise OnnxError(f'torch {torch.__version__} cannot export with opset {opset}; it offers {written}.')
-    program.model.metadata_props.update(scale=str(half.net.scale), model_hash=model_hash(half.net.state_dict()))
+    about = {'scale': half.net.scale, 'latent_mean': getattr(half.net, 'latent_mean', 0.0)}
+    about['model_hash'] = model_hash(half.net.state_dict())
+    program.model.metadata_props.update({name: str(value) for name, value in about.items()})
     return program.model_proto.SerializeToString()
 
 
