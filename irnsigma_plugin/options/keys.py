@@ -84,12 +84,14 @@ _METRIC = {
     'input_order': one_of('HWC', 'CHW'),
     'test_y_channel': flag,
 }
-METRICS = either('paper', each(anything))
+METRICS = either('paper', each(anything))  # of the lr images
 VAL: dict[str, Key] = {
     'val_freq': Key(iterations(), 'iterations between validations', needed=TRAINING),
     'save_img': Key(flag, 'true or false: whether to save the images', needed=ALWAYS),
     'suffix': Key(text, 'end of the names of saved images', "the option file's name"),
-    'metrics': Key(METRICS, 'metrics of the restored images, at every sigma; or `paper`, `paper+dists`'),
+    'metrics': Key(
+        either('paper+dists', METRICS), 'metrics of the restored images, at every sigma; or `paper`, `paper+dists`'
+    ),
     'pbar': Key(flag, 'whether to show progress', True),
 }
 

@@ -12,7 +12,6 @@ from typing import Callable, NamedTuple
 import cv2
 import numpy as np
 import torch
-from study.plan import IRN_SIGMA
 
 from irnsigma_plugin.archs.bicubic import bicubic_downscale
 from irnsigma_plugin.checkpoints.weights import build_network, read_checkpoint
@@ -22,6 +21,7 @@ from irnsigma_plugin.evaluation.restore import Restorer, to_bgr
 from irnsigma_plugin.images.names import is_image_name
 from irnsigma_plugin.images.picture import read_rgb_image
 from irnsigma_plugin.rescaling.rescaler import Rescaler
+from study.plan import IRN_SIGMA
 
 SCALE = 4
 BETWEEN = (0.25, 0.5, 0.75)  # of the way from the first end to the second

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from study.measured import BLEND, IMAGES, INTERPOLATIONS, SCALE, WEIGHTS, DataSet
-from study.plan import IRN_SIGMA, OTHERS, SAMPLINGS, SIGMAS
 
 from irnsigma_plugin.archs.bicubic import bicubic_upscale
 from irnsigma_plugin.evaluation.pictures import Panel, decode_png, draw_comparison, new_figure, png_bytes
 from irnsigma_plugin.files import atomic_write
+from study.measured import BLEND, IMAGES, INTERPOLATIONS, SCALE, WEIGHTS, DataSet
+from study.plan import IRN_SIGMA, OTHERS, SAMPLINGS, SIGMAS
 
 COLUMNS = {'lpips': 4, 'dists': 4, 'psnr_y': 2, 'ssim_y': 4, 'psnr': 2, 'lr_psnr_y': 2}  # of tables, with digits
 # The paper's LPIPS, PSNR-Y and SSIM-Y at x4, on each of these data sets.
