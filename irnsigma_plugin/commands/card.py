@@ -43,8 +43,7 @@ def _run(args: argparse.Namespace) -> None:
     from irnsigma_plugin.commands.info import describe
     from irnsigma_plugin.files import atomic_write, make_folder
 
-    results = Path(args.results)
-    output = Path(args.output or results / 'card')
+    results, output = Path(args.results), Path(args.output or Path(args.results, 'card'))
     if (output / CARD).exists() and not args.overwrite:
         raise FileExistsError(f'{output / CARD} is there already; use --overwrite, or another --output.')
     rows = describe(args.model, network_finder(args))
