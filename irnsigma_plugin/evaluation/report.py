@@ -57,6 +57,7 @@ def markdown_table(scores: Scores, metrics: MetricOptions) -> str:
     lr_means = ', '.join(f'{name} {mean:.4f}' for name, mean in scores.lr_means().items())
     if lr_means:
         lines += ['', f'Low-resolution images against bicubic: {lr_means}']
+    lines += ['', f'{missing}.'] if (missing := scores.missing()) else []
     return '\n'.join(lines) + '\n'
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Callable, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from torch import nn
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.checkpoints.weights import CheckpointError, check_arguments, check_fits, read_checkpoint
 from irnsigma_plugin.checks import Rule, did_you_mean, is_whole
+from irnsigma_plugin.evaluation.measures import smallest_size
 from irnsigma_plugin.options import keys, rules
 from irnsigma_plugin.options.rules import default_of, value_at
 from irnsigma_plugin.options.stored_images import DATA_SETS, stored_faults
@@ -105,7 +106,8 @@ def outside_faults(opt: Mapping[str, Any], registered: Registered, resumes: bool
     for data_set in judged:
         if data_set.type in DATA_SETS and not any(data_set.faults()):
             saves_pictures = data_set.value['phase'] != 'train' and value_at(opt, 'val.save_img') is True
-            faults += stored_faults(data_set.name, data_set.value, saves_pictures)
+            sizes = list(_measured_sizes(judged, data_set.value['scale']))
+            faults += stored_faults(data_set.name, data_set.value, saves_pictures, sizes)
     if opt.get('model_type') == MODEL and not any(rules.block(keys.PATH)('path', opt.get('path'))):
         state = None if opt.get('auto_resume') else opt['path'].get('resume_state')  # which that does not look at
         if state is not None and not os.path.isfile(os.path.expanduser(state)):
@@ -114,6 +116,15 @@ def outside_faults(opt: Mapping[str, Any], registered: Registered, resumes: bool
             for network in judged:
                 faults += _checkpoint_faults(opt, network) if network.registry == 'arch' else ()
     return faults
+
+
+def _measured_sizes(judged: Iterable[_Component], scale: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    """What each metric takes, and the sides of hr images that have that when cut to a multiple of the scale."""
+    for metric in judged:
+        if metric.registry == 'metric' and metric.cls and not any(metric.faults()):
+            unit = scale if 'lr_metrics' in metric.name else 1
+            short, long = (-(-side * unit // scale) * scale for side in smallest_size(metric.value, metric.cls))
+            yield f'{metric.name} takes, {short}x{long}', (short, long)
 
 
 def unchecked_blocks(opt: Mapping[str, Any], registered: Registered) -> list[str]:
