@@ -18,11 +18,12 @@ import contextlib
 import difflib
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, Callable
 
 LARGEST = sys.float_info.max
+NAMED = 3  # of many things, in a message
 Rule = Callable[[str, Any], Iterator[str]]
 
 
@@ -40,6 +41,11 @@ def one_line(error: BaseException) -> str:
 def did_you_mean(name: Any, known: Iterable[str], likeness: float = 0.6) -> str:
     """A question, after a space, that names what is most similar to `name`; empty where nothing is."""
     return ''.join(f' Did you mean {nearest}?' for nearest in difflib.get_close_matches(str(name), known, 1, likeness))
+
+
+def name_some(items: Sequence[str], separator: str = ', ') -> str:
+    """The first few of a list, and how many more there are."""
+    return separator.join(items[:NAMED]) + f' and {len(items) - NAMED} more' * (len(items) > NAMED)
 
 
 def whole_number(name: str, value: Any, smallest: int = 1) -> int:

@@ -483,6 +483,33 @@ class TestFilesThatAnOptionFileNames:
         ]
         assert 'There is no checkpoint at' in faults[1]
 
+    @pytest.mark.parametrize(
+        ('key', 'metric', 'height', 'width', 'smallest'),
+        [
+            ('metrics', {'type': 'calculate_psnr', 'crop_border': 4}, 8, 8, '12x12'),
+            ('metrics', {'type': 'calculate_lpips', 'better': 'lower'}, 20, 31, '32x32'),
+            ('metrics', {'type': 'calculate_niqe', 'crop_border': 0, 'better': 'lower'}, 61, 50, '96x192'),
+            ('metrics', {'type': 'calculate_niqe', 'crop_border': 0, 'better': 'lower'}, 191, 99, '96x192'),
+            ('lr_metrics', {'type': 'calculate_ssim', 'crop_border': 0}, 43, 99, '44x44'),
+        ],
+    )
+    def test_images_too_small_for_a_metric(self, opt, tmp_path, key, metric, height, width, smallest):
+        """Once cut to a multiple of the scale; not those of the training, which are not measured."""
+        write_photographs(tmp_path / 'photographs', height=192, width=192)
+        opt['datasets']['train']['gt_size'] = opt['network_d']['input_size'] = 8
+        opt['val'] = {**opt['val'], 'metrics': {}, 'lr_metrics': {}, key: {'m': metric}}
+        folder = str(write_photographs(tmp_path / 'small', 1, height, width))
+        opt['datasets']['train']['dataroot_gt'] = folder
+        assert outside_faults(opt) == []
+        opt['datasets']['val']['dataroot_gt'] = folder
+        assert outside_faults(opt) == [
+            f'datasets.val.dataroot_gt: images smaller than val.{key}.m takes, {smallest}: '
+            f'photo0.png ({height}x{width}); remove them.'
+        ]
+        short, long = map(int, smallest.split('x'))
+        write_photographs(tmp_path / 'small', 1, long, short)
+        assert outside_faults(opt) == []
+
     def test_a_start_from_the_folder_of_the_training_itself(self, opt, tmp_path, monkeypatch):
         """BasicSR renames that folder, unless it resumes; a test reads from it without harm."""
         monkeypatch.chdir(tmp_path)

@@ -399,13 +399,23 @@ def test_dists_that_cannot_be_measured_is_refused_at_once(monkeypatch, capsys):
 def test_an_image_too_small_to_be_measured_does_not_spoil_the_others(capsys, side):
     cv2.imwrite('photos/icon.png', np.full((side, 50, 3), 7, np.uint8))
     assert run('evaluate photos --sigmas 0') == 1
-    output = capsys.readouterr()
-    assert (
-        f'irnsigma: error: photos/icon.png: an image of 12x{side // 4} pixels is too small for ssim_y, which takes '
-        '11x11 or more'
-    ) in output.err
-    assert '3 images' in output.out
-    assert 'nan' not in output.out
+    output, errors = capsys.readouterr()
+    fault = f'lr ssim_y: 12x{side // 4} pixels are too few, it takes 11x11 or more'
+    assert f'irnsigma: error: photos/icon.png: {fault}\n' in errors
+    missing = 1 if side == 40 else 2 + has_alexnet()
+    assert f'\n{missing} figure(s) missing, in the means, too: icon: ' in output
+    assert f'{fault}.\n' in output
+    assert '4 images' in output
+    assert 'nan' not in output
+
+
+@pytest.mark.skipif(not has_alexnet(), reason='needs the weights of AlexNet')
+def test_comparison_of_an_image_too_small_for_lpips(capsys):
+    cv2.imwrite('icon.png', np.full((20, 20, 3), 7, np.uint8))
+    assert run('compare icon.png --sigmas 0') == 0
+    assert capsys.readouterr().err == (
+        'irnsigma: warning: icon.png: lpips: 20x20 pixels are too few, it takes 31x31 or more\n'
+    )
 
 
 def test_evaluation_leaves_tables_and_pictures(capsys):

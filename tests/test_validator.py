@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 
 import cv2
@@ -10,6 +11,7 @@ import torch
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.metrics import calculate_psnr
 from basicsr.utils import tensor2img
+from basicsr.utils.registry import METRIC_REGISTRY
 from helpers.experiment import LPIPS, METRICS, has_alexnet, write_photographs
 
 from irnsigma_plugin.archs.bicubic import BicubicRescaleNet
@@ -197,8 +199,24 @@ def test_an_image_of_which_the_network_makes_no_numbers_costs_no_training(tmp_pa
     assert f'Validation photographs, {len(data) - 1} images' in basicsr_log.text
 
 
-def test_an_image_too_small_to_be_measured_is_named(tmp_path, net, loader):
-    write_photographs(tmp_path / 'small', 1, height=16, width=40)
-    small = loader(dataroot_gt=str(tmp_path / 'small'))
-    with pytest.raises(ValueError, match='photo0: an image of 40x16 pixels is too small for ssim_y, which takes 19x19'):
-        validator(tmp_path).run(net, small, CPU, 'tiny', None, save_img=False)
+def test_what_a_metric_cannot_measure_costs_that_figure(tmp_path, net, loader, basicsr_log, monkeypatch):
+    """Not the training, nor other figures; the best value of an earlier validation stays."""
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, 'broken', lambda img, img2: 1 / 0)
+    images = write_photographs(tmp_path / 'mixed', 2)
+    (write_photographs(tmp_path / 'small', 1, height=16, width=40) / 'photo0.png').rename(images / 'small.png')
+    mixed = validator(tmp_path, True, {**METRICS, 'broken': {'type': 'broken'}}, sigmas=(0, 1), lr_metrics=LR_METRICS)
+    mixed.best = {'photographs': {'sigma_0/broken': (3.0, 1)}}
+    mixed.run(net, loader(dataroot_gt=str(images)), CPU, 5, None, save_img=False)
+    table = (tmp_path / 'experiments_root/validation/photographs/5/table.md').read_text()
+    named = 'photo0: broken: division by zero; photo1: broken: division by zero; small: ssim_y: 40x16 pixels'
+    for text in (table, basicsr_log.text):
+        assert (
+            f'5 figure(s) missing, in the means, too: {named} are too few, it takes 19x19 or more and 2 more.' in text
+        )
+    assert '3 images' in table
+    psnr_and_ssim, broken = table.splitlines()[4].split(' | ')[1:3], table.splitlines()[4].split(' | ')[3]
+    assert all(math.isfinite(float(mean)) for mean in psnr_and_ssim)
+    assert broken == 'nan |'
+    best = mixed.best['photographs']
+    assert best['sigma_0/broken'] == (3.0, 1)
+    assert best['sigma_0/psnr_y'][1] == 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from irnsigma_plugin.commands import arguments
@@ -53,6 +54,8 @@ def _run(args: argparse.Namespace) -> None:
     with arguments.named_sigma_map(args.sigma_map):
         original, image = restorer.rescale_file(Path(args.source), sigma_map)
     enlarged = bicubic_upscale(image.lr, rescaler.scale)
-    measured = measure(metrics, [enlarged, *image.results], original)
+    measured, faults = measure(metrics, [enlarged, *image.results], original)
+    for fault in faults:
+        print(f'irnsigma: warning: {args.source}: {fault}', file=sys.stderr)
     atomic_write(output, draw_rescaling(original, image, enlarged, measured))
     print(f'wrote {output}')

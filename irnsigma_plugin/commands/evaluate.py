@@ -60,12 +60,14 @@ def _run(args: argparse.Namespace) -> int:
                     image = image._replace(name=name)
                     scored = score_image(image, original, bicubic_downscale(original, scale), metrics, LR_METRICS)
                     scores.images += scored
+                    for fault in scored[0].faults:
+                        batch.say('error', path, fault)
                     comparison = comparison or draw_example(original, image, scored, metrics, scale)
                     batch.finish()
     finally:  # also of an interrupted evaluation
         if scores.images:
             _report(scores, metrics, comparison, len(images), output)
-    return int(batch.failed > 0)
+    return int(batch.failed > 0 or bool(scores.missing()))
 
 
 def usable_metrics(scale: int, dists: bool = False) -> MetricOptions:

@@ -58,6 +58,8 @@ def _check(net: Any, crop_border: Any, better: Any) -> Iterator[str]:
 calculate_lpips.check = _check  # type: ignore[attr-defined]
 #: The optional interface to the validator, for metrics that can save work on images of one reference.
 calculate_lpips.many = lpips_of_many  # type: ignore[attr-defined]
+#: The shortest side, in pixels, that is measured.
+calculate_lpips.smallest = lambda net='alex', **_: BACKBONES[net][1]  # type: ignore[attr-defined]
 
 
 def _features(image: np.ndarray, crop_border: int, net: str) -> list[Tensor]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, Callable
 
 import numpy as np
 
+from irnsigma_plugin.checks import name_some, one_line
 from irnsigma_plugin.evaluation.restore import RescaledImage
+from irnsigma_plugin.imagenet.weights import WeightsError
+from irnsigma_plugin.memory import is_lack_of_memory
 
+Measured = tuple[list[dict[str, float]], list[str]]  # metrics of each image, and what failed
 MetricOptions = Mapping[str, Mapping[str, Any]]  # name -> `type` and arguments, as BasicSR's `val.metrics`
 
 # The papers' metrics of low-resolution images, against bicubic ones.
@@ -18,7 +23,9 @@ LR_METRICS: MetricOptions = {
     'psnr_y': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': True},
     'ssim_y': {'type': 'calculate_ssim', 'crop_border': 0, 'test_y_channel': True},
 }
-SSIM_WINDOW = 11  # pixels, of BasicSR's
+# Short and long side that BasicSR's metrics need after cropping, in pixels: SSIM's window, two of NIQE's blocks. Those
+# of others may have a function `smallest` of their arguments, for both.
+_SMALLEST = {'calculate_ssim': (11, 11), 'calculate_niqe': (96, 192)}
 
 
 def hr_metrics(scale: int, lpips: bool = True, dists: bool = False) -> MetricOptions:
@@ -52,6 +59,7 @@ class ImageScore:
     sigma: float
     hr: Mapping[str, float]
     lr: Mapping[str, float]
+    faults: tuple[str, ...] = ()  # of :func:`measure`, of the image at any sigma
 
 
 @dataclasses.dataclass
@@ -76,6 +84,11 @@ class Scores:
         groups = {**{f'sigma_{sigma:g}': self.hr_means(sigma) for sigma in self.sigmas}, 'lr': self.lr_means()}
         return {f'{group}/{name}': mean for group, means in groups.items() for name, mean in means.items()}
 
+    def missing(self) -> str:
+        """A sentence on the figures that are not in the means; empty where all are."""
+        faults = list(dict.fromkeys(f'{score.image}: {fault}' for score in self.images for fault in score.faults))
+        return f'{len(faults)} figure(s) missing, in the means, too: {name_some(faults, "; ")}' if faults else ''
+
     @property
     def image_count(self) -> int:
         """Number of images."""
@@ -83,40 +96,59 @@ class Scores:
 
 
 def _means(metrics: list[Mapping[str, float]]) -> dict[str, float]:
-    return {name: fmean(each[name] for each in metrics) for name in (metrics[0] if metrics else ())}
+    names = metrics[0] if metrics else ()
+    return {name: fmean([each[name] for each in metrics if each[name] == each[name]] or [math.nan]) for name in names}
+
+
+def smallest_size(metric: Mapping[str, Any], function: Any) -> tuple[int, int]:
+    """Short and long side of the smallest image that a metric takes, an entry of `val.metrics` and its function."""
+    options = {key: value for key, value in metric.items() if key != 'type'}
+    own = function.smallest(**options) if hasattr(function, 'smallest') else 1
+    short, long = (side + 2 * options.get('crop_border', 0) for side in _SMALLEST.get(metric['type'], (own, own)))
+    return short, long
 
 
 def score_image(
     image: RescaledImage, original: np.ndarray, lr_ref: np.ndarray, metrics: MetricOptions, lr_metrics: MetricOptions
 ) -> list[ImageScore]:
     """:func:`measure` an image at every sigma against its original, and its low-resolution image against `lr_ref`."""
-    (lr,) = measure(lr_metrics, [image.lr], lr_ref)
-    hr = measure(metrics, list(image.restored.values()), original)
-    return [ImageScore(image.name, sigma, values, lr) for sigma, values in zip(image.restored, hr)]
+    (lr,), lr_faults = measure(lr_metrics, [image.lr], lr_ref)
+    hr, faults = measure(metrics, list(image.restored.values()), original)
+    faults += [f'lr {fault}' for fault in lr_faults]
+    return [ImageScore(image.name, sigma, values, lr, tuple(faults)) for sigma, values in zip(image.restored, hr)]
 
 
-def measure(metrics: MetricOptions, images: Sequence[np.ndarray], reference: np.ndarray) -> list[dict[str, float]]:
+def measure(metrics: MetricOptions, images: Sequence[np.ndarray], reference: np.ndarray) -> Measured:
     """Metrics of each image against one reference, by a metric's own `many(images, reference)` where it has one.
 
-    Images and reference are uint8 HWC BGR, all of one size. ValueError: they are too small for a metric.
+    Images and reference are uint8 HWC BGR, all of one size. A metric that fails is no number (nan), and one of the
+    faults, which are returned, too; missing weights and lack of memory are raised.
     """
     from basicsr.utils.registry import METRIC_REGISTRY
 
     columns: dict[str, list[float]] = {}
+    faults = []
     height, width = reference.shape[:2]
     for name, metric in metrics.items():
-        smallest = 2 * metric.get('crop_border', 0) + (SSIM_WINDOW if metric['type'] == 'calculate_ssim' else 1)
-        if min(height, width) < smallest:  # where BasicSR gives no number, or fails
-            remedy = f'which takes {smallest}x{smallest} or more; use a larger one.'
-            raise ValueError(f'an image of {width}x{height} pixels is too small for {name}, {remedy}')
         function = METRIC_REGISTRY.get(metric['type'])
         options = {key: value for key, value in metric.items() if key != 'type'}
-        if hasattr(function, 'many'):
-            values = function.many(images, reference, **options)
-        else:
-            values = (function(img=image, img2=reference, **options) for image in images)
-        columns[name] = list(map(float, values))
-    return [{name: values[index] for name, values in columns.items()} for index in range(len(images))]
+        try:
+            short, long = smallest_size(metric, function)
+            if min(height, width) < short or max(height, width) < long:
+                raise ValueError(f'{width}x{height} pixels are too few, it takes {short}x{long} or more')
+            if hasattr(function, 'many'):
+                values = function.many(images, reference, **options)
+            else:
+                values = (function(img=image, img2=reference, **options) for image in images)
+            columns[name] = list(map(float, values))
+            if any(map(math.isnan, columns[name])):
+                faults.append(f'{name}: it gives no number')
+        except Exception as error:  # whatever a metric stumbles over
+            if isinstance(error, WeightsError) or is_lack_of_memory(error):
+                raise
+            columns[name] = [math.nan] * len(images)
+            faults.append(f'{name}: {one_line(error)}')
+    return [{name: values[index] for name, values in columns.items()} for index in range(len(images))], faults
 
 
 def distances(

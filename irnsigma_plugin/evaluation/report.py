@@ -57,7 +57,7 @@ def markdown_table(scores: Scores, metrics: MetricOptions) -> str:
         lines.append(f'| {sigma:g} | ' + ' | '.join(f'{mean:.4f}' for mean in scores.hr_means(sigma).values()) + ' |')
     lr_means = ', '.join(f'{name} {mean:.4f}' for name, mean in scores.lr_means().items())
     sentences = [lr_means and f'Low-resolution images against bicubic: {lr_means}', sigma_in_vain(scores, metrics)]
-    sentences.append(scores.model and f'Model hash: {scores.model}')
+    sentences += [(missing := scores.missing()) and f'{missing}.', scores.model and f'Model hash: {scores.model}']
     for sentence in filter(None, sentences):
         lines += ['', sentence]
     return '\n'.join(lines) + '\n'

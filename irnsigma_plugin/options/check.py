@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Callable, NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from irnsigma_plugin.checkpoints.training_states import read_named_state
 from irnsigma_plugin.checkpoints.weights import CheckpointError, check_arguments, check_fits, read_checkpoint
 from irnsigma_plugin.checks import Rule, did_you_mean, is_whole
 from irnsigma_plugin.evaluation.lpips import BACKBONES, calculate_lpips
+from irnsigma_plugin.evaluation.measures import smallest_size
 from irnsigma_plugin.imagenet.weights import WeightsError, check_weights
 from irnsigma_plugin.losses.perceptual_loss import PerSamplePerceptualLoss
 from irnsigma_plugin.options import keys, rules
@@ -154,10 +155,12 @@ def outside_faults(opt: Mapping[str, Any], registered: Registered, resumes: bool
     `resumes`, the networks do not come from `path.pretrain_network_...`.
     """
     faults: list[str] = []
-    for block in _judged(opt, registered):
+    judged = list(_judged(opt, registered))
+    for block in judged:
         if block.type in DATA_SETS and not any(block.faults()):
             saves_pictures = block.value['phase'] != 'train' and value_at(opt, 'val.save_img') is True
-            faults += stored_faults(block.name, block.value, saves_pictures, opt.get('world_size') or 1)
+            sizes = list(_measured_sizes(judged, block.value['scale']))
+            faults += stored_faults(block.name, block.value, saves_pictures, opt.get('world_size') or 1, sizes)
         try:
             if not any(block.faults()) and (network := block.imagenet_network()):
                 check_weights(network)
@@ -176,6 +179,15 @@ def outside_faults(opt: Mapping[str, Any], registered: Registered, resumes: bool
     for block in _components(opt, registered) if state is None and not resumes else ():
         faults += _checkpoint_faults(opt, block, is_own) if block.registry == 'arch' else ()
     return faults
+
+
+def _measured_sizes(judged: Iterable[_Component], scale: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    """What each metric takes, and the sides of hr images that have that when cut to a multiple of the scale."""
+    for metric in judged:
+        if metric.registry == 'metric' and metric.cls and not any(metric.faults()):
+            unit = scale if 'lr_metrics' in metric.name else 1
+            short, long = (-(-side * unit // scale) * scale for side in smallest_size(metric.value, metric.cls))
+            yield f'{metric.name} takes, {short}x{long}', (short, long)
 
 
 def unchecked_blocks(opt: Mapping[str, Any], registered: Registered) -> list[str]:

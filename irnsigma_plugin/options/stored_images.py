@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from irnsigma_plugin.checks import NAMED, name_some
 from irnsigma_plugin.images.names import is_image_name
 
 DATA_SETS = ('HRImageDataset', 'PairedImageDataset', 'SingleImageDataset')  # whose keys say where the images are
 
 Size = tuple[int, int]  # height, width
+Sizes = Sequence[tuple[str, Size]]  # what takes an image, and the short and the long side that it has to have
 
 HEADERS = 200  # files of a folder whose headers are read, evenly spread; an LMDB lists all sizes in one file
-NAMED = 3  # images that a message names
 SETTINGS = 'prepared_with.json'  # what `irnsigma prepare` says in an LMDB about its making
 _NO_LMDB = 'give an LMDB made by `irnsigma prepare`, or use io_backend type disk.'
 _META_LINE = re.compile(r'([^.]*)\..* \((\d+),(\d+),\d+\) \d+')
@@ -37,11 +38,13 @@ class Store(NamedTuple):
     size: Callable[[str], Size]  # of an image, by its name; raises StoreError
 
 
-def stored_faults(name: str, options: Mapping[str, Any], saves_pictures: bool = False, ranks: int = 1) -> Iterator[str]:
+def stored_faults(
+    name: str, options: Mapping[str, Any], saves_pictures: bool = False, ranks: int = 1, sizes: Sizes = ()
+) -> Iterator[str]:
     """Everything that is wrong with the images of a data set, which is called `name`.
 
     The options are its block, with valid values, and with `scale` and `phase`. If it `saves_pictures`, what is made of
-    an image is saved under the image's name. Training images are shared by `ranks`.
+    an image is saved under the image's name. Training images are shared by `ranks`. `sizes`: as of :func:`size_faults`.
     """
     stores = {}
     for key in ('dataroot_gt', 'dataroot_lq'):
@@ -54,7 +57,7 @@ def stored_faults(name: str, options: Mapping[str, Any], saves_pictures: bool = 
                 yield f'{name}.{key}: {error}'
     hr, lr = stores.get('dataroot_gt'), stores.get('dataroot_lq')
     if hr is not None:
-        yield from (f'{name}.dataroot_gt: {fault}' for fault in size_faults(hr, hr.sample, options))
+        yield from (f'{name}.dataroot_gt: {fault}' for fault in size_faults(hr, hr.sample, options, sizes))
         if options['phase'] == 'train':
             count = math.ceil(len(hr.names) * (options.get('dataset_enlarge_ratio') or 1) / ranks)
             yield from batch_faults(name, count, options['batch_size_per_gpu'])
@@ -147,22 +150,23 @@ def _read_size(path: str) -> Size:
         raise StoreError(f'{path}: missing or not an image; copy it again or remove it.') from None
 
 
-def size_faults(hr: Store, images: Sequence[str], options: Mapping[str, Any]) -> Iterator[str]:
-    """Find, of some images of a store, those smaller than a patch (or than one pixel of the lr), or unreadable."""
+def size_faults(hr: Store, images: Sequence[str], options: Mapping[str, Any], sizes: Sizes = ()) -> Iterator[str]:
+    """Find, of some images, those unreadable or smaller than a patch, or else than one pixel of the lr and `sizes`."""
     training = options['phase'] == 'train'
-    smallest, what = (options['gt_size'], 'gt_size') if training else (options['scale'], 'the scale')
-    too_small, unreadable = [], []
+    side, what = (options['gt_size'], 'gt_size') if training else (options['scale'], 'the scale')
+    sizes = [(f'{what} {side}', (side, side)), *(() if training else sizes)]
+    unreadable, too_small = [], dict[str, list[str]]()
     for image in images:
         try:
             height, width = hr.size(image)
-            if min(height, width) < smallest:
-                too_small.append(f'{image} ({height}x{width})')
+            for what, (short, long) in sizes:
+                if min(height, width) < short or max(height, width) < long:
+                    too_small.setdefault(what, []).append(f'{image} ({height}x{width})')
         except StoreError as error:
             unreadable.append(str(error))
     yield from unreadable[:NAMED]
-    if too_small:
-        remedy = 'remove them or lower gt_size' if training else 'remove them'
-        yield f'images smaller than {what} {smallest}: {_name_some(too_small)}; {remedy}.'
+    for what, names in too_small.items():
+        yield f'images smaller than {what}: {name_some(names)}; remove them{" or lower gt_size" * training}.'
 
 
 def _pair_faults(hr: Store, lr: Store, options: Mapping[str, Any]) -> Iterator[str]:
@@ -177,7 +181,7 @@ def _pair_faults(hr: Store, lr: Store, options: Mapping[str, Any]) -> Iterator[s
     alone = [image for image, counterpart in counterparts.items() if counterpart not in stored]
     is_whole_folder = options.get('meta_info_file') is None  # else a part of the folders is used
     if alone or is_whole_folder and len(stored) != len(counterparts):
-        without = f'; without lr: {_name_some(alone)}' if alone else ''
+        without = f'; without lr: {name_some(alone)}' if alone else ''
         counts = f'dataroot_gt lists {len(hr.names)} images and dataroot_lq {len(lr.names)}'
         yield f'{counts}{without}. Give the two of one preparation.'
     wrong = []
@@ -190,7 +194,7 @@ def _pair_faults(hr: Store, lr: Store, options: Mapping[str, Any]) -> Iterator[s
         if any(high != scale * low if training else not high / 2 < scale * low <= high for high, low in sizes):
             wrong.append('{} ({}x{}, lr {}x{})'.format(image, *(side for pair in zip(*sizes) for side in pair)))
     if wrong:
-        yield f'dataroot_gt must be {scale} times the size of dataroot_lq, but is not for {_name_some(wrong)}.'
+        yield f'dataroot_gt must be {scale} times the size of dataroot_lq, but is not for {name_some(wrong)}.'
     try:  # two LMDBs that were not made together can agree in all names and sizes
         roots = [options[key] for key in ('dataroot_gt', 'dataroot_lq')]
         made = [json.loads(Path(root, SETTINGS).expanduser().read_text(encoding='utf-8')) for root in roots]
@@ -199,8 +203,3 @@ def _pair_faults(hr: Store, lr: Store, options: Mapping[str, Any]) -> Iterator[s
     if made[0] != made[1]:
         remedy = 'Prepare them again, for each scale under a --name of its own.'
         yield f'{roots[0]} and {roots[1]} were not made together. {remedy}'
-
-
-def _name_some(images: Sequence[str]) -> str:
-    more = f' and {len(images) - NAMED} more' if len(images) > NAMED else ''
-    return ', '.join(images[:NAMED]) + more

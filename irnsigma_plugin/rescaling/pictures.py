@@ -35,10 +35,7 @@ class LrNote(NamedTuple):
 
 
 def read_note(text: str) -> LrNote | None:
-    """The inverse of :meth:`LrNote.to_text`, or None for the text of a restored picture.
-
-    It passes over other entries, and raises a ValueError for other text.
-    """
+    """The inverse of :meth:`LrNote.to_text`, more entries allowed; None of a restored picture; else a ValueError."""
     entries = json.loads(text)
     if not isinstance(entries, dict):
         raise ValueError(f'a note must be an object, but got {text!r}.')

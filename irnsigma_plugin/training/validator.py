@@ -62,10 +62,7 @@ class Validator:
                     self._save(image, dataset, current_iter)
                 if 'gt' in data and self.metrics:
                     original, lr_ref = to_bgr(data['gt']), to_bgr(data['lq'])
-                    try:
-                        scores.append(score_image(image, original, lr_ref, self.metrics, self.options.lr_metrics))
-                    except ValueError as error:
-                        raise ValueError(f'{image.name}: {error}') from error
+                    scores.append(score_image(image, original, lr_ref, self.metrics, self.options.lr_metrics))
                     if rank == 0 and comparison is None:
                         comparison = draw_example(original, image, scores[0], self.metrics, self.opt['scale'])
             return scores, comparison
@@ -125,6 +122,8 @@ class Validator:
             tb_logger.add_text(f'table/{scores.dataset}', report.markdown_table(scores, self.metrics), current_iter)
             for name, png in pictures.items():
                 tb_logger.add_image(f'{name}/{scores.dataset}', decode_png(png), current_iter, dataformats='HWC')
+        if missing := scores.missing():
+            get_root_logger().warning(f'{scores.dataset}: {missing}.')
         get_root_logger().info(f'{self._log_message(scores)}\tTables and pictures: {folder}')
 
     def _update_best(self, scores: Scores, current_iter: int) -> None:
@@ -132,7 +131,7 @@ class Validator:
         for name, mean in scores.flat_means().items():
             group, metric = name.split('/', 1)
             sign = -1 if lower_is_better((self.options.lr_metrics if group == 'lr' else self.metrics)[metric]) else 1
-            if name not in best or not sign * mean < sign * best[name][0]:
+            if name not in best or (mean == mean and not sign * mean < sign * best[name][0]):
                 best[name] = (mean, current_iter)
 
     def _log_message(self, scores: Scores) -> str:
