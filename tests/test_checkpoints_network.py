@@ -17,6 +17,7 @@ from irnsigma_plugin.checkpoints.weights import (
     Checkpoint,
     CheckpointError,
     build_network,
+    check_fits,
     discover_network,
     read_checkpoint,
 )
@@ -109,6 +110,20 @@ def test_a_discriminators_file_is_pointed_out(tmp_path):
     torch.save({'params': IRNDiscriminator(num_feat=2).state_dict()}, path)
     with pytest.raises(CheckpointError, match=r'It is of a discriminator: take net_g_5\.pth\.'):
         Rescaler.from_checkpoint(path, 'cpu')
+
+
+def test_weights_of_sigma_show_that_there_are_some(tmp_path):
+    net = tiny(sigma_input=True)
+    torch.save(net.state_dict(), tmp_path / 'net.pth')
+    built = Rescaler.from_checkpoint(tmp_path / 'net.pth', 'cpu').net
+    torch.testing.assert_close(dict(built.state_dict()), dict(net.state_dict()), rtol=0, atol=0)
+    assert built.sigma_input
+    some = without(net.state_dict(), 'G.sigma3')
+    with pytest.raises(CheckpointError, match=r'G\.sigma3'):
+        build_network(Checkpoint(some))
+    with pytest.raises(CheckpointError, match=r'keys are unknown \(first: .*sigma1'):
+        check_fits(tiny(), net.state_dict(), 'net.pth')
+    check_fits(net, tiny().state_dict(), 'net.pth')  # a network that is to learn of sigma
 
 
 def without(state_dict: dict, part: str) -> dict:
