@@ -105,6 +105,13 @@ def test_a_file_tells_its_clamp_without_the_block(tmp_path):
         assert Rescaler.from_checkpoint(path, 'cpu').net.operations[1].clamp == 2.0
 
 
+def test_a_discriminators_file_is_pointed_out(tmp_path):
+    path = tmp_path / 'net_d_5.pth'
+    torch.save({'params': IRNDiscriminator(num_feat=2).state_dict()}, path)
+    with pytest.raises(CheckpointError, match=r'It is of a discriminator: take net_g_5\.pth\.'):
+        Rescaler.from_checkpoint(path, 'cpu')
+
+
 def test_weights_of_sigma_show_that_there_are_some(tmp_path):
     net = tiny(sigma_input=True)
     torch.save(net.state_dict(), tmp_path / 'net.pth')
@@ -117,13 +124,6 @@ def test_weights_of_sigma_show_that_there_are_some(tmp_path):
     with pytest.raises(CheckpointError, match=r'keys are unknown \(first: .*sigma1'):
         check_fits(tiny(), net.state_dict(), 'net.pth')
     check_fits(net, tiny().state_dict(), 'net.pth')  # a network that is to learn of sigma
-
-
-def test_a_discriminators_file_is_pointed_out(tmp_path):
-    path = tmp_path / 'net_d_5.pth'
-    torch.save({'params': IRNDiscriminator(num_feat=2).state_dict()}, path)
-    with pytest.raises(CheckpointError, match=r'It is of a discriminator: take net_g_5\.pth\.'):
-        Rescaler.from_checkpoint(path, 'cpu')
 
 
 def without(state_dict: dict, part: str) -> dict:

@@ -35,7 +35,7 @@ WRONG_TRAINING_FILES = [
     ('datasets.train.color', 'y', 'the network takes RGB'),
     ('datasets.val.dataroot_lq', 'x', 'use type: PairedImageDataset'),
     ('network_g.growth_channel', 32, 'Did you mean growth_channels?'),
-    ('network_g.zzz', 1, 'Known keys: block_num, clamp, growth_channels, scale.'),
+    ('network_g.zzz', 1, 'Known keys: block_num, clamp, growth_channels, scale, sigma_input.'),
     ('network_d.num_feats', 64, 'Did you mean num_feat?'),
     ('path.pretrained_network_g', 'x', 'Did you mean pretrain_network_g?'),
     ('path.strict_load', True, 'Did you mean strict_load_'),
