@@ -39,7 +39,8 @@ def export_onnx(
 
     They compute what :meth:`RescalingNet.downscale` and :meth:`RescalingNet.upscale` do: images are float RGB
     (N, 3, H, W), nominally in [0, 1], and the results are neither rounded nor clamped. The latent of shape
-    (N, 3·scale² - 3, h, w) is sigma times noise of N(0, 1), or zero. Scale and model hash stand in the metadata of the
+    (N, 3·scale² - 3, h, w) is sigma times noise of N(0, 1), or zero. For a network with `sigma_input` it is replaced by
+    that noise, `epsilon`, and `sigma`, (N, 1, h, w). Scale and model hash stand in the metadata of the
     files. Every model is run by onnxruntime and compared with torch before any file is written. The network is on the
     CPU; the folder is made where it is missing.
 
@@ -62,7 +63,8 @@ def export_onnx(
     for name, layer in list(net.named_modules()):
         if isinstance(layer, LearnableDownsampling):
             net.set_submodule(name, _FixedMatrix(layer))
-    up = Upscale(net) if sigma is None else UpscaleAlone(net, check_sigma(sigma))
+    two_or_three = UpscaleAtSigma if getattr(net, 'sigma_input', False) else Upscale
+    up = two_or_three(net) if sigma is None else UpscaleAlone(net, check_sigma(sigma))
     models, errors = {}, {}
     for direction in directions:
         half = {'down': Downscale(net), 'up': up}[direction].eval()  # the exporter warns of anything else
@@ -116,6 +118,17 @@ class Upscale(Half):
         with torch.no_grad():
             lr, latent = self.net.downscale(**super().example(n, height, width))
         return {'lr': quantize(lr), 'latent': torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))}
+
+
+class UpscaleAtSigma(Upscale):
+    """(lr, epsilon, sigma) -> hr."""
+
+    def forward(self, lr: Tensor, epsilon: Tensor, sigma: Tensor) -> Tensor:  # type: ignore[override]
+        return self.net.restore(lr, epsilon, sigma)
+
+    def example(self, n: int, height: int, width: int) -> dict[str, Tensor]:
+        lr, epsilon = super().example(n, height, width).values()
+        return {'lr': lr, 'epsilon': epsilon, 'sigma': lr[:, :1]}
 
 
 class UpscaleAlone(Upscale):
