@@ -38,7 +38,8 @@ class BuildData(Command):
                 self.copy_file(file, target)
 
     def get_outputs(self):
-        return [str(Path(self.build_lib, PTH_NAME)), *self.get_output_mapping()]
+        pth = [] if self.editable_mode else [str(Path(self.build_lib, PTH_NAME))]
+        return [*pth, *self.get_output_mapping()]
 
     def get_output_mapping(self):
         folder = Path(self.build_lib, 'irnsigma_plugin', 'option_files')

@@ -11,6 +11,7 @@ import torch
 from helpers.invertibility import randomise
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.archs.rescaling_net import quantize
 from irnsigma_plugin.checkpoints.weights import build_network, model_hash, read_checkpoint
 from irnsigma_plugin.cli import main
 from irnsigma_plugin.formats import onnx as onnx_export
@@ -82,17 +83,6 @@ def test_the_files_say_what_they_are(exported):
         assert {entry.version for entry in model.opset_import if entry.domain == ''} == {18}
 
 
-def test_a_network_that_is_told_sigma(tmp_path):
-    installed()
-    net = randomise(InvRescaleNet(2, [1], 3, sigma_input=True)).eval()
-    onnx_export.export_onnx(net, tmp_path, ['up'])
-    lr, epsilon, sigma = torch.rand(2, 3, 5, 4), torch.randn(2, 9, 5, 4), torch.tensor([0.2, 1]).view(2, 1, 1, 1)
-    sigma = sigma.expand(2, 1, 5, 4)
-    result = run(tmp_path / 'upscale.onnx', lr=lr.numpy(), epsilon=epsilon.numpy(), sigma=sigma.numpy())
-    with torch.no_grad():
-        torch.testing.assert_close(torch.from_numpy(result), net.restore(lr, epsilon, sigma), rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize('scale', [2, 3])
 def test_one_input_at_a_fixed_sigma(scale, tmp_path):
     """For programs that give an image and take one: what the spandrel model computes, too."""
@@ -124,6 +114,21 @@ def test_one_input_at_sigma_0_is_the_faithful_image(tmp_path):
     np.testing.assert_allclose(restored, expected['hr_from_zero_z'].clip(0, 1), rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match='sigma must be a number from 0'):
         onnx_export.export_onnx(net, tmp_path, sigma=1.5)
+
+
+def test_a_network_that_is_told_sigma(tmp_path):
+    installed()
+    net = randomise(InvRescaleNet(2, [1], 3, sigma_input=True)).eval()
+    onnx_export.export_onnx(net, tmp_path, ['up'])
+    lr, epsilon, sigma = torch.rand(2, 3, 5, 4), torch.randn(2, 9, 5, 4), torch.tensor([0.2, 1]).view(2, 1, 1, 1)
+    sigma = sigma.expand(2, 1, 5, 4)
+    result = run(tmp_path / 'upscale.onnx', lr=lr.numpy(), epsilon=epsilon.numpy(), sigma=sigma.numpy())
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(result), net.restore(lr, epsilon, sigma), rtol=1e-4, atol=1e-4)
+        onnx_export.export_onnx(net, tmp_path, ['up'], sigma=0.2)
+        result = run(tmp_path / 'upscale_sigma0.2.onnx', lr=quantize(lr).numpy())
+        expected = restore_alone(net, quantize(lr), 0.2).clamp(0, 1)
+        torch.testing.assert_close(torch.from_numpy(result), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture

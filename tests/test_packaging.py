@@ -43,7 +43,7 @@ def source(tmp_path):
     return copy_source(tmp_path / 'source')
 
 
-@pytest.mark.parametrize('way', ['directory', 'editable', 'wheel'])
+@pytest.mark.parametrize('way', ['directory', 'editable', 'strictly editable', 'wheel'])
 def test_every_way_of_installing_autoloads(environment, source, tmp_path, way):
     before = set(environment.site.rglob('*'))
     if way == 'wheel':  # by way of a source distribution
@@ -51,7 +51,8 @@ def test_every_way_of_installing_autoloads(environment, source, tmp_path, way):
         environment.pip('wheel', '-w', tmp_path / 'wheels', *tmp_path.glob('*.tar.gz'))
         environment.install(*(tmp_path / 'wheels').glob('*.whl'))
     else:
-        environment.install(*{'directory': [source], 'editable': ['-e', source]}[way])
+        strict = ['--config-settings=editable_mode=strict'] * way.startswith('strictly')
+        environment.install(*strict, *(['-e', source] if way.endswith('editable') else [source]))
 
     assert environment.run('-c', LOADED) == "['irnsigma_plugin']"
     assert environment.run('-c', LOADED, IRNSIGMA_AUTOLOAD='0') == '[]'

@@ -53,6 +53,4 @@ def _run(args: argparse.Namespace) -> None:
             atomic_write(target, content)
             print(target)
     if changed:
-        raise ValueError(
-            f'kept, for they are there with other content: {", ".join(changed)} (--overwrite replaces them)'
-        )
+        raise ValueError(f'kept, for their content differs: {", ".join(changed)} (--overwrite replaces them)')

@@ -64,10 +64,10 @@ def _overlap(wanted: slice, start: int) -> tuple[slice, slice]:
 def restore_alone(net: RescalingNet, lr: Tensor, sigma: float) -> Tensor:
     """Restore lr images (N, 3, h, w) for programs that give an image and get one: no name, no seed.
 
-    The noise follows from the 8-bit levels of each image, and is another one where a single level differs, as in the
-    next tile of a picture. All operators are also in ONNX: F(x, key) repeats `x <- (x + key + constant)^5 mod PRIME`, a
-    permutation; an image's key is the sum of F(place, level) over its samples; the uniform numbers of the Box-Muller
-    transform are `(a + b)^2 mod PRIME`, of keyed numbers of the cell and of the channel.
+    The noise follows from the 8-bit levels of each image; where one differs, as in the next tile, it is another. ONNX
+    has all operators. F(x, key) repeats `x <- (x + key + constant)^5 mod PRIME`, a permutation; the key of an image is
+    the sum of F(place, level) over its samples; the uniform numbers of the Box-Muller transform are
+    `(a + b)^2 mod PRIME`, of keyed numbers of the cell and of the channel.
     """
     shape = net.latent_shape(lr.shape)
     if sigma == 0:

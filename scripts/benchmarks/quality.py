@@ -43,7 +43,7 @@ def benchmark_quality(
             original, image = restorer.rescale_file(path)
             taken = elapsed(start, moment(device))
             reference = reference or image
-            measured = measure(metrics, list(image.restored.values()), original)
+            measured, _ = measure(metrics, list(image.restored.values()), original)
             for (sigma, restored), values in zip(image.restored.items(), measured):
                 errors = {
                     'lr': squared_error(image.lr, reference.lr),
