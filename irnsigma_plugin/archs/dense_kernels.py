@@ -194,5 +194,5 @@ def _window(x: Tensor, room: Sequence[int], weights: Sequence[Tensor], biases: S
         up, down, left, right = (int(pixels > CONVOLUTIONS - k) for pixels in room)
         inside = (..., slice(up, x.shape[-2] - down), slice(left, x.shape[-1] - right))
         y = y[inside]
-        x = torch.cat((x[inside], F.leaky_relu(y, NEGATIVE_SLOPE)), 1) if k < CONVOLUTIONS else y
+        x = torch.cat((x[inside], F.leaky_relu(y, NEGATIVE_SLOPE, inplace=True)), 1) if k < CONVOLUTIONS else y
     return x
