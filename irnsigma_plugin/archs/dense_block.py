@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from irnsigma_plugin.archs.dense_kernels import CONVOLUTIONS, dense
 
+KINDS = 32  # of dense blocks that one network may have: by level, channels, sigma, and whether x needs a gradient
+
 
 class DenseBlock(nn.Module):
     """Five 3x3 convolutions, each of which sees the input and the outputs of all before it.
@@ -23,13 +25,17 @@ class DenseBlock(nn.Module):
     Args:
         in_channels, out_channels: Of the input and of the result.
         growth_channels: What each of conv_1 to conv_4 adds.
+        sigma_input: Let x_0 have one more channel where it is given. Its weights, `sigma1` to `sigma5`, start at zero.
 
     Shape:
-        (N, in_channels, H, W) -> (N, out_channels, H, W).
+        (N, in_channels, H, W) and, for `sigma_input`, (N, 1, H, W) -> (N, out_channels, H, W).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, growth_channels: int = 32) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, growth_channels: int = 32, sigma_input: bool = False
+    ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         for k in range(1, CONVOLUTIONS + 1):
             inputs = in_channels + (k - 1) * growth_channels
             conv = nn.Conv2d(inputs, growth_channels if k < CONVOLUTIONS else out_channels, 3, padding=1)
@@ -39,11 +45,18 @@ class DenseBlock(nn.Module):
                 nn.init.xavier_normal_(conv.weight, gain=0.1)
             nn.init.zeros_(conv.get_parameter('bias'))
             self.add_module(f'conv{k}', conv)
+            if sigma_input:
+                self.register_parameter(f'sigma{k}', nn.Parameter(torch.zeros(conv.out_channels, 1, 3, 3)))
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
         convolutions = [getattr(self, f'conv{k}') for k in range(1, CONVOLUTIONS + 1)]
-        tensors = [x, *(conv.weight for conv in convolutions), *(conv.bias for conv in convolutions)]
+        weights = [conv.weight for conv in convolutions]
+        if sigma is not None:
+            x, c = torch.cat((x, sigma), 1), self.in_channels
+            own = [self.get_parameter(f'sigma{k}') for k in range(1, CONVOLUTIONS + 1)]
+            weights = [torch.cat((w[:, :c], s, w[:, c:]), 1) for w, s in zip(weights, own)]
+        tensors = [x, *weights, *(conv.bias for conv in convolutions)]
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             tensors = [tensor.to(dtype) for tensor in tensors]
@@ -51,16 +64,24 @@ class DenseBlock(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             return dense(x, tensors[1 : 1 + CONVOLUTIONS], tensors[1 + CONVOLUTIONS :])
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        for name, own in self.named_parameters(recurse=False):  # of sigma, which a network without them ignores
+            state_dict.setdefault(prefix + name, torch.zeros_like(own))  # in torch's own copy
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
 
 def compile_blocks(net: nn.Module) -> None:
     """Let torch compile the dense blocks of a network, each kind once, for where gradients are recorded.
 
     Without them an image may have any size, and each would be compiled anew.
     """
+    from torch._dynamo import config  # which takes seconds
+
+    config.cache_size_limit = max(config.cache_size_limit, KINDS)  # torch gives up at 8
     compiled = torch.compile(DenseBlock.forward, dynamic=False)
 
-    def forward(self: DenseBlock, x: Tensor) -> Tensor:
-        return (compiled if torch.is_grad_enabled() else DenseBlock.forward)(self, x)
+    def forward(self: DenseBlock, *inputs: Tensor) -> Tensor:
+        return (compiled if torch.is_grad_enabled() else DenseBlock.forward)(self, *inputs)
 
     blocks: list[Any] = [module for module in net.modules() if type(module) is DenseBlock]
     for block in blocks:
