@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from irnsigma_plugin.archs.dense_kernels import CONVOLUTIONS, dense
 
-KINDS = 32  # of dense blocks that one network may have: by level, channels, sigma, and whether x needs a gradient
-
 
 class DenseBlock(nn.Module):
     """Five 3x3 convolutions, each of which sees the input and the outputs of all before it.
@@ -77,7 +75,7 @@ def compile_blocks(net: nn.Module) -> None:
     """
     from torch._dynamo import config  # which takes seconds
 
-    config.cache_size_limit = max(config.cache_size_limit, KINDS)  # torch gives up at 8
+    config.cache_size_limit = max(config.cache_size_limit, 32)  # kinds; torch gives up at 8, x4 with sigma has 9
     compiled = torch.compile(DenseBlock.forward, dynamic=False)
 
     def forward(self: DenseBlock, *inputs: Tensor) -> Tensor:
