@@ -147,7 +147,7 @@ def test_blocks_are_compiled_once_for_each_kind_and_for_gradients_only(monkeypat
     graphs = []
     compiled = functools.partial(torch.compile, backend=lambda graph, inputs: graphs.append(inputs) or graph)
     monkeypatch.setattr(torch, 'compile', compiled)
-    net = randomise(InvRescaleNet(4, [2, 2], growth_channels=4), std=0.05)
+    net = randomise(InvRescaleNet(4, [2, 2], growth_channels=4, sigma_input=True), std=0.05)
     plain = copy.deepcopy(net)
     compile_blocks(net)
     image, sigma = random_image(2, 3, 16, 24), torch.tensor([0.0, 1.0])
@@ -155,9 +155,12 @@ def test_blocks_are_compiled_once_for_each_kind_and_for_gradients_only(monkeypat
     with torch.no_grad():
         torch.testing.assert_close(net(image, sigma, epsilon), plain(image, sigma, epsilon), rtol=0, atol=0)
     assert not graphs
-    y, taken = gradients(WholeCycle(net, sigma, epsilon), image)
+    for _ in range(2):
+        y, taken = gradients(WholeCycle(net, sigma, epsilon), image)
     expected_y, expected = gradients(WholeCycle(plain, sigma, epsilon), image)
-    assert len(graphs) == 4  # F, and G and H, at two levels
+    assert len(graphs) == 8  # F, or G and H, at two levels, with sigma and without
+    net(image, sigma, epsilon)
+    assert len(graphs) == 9  # the first one of all gets an image that needs no gradient
     torch.testing.assert_close(y, expected_y)
     assert all(relative_error(a, b) < 1e-5 for a, b in zip(taken, expected))
     assert list(net.state_dict()) == list(plain.state_dict())

@@ -73,10 +73,13 @@ def compile_blocks(net: nn.Module) -> None:
 
     Without them an image may have any size, and each would be compiled anew.
     """
+    from torch._dynamo import config  # which takes seconds
+
+    config.cache_size_limit = max(config.cache_size_limit, 32)  # kinds; torch gives up at 8, x4 with sigma has 9
     compiled = torch.compile(DenseBlock.forward, dynamic=False)
 
-    def forward(self: DenseBlock, x: Tensor, *sigma: Tensor) -> Tensor:
-        return (compiled if torch.is_grad_enabled() else DenseBlock.forward)(self, x, *sigma)
+    def forward(self: DenseBlock, *inputs: Tensor) -> Tensor:
+        return (compiled if torch.is_grad_enabled() else DenseBlock.forward)(self, *inputs)
 
     blocks: list[Any] = [module for module in net.modules() if type(module) is DenseBlock]
     for block in blocks:
