@@ -143,6 +143,11 @@ OVERLAP = 'overlap None instead of 32'
         ('upscale small restored --sigma-map map.png --seed 7', 'sigma .*, seed 0 instead of 7', 'seed 0 instead of 7'),
         ('upscale small restored --overlap 32', OVERLAP, OTHER_MAP + f'0.5, {OVERLAP}'),
         ('upscale small/photo0.png restored/photo1.png', '', OTHER_MAP + '0.5, name photo1 instead of photo0'),
+        (
+            'upscale small restored --precision fp16',
+            r'precision \w+ instead of fp16',
+            OTHER_MAP + r'0.5, precision \w+ instead of fp16',
+        ),
         ('downscale photos restored', 'sigma 0.5 instead of None', OTHER_MAP + 'None'),
         ('downscale photos small --overlap 32', OVERLAP, OVERLAP),
         ('downscale photos small', '', ''),

@@ -198,6 +198,7 @@ def test_a_restored_picture_notes_its_settings_and_can_be_restored_further(resca
         'model': rescaler.model_hash,
         'sigma': 0.5,
         'overlap': 64,
+        'precision': 'fp32',
         'seed': 7,
         'name': 'ä',
         'version': irnsigma_plugin.__version__,

@@ -53,11 +53,16 @@ def read_note(text: str) -> LrNote | None:
 def settings_of(
     rescaler: Rescaler, overlap: int | None = None, sigma: float | np.ndarray | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """What a picture depends on beside its source: a restored one on sigma (a map: its hash) and, above 0, the seed."""
+    """What a picture depends on beside its source.
+
+    A restored one on sigma (a map: its hash), above 0 on the seed, and, in its last bits, on the precision.
+    """
     named: Any = sigma
     if isinstance(sigma, np.ndarray):
         named = f'map {hashlib.sha256(repr(sigma.shape).encode() + sigma.tobytes()).hexdigest()[:16]}'
-    return {'model': rescaler.model_hash, 'sigma': named, **({'seed': seed} if named else {}), 'overlap': overlap}
+    restored = {} if sigma is None else {'precision': rescaler.precision}
+    seeded = {'seed': seed} if named else {}
+    return {'model': rescaler.model_hash, 'sigma': named, **seeded, 'overlap': overlap, **restored}
 
 
 def other_settings(text: str | None, wanted: Mapping[str, Any]) -> str | None:
