@@ -15,10 +15,21 @@ from typing import IO, Any, Callable, NoReturn
 
 from irnsigma_plugin import __version__
 from irnsigma_plugin.checks import did_you_mean, one_line
-from irnsigma_plugin.commands import check, compare, downscale, evaluate, export, fetch_weights, info, prepare, upscale
+from irnsigma_plugin.commands import (
+    check,
+    compare,
+    demo,
+    downscale,
+    evaluate,
+    export,
+    fetch_weights,
+    info,
+    prepare,
+    upscale,
+)
 from irnsigma_plugin.files import WriteError
 
-COMMANDS: tuple[Any, ...] = (downscale, upscale, evaluate, compare, info, export, check, fetch_weights, prepare)
+COMMANDS: tuple[Any, ...] = (downscale, upscale, evaluate, compare, demo, info, export, check, fetch_weights, prepare)
 
 
 class _Parser(argparse.ArgumentParser):
