@@ -26,6 +26,7 @@ FLOORS = [
     {'options'},
     {'preparation'},
     {'formats'},
+    {'demo'},
     {'training'},
     {'compat'},
     {'__init__'},

@@ -86,7 +86,7 @@ def read_picture(path: str | os.PathLike) -> Picture:
     return decode_picture(content, os.fspath(path))
 
 
-def decode_picture(content: bytes, name: str) -> Picture:
+def decode_picture(content: bytes, name: str, most_pixels: int | None = None) -> Picture:
     """Decode an image file completely, the right way up.
 
     8 and 16 bits per sample stay; fewer become 8; palettes become RGB; a JPEG with further images inside (MPO, of
@@ -96,9 +96,10 @@ def decode_picture(content: bytes, name: str) -> Picture:
     Args:
         content: Bytes of a PNG, JPEG, BMP, TIFF, WebP, PPM or GIF file.
         name: What to call the image in error messages.
+        most_pixels: Larger images are refused before they are decoded.
 
     Raises:
-        ImageReadError: The image is damaged or of a kind that is refused.
+        ImageReadError: The image is damaged, too large or of a kind that is refused.
         MemoryError: There is too little memory after all.
     """
     if not content:
@@ -111,6 +112,7 @@ def decode_picture(content: bytes, name: str) -> Picture:
     try:
         # Pillow, not OpenCV, because it refuses truncated files instead of filling them up.
         with _no_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            check_size(*image.size, most_pixels, name)
             bits = _supported_bits(image, content, name)
             check_memory(*image.size, COPIES * len(image.getbands()) * max(bits // 8, 1), name)
             metadata.setdefault('icc', image.info.get('icc_profile'))
@@ -189,6 +191,13 @@ def _to_rgb(picture: Picture, name: str) -> np.ndarray:
 def to_8_bit(samples: np.ndarray) -> np.ndarray:
     """Samples of 16 bits with 8, by rounding v / 257; those of 8 bits as they are."""
     return samples if samples.dtype == np.uint8 else ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def check_size(width: int, height: int, most_pixels: int | None, name: str) -> None:
+    """Raise ImageReadError for an image, called `name`, of more pixels than are taken."""
+    if most_pixels is not None and width * height > most_pixels:
+        limit = f'more than the {most_pixels / 1e6:g} megapixels that are taken here'
+        raise ImageReadError(f'{name}: {width}x{height} pixels are {limit}; cut out a part of it, or reduce it.')
 
 
 def check_memory(width: int, height: int, pixel_bytes: int, name: str) -> None:

@@ -1,0 +1,1 @@
+"""The page of `irnsigma demo`: one photograph, small and restored, at any sigma."""
