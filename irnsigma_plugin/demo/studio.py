@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -87,7 +88,8 @@ class Studio:
             return {}
         metrics = self.metrics(self.models[small.model].scale)
         with self.busy:
-            return measure(metrics, [to_bgr(flat(restored))], to_bgr(flat(original)))[0]
+            (values,), _ = measure(metrics, [to_bgr(flat(restored))], to_bgr(flat(original)))
+        return {name: value for name, value in values.items() if not math.isnan(value)}  # of tiny pictures
 
     def curve(self, small: Small, seed: int, progress: Callable[[Sequence[float]], Iterable[float]]) -> np.ndarray:
         """Draw the perception-distortion curve of a photograph, as RGB; `progress` passes the sigmas on.

@@ -103,7 +103,7 @@ def measure_pictures(data: DataSet, name: str, pictures: Callable[[str], dict[fl
     scores = []
     for image in data.images():
         found = pictures(image)
-        values = measure(data.metrics, list(found.values()), data.original(image))
+        values, _ = measure(data.metrics, list(found.values()), data.original(image))
         scores += [ImageScore(image, at, each, {}) for at, each in zip(found, values)]
     data.write(name, scores)
 
