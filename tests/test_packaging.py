@@ -96,13 +96,13 @@ def test_a_training_after_an_installation_from_a_wheel(environment, source):
     save_photographs(environment.work / 'BSDS400')
     write_photographs(environment.work / 'datasets/BSD100/HR', count=1)
     write_photographs(environment.work / 'datasets/quickstart/val', count=1)
-    irnsigma, file = environment.python.with_name('irnsigma'), 'options/train_IRN_x4_cpu.yml'
+    irnsigma, file = environment.python.with_name('irnsigma'), 'options/train_IRN_x4_small.yml'
     environment.run(irnsigma, 'prepare', 'BSDS400', 'datasets/BSDS400', '--crop-size=24', '--min-size=24')
-    environment.run(irnsigma, 'options', 'train_IRN_x4_cpu')
+    environment.run(irnsigma, 'options', 'train_IRN_x4_small')
     short = ['network_g:block_num=[1,1]', 'datasets:train:gt_size=16', 'train:total_iter=2', 'val:pbar=false']
     output = environment.run('-m', 'basicsr.train', '-opt', file, '--force_yml', *short)
     assert 'End of training' in output
-    assert (environment.work / 'experiments/IRN_x4_cpu/models/net_g_latest.pth').exists()
+    assert (environment.work / 'experiments/IRN_x4_small/models/net_g_latest.pth').exists()
 
 
 def test_pth_without_the_package_is_silent(environment, source):
