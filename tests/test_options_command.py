@@ -38,7 +38,7 @@ def test_a_file_that_was_changed_is_kept(repo_root, capsys, empty_folder):
     changed.write_text('mine')
     assert main(['options', '--to', '.']) == 1
     assert 'error: kept, for their content differs: train_IRN_x4.yml (--ov' in capsys.readouterr().err
-    assert (empty_folder / 'train_IRN_x4_cpu.yml').exists()
+    assert (empty_folder / 'train_IRN_x4_small.yml').exists()
     assert changed.read_text() == 'mine'
     assert main(['options', '--to', '.', 'train_IRN_x4', '--overwrite']) == 0
     assert changed.read_bytes() == (repo_root / 'options/train_IRN_x4.yml').read_bytes()
