@@ -297,10 +297,3 @@ def test_clamp_of_the_option_file_is_the_saved_one(saved_block, block):
 def test_another_clamp_than_the_saved_one_is_refused(saved_block, block, clamp):
     with pytest.raises(CheckpointError, match=rf'some\.pth was trained with .*Set network_g\.clamp: {clamp} in'):
         check_arguments(Checkpoint(WEIGHTS, network=saved_block, path='some.pth'), block)
-
-
-def test_a_training_may_add_a_latent_mean_and_not_drop_one():
-    plain = Checkpoint(WEIGHTS, network={'type': 'InvRescaleNet'}, path='some.pth')
-    check_arguments(plain, {'latent_mean': 1.0})
-    with pytest.raises(CheckpointError, match=r'some\.pth was trained with .*Set network_g\.latent_mean: 1\.0 in'):
-        check_arguments(plain._replace(network={'latent_mean': 1.0}), {})

@@ -41,7 +41,7 @@ def test_a_trained_checkpoint(trained, tmp_path, capsys):
     assert os.listdir(tmp_path / 'made') == [target.name]
     assert capsys.readouterr().out == f'{target}: model hash {model_hash(net.state_dict())}\n'
     metadata, tensors = metadata_and_tensors(target)
-    assert json.loads(metadata.pop('network_g')) == {**block, 'latent_mean': 0.0}
+    assert json.loads(metadata.pop('network_g')) == block
     assert metadata == {'format': 'pt', 'clamp': '0.5', 'model_hash': model_hash(net.state_dict())}
     assert all(tensor.is_contiguous() for tensor in tensors.values())
     torch.testing.assert_close(tensors, dict(net.state_dict()), rtol=0, atol=0)

@@ -27,7 +27,6 @@ def test_table(capsys):
         'block_num': '[2]',
         'growth_channels': '8',
         'clamp': '1.0 (the default: the file does not name it)',
-        'latent_mean': '0.0',
         'parameters': f'{sum(v.numel() for v in torch.load(ORIGINAL).values()):,}',
         'dtype': 'float32',
     }

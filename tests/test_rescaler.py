@@ -134,15 +134,16 @@ def test_a_map_of_one_sigma_gives_the_result_of_that_number(net, small_cells):
         assert (rescaler.upscale(lr, sigma, name='a', size=size, dtype=np.uint16) == expected).all()
 
 
-def test_the_latent_mean_of_a_network_counts(net):
-    moved = InvRescaleNet(4, [1, 1], 4, latent_mean=2.0)
-    moved.load_state_dict(net.state_dict())
-    lr = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
-    latent = 0.5 * (draw_epsilon((1, 45, 5, 6), 3, 'a') + 2)
-    with torch.no_grad():
-        expected = net.upscale(torch.from_numpy(lr).permute(2, 0, 1)[None] / 255, latent)
-    expected = (expected[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy()
-    np.testing.assert_array_equal(Rescaler(moved, 'cpu').upscale(lr, 0.5, seed=3, name='a'), expected)
+def test_a_network_that_is_told_sigma(small_cells):
+    net = randomise(InvRescaleNet(4, [1, 1], 4, sigma_input=True))
+    lr, rescaler = random_array(20, 12, 3), Rescaler(net, 'cpu')
+    for sigma in (0, 0.5):
+        with torch.no_grad():
+            expected = net.restore(as_tensor(lr)[None], draw_epsilon((1, 45, 20, 12), 3, 'a'), float(sigma))
+        expected = (expected[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy()
+        of_number, of_map = (rescaler.upscale(lr, s, 3, 'a') for s in (sigma, np.full((20, 12), sigma, np.float32)))
+        np.testing.assert_array_equal(of_number, of_map)
+        assert np.abs(of_number.astype(int) - expected).max() <= 1
 
 
 def test_a_map_acts_where_it_is(net):

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from irnsigma_plugin.archs.irn_arch import LEVELS, TOLD_ARGUMENTS, InvRescaleNet, told_value
+from irnsigma_plugin.archs.irn_arch import CLAMP_KEY, LEVELS, InvRescaleNet, stored_clamp
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.checks import number
 
@@ -30,11 +30,15 @@ NETWORK_ENTRY = 'network_g'
 def hidden_arguments(cls: type[InvRescaleNet]) -> dict[str, Any]:
     """Arguments that the weights do not show, such as the clamp, and their defaults."""
     arguments = inspect.signature(cls).parameters.items()
-    return {name: each.default for name, each in arguments if name not in ('scale', 'block_num', 'growth_channels')}
+    shown = 'scale', 'block_num', 'growth_channels', 'sigma_input'
+    return {name: each.default for name, each in arguments if name not in shown}
 
 
 HIDDEN_ARGUMENTS = hidden_arguments(InvRescaleNet)
 DEFAULT_CLAMP: float = HIDDEN_ARGUMENTS['clamp']
+
+
+SIGMA_WEIGHTS = re.compile(r'\.[FGH]\.sigma[1-5]$')
 
 
 class CheckpointError(RuntimeError):
@@ -50,18 +54,17 @@ class Checkpoint(NamedTuple):
     path: str = 'the checkpoint'  # for messages
 
     def hidden_arguments(self) -> dict[str, Any]:
-        """Those of :data:`HIDDEN_ARGUMENTS` that were saved; what the weights tell counts before the block."""
+        """Those of :data:`HIDDEN_ARGUMENTS` that were saved; the clamp among the weights counts before the block's."""
         found = {name: self.network[name] for name in HIDDEN_ARGUMENTS if name in self.network}
-        for key, (name, _) in TOLD_ARGUMENTS.items():
-            if (entry := self.state_dict.get(key)) is not None:
-                found[name] = _told(name, told_value(entry), f'{self.path}: {key} among its weights')
+        if (entry := self.state_dict.get(CLAMP_KEY)) is not None:
+            found['clamp'] = _clamp(stored_clamp(entry), f'{self.path}: {CLAMP_KEY} among its weights')
         return found
 
 
-def _told(name: str, text: str, origin: str) -> float:
+def _clamp(text: str, origin: str) -> float:
     with contextlib.suppress(ValueError):
-        return number(name, float(text), **({'above': 0} if name == 'clamp' else {}))
-    raise CheckpointError(f'{origin} must be a number{", more than 0" * (name == "clamp")}, but is {text!r}.')
+        return number('clamp', float(text), above=0)
+    raise CheckpointError(f'{origin} must be a number, more than 0, but is {text!r}.')
 
 
 def read_checkpoint(path: str | os.PathLike, param_key: str | None = 'params_ema', device: str = 'cpu') -> Checkpoint:
@@ -94,9 +97,8 @@ def read_checkpoint(path: str | os.PathLike, param_key: str | None = 'params_ema
         )
     # Networks are trained channels-last and saved so; other formats and libraries expect the usual layout.
     state_dict = {key.removeprefix('module.'): value.contiguous() for key, value in weights.items()}
-    if device == 'meta' and (told := state_dict.keys() & TOLD_ARGUMENTS.keys()):  # it keeps no values
-        values = read_checkpoint(path, param_key).state_dict
-        state_dict.update({key: values[key] for key in told})
+    if CLAMP_KEY in state_dict and device == 'meta':  # which keeps no values
+        state_dict[CLAMP_KEY] = read_checkpoint(path, param_key).state_dict[CLAMP_KEY]
     _check_finite(state_dict, path)
     return Checkpoint(state_dict, entry, network if isinstance(network, Mapping) else {}, os.fspath(path))
 
@@ -121,7 +123,7 @@ def _read_safetensors(path: str | os.PathLike, device: str) -> tuple[Mapping, An
         content = {key: file.get_tensor(key).to(device) for key in file.keys()}  # noqa: SIM118  it is no mapping
     if 'clamp' not in metadata:
         return content, network
-    clamp = _told('clamp', metadata['clamp'], f'{path}: clamp in its metadata')
+    clamp = _clamp(metadata['clamp'], f'{path}: clamp in its metadata')
     return content, {**(network if isinstance(network, Mapping) else {}), 'clamp': clamp}
 
 
@@ -152,11 +154,10 @@ def _explained_read_errors(path: str | os.PathLike, kind: str) -> Iterator[None]
 def model_hash(state_dict: StateDict) -> str:
     """Name of a set of weights: 16 hexadecimal digits of SHA-256 over names, shapes, types and values.
 
-    The order of the names, the device, the memory layout and the entries of :data:`TOLD_ARGUMENTS`, which were once
-    not saved, make no difference.
+    The order of the names, the device, the memory layout and the clamp, which was once not saved, make no difference.
     """
     digest = hashlib.sha256()
-    for key in sorted(state_dict.keys() - TOLD_ARGUMENTS.keys()):
+    for key in sorted(state_dict.keys() - {CLAMP_KEY}):
         value = state_dict[key].detach().cpu().contiguous()
         digest.update(f'{key} {tuple(value.shape)} {value.dtype}\n'.encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
@@ -164,8 +165,8 @@ def model_hash(state_dict: StateDict) -> str:
 
 
 def shapes_of(state_dict: StateDict) -> Shapes:
-    """Names and shapes of weights, without :data:`TOLD_ARGUMENTS`, which need not be there."""
-    return {key: tuple(value.shape) for key, value in state_dict.items() if key not in TOLD_ARGUMENTS}
+    """Names and shapes of weights, without the clamp, which need not be there."""
+    return {key: tuple(value.shape) for key, value in state_dict.items() if key != CLAMP_KEY}
 
 
 def differences(own: Shapes, found: Shapes) -> str:
@@ -182,7 +183,10 @@ def differences(own: Shapes, found: Shapes) -> str:
 
 def check_fits(net: nn.Module, state_dict: StateDict, path: str | os.PathLike) -> None:
     """Raise a CheckpointError where a state dict has not just the keys and shapes of a network; `meta` is enough."""
-    faults = differences(shapes_of(net.state_dict()), shapes_of(state_dict))
+    own = shapes_of(net.state_dict())
+    if not any(map(SIGMA_WEIGHTS.search, state_dict)):  # those of a network that is to learn of sigma start at zero
+        own = {key: shape for key, shape in own.items() if not SIGMA_WEIGHTS.search(key)}
+    faults = differences(own, shapes_of(state_dict))
     if faults:
         remedy = 'Make the network block of the option file that of the checkpoint.'
         raise CheckpointError(f'The checkpoint {path} is not of this {type(net).__name__}: {faults}. {remedy}')
@@ -198,9 +202,7 @@ def check_arguments(checkpoint: Checkpoint, network: Mapping[str, Any]) -> None:
         return
     for name, default in HIDDEN_ARGUMENTS.items():
         saved, wanted = (block.get(name, default) for block in (found, network))
-        # A training may give a network a latent mean that had none.
-        told = name in found or (checkpoint.network and name != 'latent_mean')
-        if told and saved != wanted:
+        if (checkpoint.network or name in found) and saved != wanted:
             raise CheckpointError(
                 f'The checkpoint {checkpoint.path} was trained with {name}: {saved}, but network_g has '
                 f'{name}: {wanted}. Set network_g.{name}: {saved} in the option file.'
@@ -208,7 +210,7 @@ def check_arguments(checkpoint: Checkpoint, network: Mapping[str, Any]) -> None:
 
 
 def discover_network(checkpoint: Checkpoint) -> dict[str, Any]:
-    """scale, block_num and growth_channels of an :class:`InvRescaleNet`, from the names and shapes of its weights.
+    """The arguments of an :class:`InvRescaleNet` that the names and shapes of its weights show.
 
     Raises:
         CheckpointError: The weights are of another network, or not all there.
@@ -223,11 +225,13 @@ def discover_network(checkpoint: Checkpoint) -> dict[str, Any]:
             f'3), then operations.1.F.conv1.weight and so on; found {found}.'
         )
     growth = state_dict.get('operations.1.F.conv1.bias', torch.empty(0)).numel()
-    settings = {'scale': scale, 'block_num': block_num, 'growth_channels': growth}
+    settings: dict[str, Any] = {'scale': scale, 'block_num': block_num, 'growth_channels': growth}
+    if any(map(SIGMA_WEIGHTS.search, state_dict)):
+        settings['sigma_input'] = True
     faults = 'every level needs a coupling block'
     if all(block_num):
         with torch.device('meta'):
-            net = InvRescaleNet(scale, block_num, growth or 1, **checkpoint.hidden_arguments())
+            net = InvRescaleNet(**{**settings, 'growth_channels': growth or 1}, **checkpoint.hidden_arguments())
         faults = differences(shapes_of(net.state_dict()), shapes_of(state_dict))
     if faults:
         found = ', '.join(f'{name} {value}' for name, value in settings.items())

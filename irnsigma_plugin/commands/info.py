@@ -51,7 +51,6 @@ def describe(path: str, find_class: FindClass | None = None) -> dict[str, str]:
         clamp = checkpoint.hidden_arguments().get('clamp')
         default = f'{weights.DEFAULT_CLAMP} (the default: the file does not name it)'
         settings['clamp'] = default if clamp is None else clamp
-        settings['latent_mean'] = net.latent_mean
     else:
         settings = {'scale': net.scale, **checkpoint.network}
     size = os.path.getsize(path)

@@ -34,8 +34,7 @@ def export_safetensors(checkpoint: weights.Checkpoint, net: RescalingNet, path: 
     """
     network = {**checkpoint.network, 'type': type(net).__name__}
     if type(net) is InvRescaleNet:  # a subclass may have other arguments: those of the block that was saved
-        told = {name: getattr(net, name) for name in weights.HIDDEN_ARGUMENTS}
-        network = {**network, **weights.discover_network(checkpoint), **told}
+        network = {**network, **weights.discover_network(checkpoint), 'clamp': net.clamp}
     own = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
     stored = {key: value.half() if half and value.is_floating_point() else value for key, value in own.items()}
     for key, value in stored.items():
