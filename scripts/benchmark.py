@@ -94,6 +94,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         choices=PRECISIONS[1:],
         help='of the convolutions in `inference` and `quality` (default: fp32, and bf16 where `auto` is that here)',
     )
+    what.add_argument('--openvino', action='store_true', help='`inference` by OpenVINO, too (pip install openvino)')
     what.add_argument('--model', type=Path, metavar='FILE', help='checkpoint of `quality`')
     what.add_argument('--every', type=int, default=1, metavar='N', help='every Nth image in `quality` (default: 1)')
     what.add_argument('--batch', type=int, help='patches of a step (default: 4 in `training`, 2 in `step`)')
@@ -120,6 +121,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error('loader needs photographs: --images FOLDER')
     if 'quality' in args.parts and (args.images is None or args.model is None):
         parser.error('quality needs a trained network and photographs: --model FILE --images FOLDER')
+    if args.openvino and args.device != 'cpu':
+        parser.error('--openvino runs on the CPU: leave --device out')
     if args.source and not args.plot:
         parser.error('--from needs a file to draw: --plot FILE')
     if args.plot and not args.source and 'sizes' not in args.parts:
@@ -168,11 +171,12 @@ def measure(args: argparse.Namespace) -> dict:
     nets = {'plugin': net.to(device), 'textbook': textbook(net).to(device)}
     precisions = args.precisions or tuple(dict.fromkeys(('fp32', native_precision(device))))
     if 'inference' in args.parts:
+        engine = network.openvino_engine(net, precisions) if args.openvino else {}
         rows = (
             row
             for size in args.sizes
             for row in network.benchmark_inference(
-                machine, nets, tuple(map(int, size.split('x'))), args.runs, precisions
+                machine, nets, tuple(map(int, size.split('x'))), args.runs, precisions, engine
             )
         )
         figures['inference'] = table.show(network.COLUMNS, rows)

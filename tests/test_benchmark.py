@@ -147,6 +147,7 @@ def test_every_part(load, tmp_path, photographs, options, elsewhere, monkeypatch
     [
         (['--parts', 'loader'], 'loader needs photographs'),
         (['--parts', 'quality', '--images', 'photographs'], 'quality needs a trained network and photographs'),
+        (['--openvino', '--device', 'cuda'], '--openvino runs on the CPU'),
         (['--plot', 'sizes.png'], '--plot draws the part sizes'),
         (['--from', 'figures.json'], '--from needs a file to draw'),
     ],
@@ -172,6 +173,18 @@ def test_quality_of_precisions(load, photographs, elsewhere):
         assert 0 < abs(full['lpips'] - half['lpips']) < 0.01
         assert 40 < half['hr_psnr'] < 100
     assert quality.squared_error(np.array([1, 5], np.uint8), np.array([3, 2], np.uint8)) == (4 + 9) / 2
+
+
+def test_openvino_computes_what_the_network_does(load):
+    pytest.importorskip('openvino')
+    net, hr = randomise(InvRescaleNet(4, [1, 1], 2), std=0.01), torch.rand(1, 3, 64, 48)
+    engine = load('benchmarks.network').openvino_engine(net, ['fp32'])
+    with torch.no_grad():
+        lr, z = net.downscale(hr)
+        expected = {'downscale': ([hr], lr), 'upscale': ([lr, z], net.upscale(lr, z))}
+    for direction, (inputs, result) in expected.items():
+        found = engine[direction]['openvino fp32']([each.contiguous().numpy() for each in inputs])[0]
+        torch.testing.assert_close(torch.from_numpy(found), result, rtol=0, atol=1e-5)
 
 
 def test_time_belongs_to_the_part_entered_last(load, monkeypatch):

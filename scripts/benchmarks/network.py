@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Callable
 
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Machine, medians, peak_memory
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.formats.onnx import export_onnx
 from irnsigma_plugin.rescaling.precision import autocast
+
+Engine = Mapping[str, Mapping[str, Callable[[list], object]]]
 
 COLUMNS = (
     ('work', 'what', '{}'),
@@ -28,9 +32,17 @@ COLUMNS = (
 
 
 def benchmark_inference(
-    machine: Machine, nets: dict[str, InvRescaleNet], size: tuple[int, int], runs: int, precisions: Sequence[str]
+    machine: Machine,
+    nets: dict[str, InvRescaleNet],
+    size: tuple[int, int],
+    runs: int,
+    precisions: Sequence[str],
+    engine: Engine,
 ) -> Iterator[dict]:
-    """Both directions of an image of the given width and height, in each precision, beside the textbook in float32."""
+    """Both directions of an image of the given width and height, in each precision, beside the textbook in float32.
+
+    `engine` has more works by direction and name, of numpy arrays; see :func:`openvino_engine`.
+    """
     width, height = size
     hr = torch.rand(1, 3, height, width, device=machine.device)
     gflop = flop_per_pixel(nets['plugin']) * height * width / 1e9
@@ -45,13 +57,32 @@ def benchmark_inference(
 
         works = {'textbook': partial(call, nets['textbook'])}
         works.update((precision, partial(in_precision, precision)) for precision in precisions)
+        inputs = [each.contiguous().numpy() for each in ((hr,) if direction == 'downscale' else (lr, z)) if engine]
+        works.update((name, partial(infer, inputs)) for name, infer in engine.get(direction, {}).items())
         with torch.inference_mode():
             memory = {name: peak_memory(machine.device, work) for name, work in works.items()}
             taken = medians(machine.device, works, runs)
-        for precision in precisions:
-            both = ({'plugin': each[precision], 'textbook': each['textbook']} for each in (taken, memory))
-            what = f'{direction} {width}x{height}' + (precision != 'fp32') * f', {precision}'
+        for name in list(works)[1:]:
+            both = ({'plugin': each[name], 'textbook': each['textbook']} for each in (taken, memory))
+            what = f'{direction} {width}x{height}' + (name != 'fp32') * f', {name}'
             yield row(machine, what, *both, gflop)
+
+
+def openvino_engine(net: InvRescaleNet, precisions: Sequence[str]) -> Engine:
+    """The ONNX models of a network, on the CPU, as OpenVINO runs them with torch's number of threads."""
+    import openvino
+
+    core, engine = openvino.Core(), {}
+    with tempfile.TemporaryDirectory() as folder:
+        export_onnx(net, folder)
+        for direction in ('downscale', 'upscale'):
+            engine[direction] = {}
+            for precision in precisions:
+                hint = precision.replace('fp', 'f')
+                settings = {'INFERENCE_PRECISION_HINT': hint, 'INFERENCE_NUM_THREADS': torch.get_num_threads()}
+                compiled = core.compile_model(f'{folder}/{direction}.onnx', 'CPU', settings)
+                engine[direction][f'openvino {precision}'] = compiled.create_infer_request().infer
+    return engine
 
 
 def benchmark_training(
