@@ -16,6 +16,7 @@ from typing import IO, Any, Callable, NoReturn
 from irnsigma_plugin import __version__
 from irnsigma_plugin.checks import did_you_mean, one_line
 from irnsigma_plugin.commands import (
+    card,
     check,
     compare,
     demo,
@@ -29,7 +30,19 @@ from irnsigma_plugin.commands import (
 )
 from irnsigma_plugin.files import WriteError
 
-COMMANDS: tuple[Any, ...] = (downscale, upscale, evaluate, compare, demo, info, export, check, fetch_weights, prepare)
+COMMANDS: tuple[Any, ...] = (
+    downscale,
+    upscale,
+    evaluate,
+    compare,
+    demo,
+    info,
+    export,
+    card,
+    check,
+    fetch_weights,
+    prepare,
+)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -17,6 +17,7 @@ from irnsigma_plugin.checkpoints.weights import (
     Checkpoint,
     CheckpointError,
     build_network,
+    check_fits,
     discover_network,
     read_checkpoint,
 )
@@ -102,6 +103,20 @@ def test_a_file_tells_its_clamp_without_the_block(tmp_path):
         for device in ('cpu', 'meta'):
             assert read_checkpoint(path, device=device).hidden_arguments() == {'clamp': 2.0}
         assert Rescaler.from_checkpoint(path, 'cpu').net.operations[1].clamp == 2.0
+
+
+def test_weights_of_sigma_show_that_there_are_some(tmp_path):
+    net = tiny(sigma_input=True)
+    torch.save(net.state_dict(), tmp_path / 'net.pth')
+    built = Rescaler.from_checkpoint(tmp_path / 'net.pth', 'cpu').net
+    torch.testing.assert_close(dict(built.state_dict()), dict(net.state_dict()), rtol=0, atol=0)
+    assert built.sigma_input
+    some = without(net.state_dict(), 'G.sigma3')
+    with pytest.raises(CheckpointError, match=r'G\.sigma3'):
+        build_network(Checkpoint(some))
+    with pytest.raises(CheckpointError, match=r'keys are unknown \(first: .*sigma1'):
+        check_fits(tiny(), net.state_dict(), 'net.pth')
+    check_fits(net, tiny().state_dict(), 'net.pth')  # a network that is to learn of sigma
 
 
 def without(state_dict: dict, part: str) -> dict:

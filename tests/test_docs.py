@@ -160,6 +160,13 @@ def test_examples_of_other_formats_run(tmp_path, monkeypatch):
     assert names['model'].model.sigma == 0.5
 
 
+def test_the_first_example_runs():
+    image = np.random.default_rng(0).integers(0, 256, (16, 20, 3), np.uint8)
+    names = {'image': image}
+    exec(code_blocks(TEXT['README.md'], 'python')[0], names)
+    assert names['restored'].shape == image.shape
+
+
 def test_examples_of_rescaling_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = section('README.md', 'Rescaling from Python')

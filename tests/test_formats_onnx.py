@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.invertibility import randomise
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.checkpoints.weights import build_network, model_hash, read_checkpoint
@@ -78,6 +79,17 @@ def test_the_files_say_what_they_are(exported):
             'model_hash': model_hash(weights),
         }
         assert {entry.version for entry in model.opset_import if entry.domain == ''} == {18}
+
+
+def test_a_network_that_is_told_sigma(tmp_path):
+    installed()
+    net = randomise(InvRescaleNet(2, [1], 3, sigma_input=True)).eval()
+    onnx_export.export_onnx(net, tmp_path, ['up'])
+    lr, epsilon, sigma = torch.rand(2, 3, 5, 4), torch.randn(2, 9, 5, 4), torch.tensor([0.2, 1]).view(2, 1, 1, 1)
+    sigma = sigma.expand(2, 1, 5, 4)
+    result = run(tmp_path / 'upscale.onnx', lr=lr.numpy(), epsilon=epsilon.numpy(), sigma=sigma.numpy())
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(result), net.restore(lr, epsilon, sigma), rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from helpers.invertibility import ROUND_TRIP, assert_same_state, check_inverse, 
 from torch import nn
 
 from irnsigma_plugin.archs.dense_block import DenseBlock
-from irnsigma_plugin.archs.irn_arch import CouplingBlock, HaarDownsampling, InvRescaleNet, LearnableDownsampling
+from irnsigma_plugin.archs.irn_arch import LEVELS, CouplingBlock, HaarDownsampling, InvRescaleNet, LearnableDownsampling
 from irnsigma_plugin.archs.rescaling_net import quantize
 from irnsigma_plugin.losses.mixture_loss import charbonnier, latent_energy, squared_error
 
@@ -142,6 +142,7 @@ def test_built_by_basicsr():
     [
         ({'scale': 5}, 'scale'),
         ({'scale': '4'}, 'scale'),
+        ({'sigma_input': 1}, 'sigma_input'),
         ({'scale': 4, 'block_num': [8]}, 'block_num'),
         ({'scale': 4, 'block_num': [8, 0]}, 'block_num'),
         ({'scale': 2, 'block_num': 8}, 'block_num'),
@@ -284,6 +285,69 @@ def test_weights_of_another_clamp_do_not_load_strictly():
     nets[2.0].load_state_dict(InvRescaleNet(2, [1], 4, 2).state_dict())
     nets[2.0].load_state_dict(nets[1].state_dict())  # of a file from before, which does not tell
     assert (nets[1].clamp, nets[2.0].clamp) == (1, 2.0)
+
+
+def as_convolutions(block, sigma):
+    """A dense block by the definition, with sigma as one more channel of x_0."""
+
+    def compute(x):
+        x = torch.cat((x, 4 * sigma.expand(len(x), 1, *x.shape[2:])), 1)
+        for k in range(1, 6):
+            conv, c = getattr(block, f'conv{k}'), block.in_channels
+            weight = torch.cat((conv.weight[:, :c], getattr(block, f'sigma{k}'), conv.weight[:, c:]), 1)
+            y = torch.nn.functional.conv2d(x, weight, conv.bias, padding=1)
+            x = torch.cat((x, torch.nn.functional.leaky_relu(y, 0.2)), 1)
+        return y
+
+    return compute
+
+
+def test_sigma_is_a_channel_of_every_sub_network():
+    net = randomise(InvRescaleNet(2, [1], 3, sigma_input=True))
+    lr, epsilon = random_image(2, 3, 5, 4), torch.randn(2, 9, 5, 4)
+    sigma = torch.tensor([0.25, 1.0])
+    haar, coupling = net.operations
+    of_f, of_g, of_h = (as_convolutions(getattr(coupling, name), sigma.view(2, 1, 1, 1)) for name in 'FGH')
+    details = (sigma.view(2, 1, 1, 1) * epsilon - of_g(lr)) / torch.exp(2 * torch.sigmoid(of_h(lr)) - 1)
+    expected = haar.inverse(torch.cat((lr - of_f(details), details), 1))
+    torch.testing.assert_close(net.restore(lr, epsilon, sigma), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(net.restore(lr, epsilon, sigma), expected)
+        cells = sigma.view(2, 1, 1, 1).expand(2, 1, 5, 4)
+        torch.testing.assert_close(net.restore(lr, epsilon, cells), expected)
+        zero = net.restore(lr, epsilon, 0.0)
+    torch.testing.assert_close(zero, net.upscale(lr, 0 * epsilon))
+
+
+@pytest.mark.parametrize('scale', [2, 3, 4])
+def test_sigma_of_a_cell_reaches_its_pixels(scale):
+    """In every level: a number, and a map of that number, are the same."""
+    net = randomise(InvRescaleNet(scale, [1] * len(LEVELS[scale]), 3, sigma_input=True))
+    lr = random_image(1, 3, 4, 3)
+    epsilon = torch.randn(net.latent_shape(lr.shape))
+    with torch.no_grad():
+        number, cells = (net.restore(lr, epsilon, sigma) for sigma in (0.5, torch.full((1, 1, 4, 3), 0.5)))
+        other = net.restore(lr, epsilon, 1.0)
+    torch.testing.assert_close(number, cells, rtol=0, atol=0)
+    assert (number - other).abs().min() > 0
+
+
+def test_sigma_input_learns_and_is_saved():
+    net = InvRescaleNet(4, [1, 1], 3, sigma_input=True)
+    plain = InvRescaleNet(4, [1, 1], 3)
+    names = {f'operations.{i}.{s}.sigma{k}' for i in (1, 3) for s in 'FGH' for k in range(1, 6)}
+    assert net.state_dict().keys() - plain.state_dict().keys() == names
+    randomise(net)(random_image(2, 3, 8, 8), torch.tensor([0.0, 1.0])).restored.sum().backward()
+    gradients = dict(net.named_parameters())
+    assert [name for name in names if not gradients[name].grad.any()] == []
+
+
+def test_a_network_that_was_not_told_sigma_begins_as_it_is():
+    plain = randomise(InvRescaleNet(2, [1], 3))
+    net = randomise(InvRescaleNet(2, [1], 3, sigma_input=True))
+    net.load_state_dict(plain.state_dict())
+    hr, epsilon, sigma = random_image(1, 3, 6, 8), torch.randn(1, 9, 3, 4), torch.tensor([0.5])
+    torch.testing.assert_close(net(hr, sigma, epsilon), plain(hr, sigma, epsilon))
 
 
 @pytest.mark.parametrize('clamp', [0.5, 2.0])

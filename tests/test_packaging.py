@@ -16,7 +16,8 @@ from irnsigma_plugin.checkpoints import builtin
 if importlib.util.find_spec('wheel') is None or importlib.util.find_spec('setuptools') is None:
     pytest.skip('needs setuptools and wheel, to build without a download', allow_module_level=True)
 
-MODELS = [f'models/{name}/{file}' for name in builtin.names() for file in (builtin.FILE, builtin.CARD)]
+DATA = [f'models/{name}/{file}' for name in builtin.names() for file in (builtin.FILE, builtin.CARD)]
+DATA += ['py.typed', 'commands/card.md']
 LOADED = "import sys; print([n for n in ('basicsr', 'irnsigma_plugin', 'torch') if n in sys.modules])"
 REGISTERED = "from basicsr.utils.registry import MODEL_REGISTRY as R; print('IRNSigmaModel' in R)"
 SPAWN_WORKER = """
@@ -67,17 +68,16 @@ def test_what_a_wheel_says_of_itself(environment, source):
     assert {'demo', 'onnx', 'safetensors', 'spandrel', 'test'} == set(installed.metadata.get_all('Provides-Extra'))
     assert {'filelock', 'safetensors'} < set(installed.requires)
     assert [(each.name, each.value) for each in installed.entry_points] == [('irnsigma', 'irnsigma_plugin.cli:main')]
-    assert (environment.site / 'irnsigma_plugin/py.typed').exists()
-    for file in MODELS:
+    for file in DATA:
         assert (environment.site / 'irnsigma_plugin' / file).exists(), f'{file} is not in the wheel'
 
 
-def test_the_built_in_models_are_in_the_source_distribution(environment, source):
+def test_the_data_is_in_the_source_distribution(environment, source):
     environment.run('setup.py', '-q', 'sdist', cwd=source)
     (archive,) = (source / 'dist').glob('*.tar.gz')
     with tarfile.open(archive) as opened:
         names = {name.partition('/')[2] for name in opened.getnames()}
-    assert {f'irnsigma_plugin/{file}' for file in MODELS} <= names
+    assert {f'irnsigma_plugin/{file}' for file in DATA} <= names
 
 
 def test_pth_without_the_package_is_silent(environment, source):

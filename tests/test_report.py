@@ -4,6 +4,7 @@ import math
 
 import cv2
 import numpy as np
+import pytest
 from helpers.score_samples import METRICS, sample_scores
 
 from irnsigma_plugin.evaluation import report
@@ -36,6 +37,37 @@ def test_csv_holds_every_image_at_every_sigma(tmp_path):
 
 def test_markdown_table():
     assert report.markdown_table(sample_scores(), METRICS) == TABLE
+
+
+def test_the_model_that_was_measured_is_named():
+    scores = dataclasses.replace(sample_scores(), model='0123456789abcdef')
+    assert report.markdown_table(scores, METRICS) == f'{TABLE}\nModel hash: 0123456789abcdef\n'
+
+
+def backwards(change: float):
+    """The sample, but with the LPIPS of every image at sigma 0, and `change` at the other."""
+    scores = sample_scores()
+    faithful = {image.image: image.hr['lpips'] for image in scores.images if not image.sigma}
+    for index, image in enumerate(scores.images):
+        lpips = faithful[image.image] + (change if image.sigma else 0)
+        scores.images[index] = dataclasses.replace(image, hr={**image.hr, 'lpips': lpips})
+    return scores
+
+
+@pytest.mark.parametrize('change', [0.01, 0, -0.01])
+def test_a_knob_that_turns_backwards_is_never_shown_without_the_reason(tmp_path, change):
+    scores = backwards(change)
+    pictures = report.write_report(tmp_path, scores, METRICS, None)
+    text = (tmp_path / 'table.md').read_text(encoding='utf-8')
+    assert ('σ = 0.5 is no sharper than σ = 0 here (lpips' in text) == (change >= 0)
+    assert (pictures['curve'] == report.draw_curve(scores, ('psnr_y', 'lpips'), vain=True)) == (change >= 0)
+    assert report.draw_curve(scores, ('psnr_y', 'lpips'), vain=True) != report.draw_curve(scores, ('psnr_y', 'lpips'))
+
+
+def test_one_sigma_or_no_metric_of_perception_says_nothing_of_the_knob():
+    scores = dataclasses.replace(sample_scores(), sigmas=(0.0,))
+    assert report.sigma_in_vain(scores, METRICS) == ''
+    assert report.sigma_in_vain(backwards(1), {'psnr_y': METRICS['psnr_y']}) == ''
 
 
 def test_markdown_table_without_metrics_of_the_low_resolution_image():

@@ -134,6 +134,18 @@ def test_a_map_of_one_sigma_gives_the_result_of_that_number(net, small_cells):
         assert (rescaler.upscale(lr, sigma, name='a', size=size, dtype=np.uint16) == expected).all()
 
 
+def test_a_network_that_is_told_sigma(small_cells):
+    net = randomise(InvRescaleNet(4, [1, 1], 4, sigma_input=True))
+    lr, rescaler = random_array(20, 12, 3), Rescaler(net, 'cpu')
+    for sigma in (0, 0.5):
+        with torch.no_grad():
+            expected = net.restore(as_tensor(lr)[None], draw_epsilon((1, 45, 20, 12), 3, 'a'), float(sigma))
+        expected = (expected[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy()
+        of_number, of_map = (rescaler.upscale(lr, s, 3, 'a') for s in (sigma, np.full((20, 12), sigma, np.float32)))
+        np.testing.assert_array_equal(of_number, of_map)
+        assert np.abs(of_number.astype(int) - expected).max() <= 1
+
+
 def test_a_map_acts_where_it_is(net):
     # White on the left, black on the right: far from the border, each side is that of its number.
     lr, rescaler = random_array(8, 80, 3), Rescaler(net)

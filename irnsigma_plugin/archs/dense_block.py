@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -20,13 +22,17 @@ class DenseBlock(nn.Module):
     Args:
         in_channels, out_channels: Of the input and of the result.
         growth_channels: What each of conv_1 to conv_4 adds.
+        sigma_input: Let x_0 have one more channel where it is given. Its weights, `sigma1` to `sigma5`, start at zero.
 
     Shape:
-        (N, in_channels, H, W) -> (N, out_channels, H, W).
+        (N, in_channels, H, W) and, for `sigma_input`, (N, 1, H, W) -> (N, out_channels, H, W).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, growth_channels: int = 32) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, growth_channels: int = 32, sigma_input: bool = False
+    ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         for k in range(1, CONVOLUTIONS + 1):
             inputs = in_channels + (k - 1) * growth_channels
             conv = nn.Conv2d(inputs, growth_channels if k < CONVOLUTIONS else out_channels, 3, padding=1)
@@ -36,14 +42,26 @@ class DenseBlock(nn.Module):
                 nn.init.xavier_normal_(conv.weight, gain=0.1)
             nn.init.zeros_(conv.get_parameter('bias'))
             self.add_module(f'conv{k}', conv)
+            if sigma_input:
+                self.register_parameter(f'sigma{k}', nn.Parameter(torch.zeros(conv.out_channels, 1, 3, 3)))
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
         convolutions = [getattr(self, f'conv{k}') for k in range(1, CONVOLUTIONS + 1)]
-        tensors = [x, *(conv.weight for conv in convolutions), *(conv.bias for conv in convolutions)]
+        weights = [conv.weight for conv in convolutions]
+        if sigma is not None:
+            x, c = torch.cat((x, sigma), 1), self.in_channels
+            own = [self.get_parameter(f'sigma{k}') for k in range(1, CONVOLUTIONS + 1)]
+            weights = [torch.cat((w[:, :c], s, w[:, c:]), 1) for w, s in zip(weights, own)]
+        tensors = [x, *weights, *(conv.bias for conv in convolutions)]
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             tensors = [tensor.to(dtype) for tensor in tensors]
         x = tensors[0].contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, enabled=False):
             return dense(x, tensors[1 : 1 + CONVOLUTIONS], tensors[1 + CONVOLUTIONS :])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        for name, own in self.named_parameters(recurse=False):  # of sigma, which a network without them ignores
+            state_dict.setdefault(prefix + name, torch.zeros_like(own))  # in torch's own copy
+        super()._load_from_state_dict(state_dict, prefix, *others)

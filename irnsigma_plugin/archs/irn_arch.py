@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from irnsigma_plugin.archs.dense_block import DenseBlock
-from irnsigma_plugin.archs.rescaling_net import RescalingNet, reflection_pad
-from irnsigma_plugin.checks import finite, is_whole, one_of, raise_faults, whole
+from irnsigma_plugin.archs.rescaling_net import RescalingNet, reflection_pad, scale_noise
+from irnsigma_plugin.checks import finite, flag, is_whole, one_of, raise_faults, whole
 
 
 class InvertibleModule(nn.Module):
@@ -109,7 +109,8 @@ class CouplingBlock(InvertibleModule):
         y1 = x1 + F(x2)
         y2 = x2 · exp(s) + G(y1),    s = clamp · (2 · sigmoid(H(y1)) - 1)
 
-    F, G and H may be any networks: the inverse needs them in the forward direction only.
+    F, G and H may be any networks: the inverse needs them in the forward direction only. What `inverse` is given
+    beside y, it gives to each of them: it undoes `forward` where that has no effect.
 
     Args:
         channels: Of the input and of the result.
@@ -134,19 +135,19 @@ class CouplingBlock(InvertibleModule):
         y2 = x2 * self._log_scale(y1).exp() + self.G(y1)
         return torch.cat((y1, y2), 1)
 
-    def inverse(self, y: Tensor) -> Tensor:
+    def inverse(self, y: Tensor, *sigma: Tensor) -> Tensor:
         y1, y2 = self._split(y)
-        x2 = (y2 - self.G(y1)) * (-self._log_scale(y1)).exp()
-        x1 = y1 - self.F(x2)
+        x2 = (y2 - self.G(y1, *sigma)) * (-self._log_scale(y1, *sigma)).exp()
+        x1 = y1 - self.F(x2, *sigma)
         return torch.cat((x1, x2), 1)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x1, x2 = (part.contiguous(memory_format=torch.channels_last) for part in x.split(self.split_sizes, dim=1))
         return x1, x2  # in the layout of the sub-networks
 
-    def _log_scale(self, y1: Tensor) -> Tensor:
+    def _log_scale(self, y1: Tensor, *sigma: Tensor) -> Tensor:
         # In the image's precision: under autocast H comes in a lower one, whose errors exp would magnify.
-        return self.clamp * (2 * torch.sigmoid(self.H(y1).to(y1.dtype)) - 1)
+        return self.clamp * (2 * torch.sigmoid(self.H(y1, *sigma).to(y1.dtype)) - 1)
 
 
 IMAGE_CHANNELS = 3
@@ -155,6 +156,9 @@ LEVELS = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
 DEFAULT_BLOCK_NUM = {2: (8,), 3: (12,), 4: (8, 8), 8: (8, 8, 8)}
 #: Entry of a state dict that tells the clamp of an :class:`InvRescaleNet`, where it is not 1.
 CLAMP_KEY = 'log_scale_clamp'
+#: What sigma = 1 is to the sub-networks. Their weights of it start at zero, beside trained ones: with a larger input
+#: they learn faster than those.
+SIGMA_GAIN = 4.0
 
 
 class InvRescaleNet(RescalingNet):
@@ -177,6 +181,9 @@ class InvRescaleNet(RescalingNet):
             for x4, [8, 8, 8] for x8.
         growth_channels: Growth of the dense blocks. Fewer are faster and weaker; prefer depth to width.
         clamp: Bound of a coupling block's log-scale.
+        sigma_input: Whether the sub-networks see sigma when they restore, as one more channel of their inputs. In the
+            paper they know it by the spread of z alone, and learn slowly to tell one sigma from another. Downscaling,
+            and `upscale` as its inverse, are as without it; so are weights that have none of it yet.
 
     Attributes:
         checkpoint_blocks: Whether coupling blocks are computed a second time in the backward pass, so that only
@@ -195,15 +202,21 @@ class InvRescaleNet(RescalingNet):
     operations: Any  # nn.ModuleList, of InvertibleModule
 
     def __init__(
-        self, scale: int = 4, block_num: Sequence[int] | None = None, growth_channels: int = 32, clamp: float = 1.0
+        self,
+        scale: int = 4,
+        block_num: Sequence[int] | None = None,
+        growth_channels: int = 32,
+        clamp: float = 1.0,
+        sigma_input: bool = False,
     ) -> None:
         super().__init__()
-        raise_faults('InvRescaleNet', InvRescaleNet.check(scale, block_num, growth_channels, clamp))
+        raise_faults('InvRescaleNet', InvRescaleNet.check(scale, block_num, growth_channels, clamp, sigma_input))
         self.scale = scale
+        self.sigma_input = sigma_input
         self.clamp = clamp
         self.checkpoint_blocks = False
 
-        subnet = partial(DenseBlock, growth_channels=growth_channels)
+        subnet = partial(DenseBlock, growth_channels=growth_channels, sigma_input=sigma_input)
         operations: list[InvertibleModule] = []
         channels = IMAGE_CHANNELS
         for factor, blocks in zip(LEVELS[scale], block_num or DEFAULT_BLOCK_NUM[scale]):
@@ -213,7 +226,7 @@ class InvRescaleNet(RescalingNet):
         self.operations = nn.ModuleList(operations)
 
     @staticmethod
-    def check(scale: Any, block_num: Any, growth_channels: Any, clamp: Any) -> Iterator[str]:
+    def check(scale: Any, block_num: Any, growth_channels: Any, clamp: Any, sigma_input: Any) -> Iterator[str]:
         scale_faults = list(one_of(*LEVELS)('scale', scale))
         yield from scale_faults
         if block_num is not None:
@@ -225,6 +238,7 @@ class InvRescaleNet(RescalingNet):
                 yield f'block_num at scale {scale} must be {expected}, but is {list(block_num)}.'
         yield from whole()('growth_channels', growth_channels)
         yield from finite(above=0)('clamp', clamp)
+        yield from flag('sigma_input', sigma_input)
 
     def downscale(self, hr: Tensor) -> tuple[Tensor, Tensor]:
         x = reflection_pad(hr, self.scale)
@@ -233,9 +247,22 @@ class InvRescaleNet(RescalingNet):
         return x[:, :IMAGE_CHANNELS], x[:, IMAGE_CHANNELS:]
 
     def upscale(self, lr: Tensor, latent: Tensor) -> Tensor:
+        return self._upscale(lr, latent)
+
+    def restore(self, lr: Tensor, epsilon: Tensor, sigma: Tensor | float) -> Tensor:
+        if not self.sigma_input:
+            return super().restore(lr, epsilon, sigma)
+        plane = scale_noise(torch.full_like(lr[:, :1], SIGMA_GAIN), sigma)
+        return self._upscale(lr, scale_noise(epsilon, sigma), plane)
+
+    def _upscale(self, lr: Tensor, latent: Tensor, *sigma: Tensor) -> Tensor:
         y = torch.cat((lr, latent), 1)
         for operation in reversed(self.operations):
-            y = self._run(operation.inverse, y)
+            if isinstance(operation, CouplingBlock):
+                y = self._run(operation.inverse, y, *sigma)
+            else:
+                y = self._run(operation.inverse, y)
+                sigma = tuple(F.interpolate(plane, scale_factor=operation.factor) for plane in sigma)
         return y
 
     def coupling_blocks(self) -> Iterator[tuple[CouplingBlock, int]]:
@@ -265,10 +292,10 @@ class InvRescaleNet(RescalingNet):
         if entry is not None and stored_clamp(entry) != repr(float(self.clamp)):  # only strict loading is to fail
             others[3].append(f'{prefix}{CLAMP_KEY} {stored_clamp(entry)} (this network has clamp {self.clamp})')
 
-    def _run(self, direction: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def _run(self, direction: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         if self.checkpoint_blocks and torch.is_grad_enabled():
-            return checkpoint(direction, x, use_reentrant=False, preserve_rng_state=False)
-        return direction(x)
+            return checkpoint(direction, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return direction(*inputs)
 
 
 def stored_clamp(entry: Tensor) -> str:

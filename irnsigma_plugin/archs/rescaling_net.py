@@ -52,6 +52,16 @@ class RescalingNet(nn.Module):
         """
         raise NotImplementedError
 
+    def restore(self, lr: Tensor, epsilon: Tensor, sigma: Tensor | float) -> Tensor:
+        """Upscale with sampled detail: `upscale(lr, sigma · epsilon)`, unless the network is told sigma besides.
+
+        Args:
+            lr: (N, 3, h, w), rounded.
+            epsilon: Sample of N(0, 1) of the shape `latent_shape(lr.shape)`.
+            sigma: In [0, 1]: number, (N,) or (N, 1, h, w), see :func:`scale_noise`.
+        """
+        return self.upscale(lr, scale_noise(epsilon, sigma))
+
     def latent_shape(self, lr_shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of the latent of an lr image (N, C, h, w): by default a bijection's, (N, (scale² - 1)·C, h, w)."""
         n, channels, height, width = lr_shape
@@ -67,7 +77,7 @@ class RescalingNet(nn.Module):
     def forward(self, hr: Tensor, sigma: Tensor | float, epsilon: Tensor | None = None) -> RescaleResult:
         """The whole cycle in one call, since DistributedDataParallel sees gradients only through `forward`.
 
-        `lr, z = downscale(hr)`; `hr' = upscale(quantize(lr), sigma · epsilon)`, epsilon ~ N(0, 1).
+        `lr, z = downscale(hr)`; `hr' = restore(quantize(lr), epsilon, sigma)`, epsilon ~ N(0, 1).
 
         Args:
             hr: (N, 3, H, W).
@@ -82,7 +92,7 @@ class RescalingNet(nn.Module):
         if epsilon is None:
             # Not randn_like, whose values depend on the memory layout.
             epsilon = torch.randn(latent.shape, dtype=latent.dtype, device=latent.device)
-        restored = self.upscale(lr_quantized, scale_noise(epsilon, sigma))
+        restored = self.restore(lr_quantized, epsilon, sigma)
         return RescaleResult(lr, lr_quantized, latent, restored[..., : hr.shape[-2], : hr.shape[-1]])
 
 

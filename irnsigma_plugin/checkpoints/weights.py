@@ -31,11 +31,15 @@ NETWORK_ENTRY = 'network_g'
 def hidden_arguments(cls: type[InvRescaleNet]) -> dict[str, Any]:
     """Arguments that the weights do not show, such as the clamp, and their defaults."""
     arguments = inspect.signature(cls).parameters.items()
-    return {name: each.default for name, each in arguments if name not in ('scale', 'block_num', 'growth_channels')}
+    shown = 'scale', 'block_num', 'growth_channels', 'sigma_input'
+    return {name: each.default for name, each in arguments if name not in shown}
 
 
 HIDDEN_ARGUMENTS = hidden_arguments(InvRescaleNet)
 DEFAULT_CLAMP: float = HIDDEN_ARGUMENTS['clamp']
+
+
+SIGMA_WEIGHTS = re.compile(r'\.[FGH]\.sigma[1-5]$')
 
 
 class CheckpointError(RuntimeError):
@@ -182,7 +186,10 @@ def differences(own: Shapes, found: Shapes) -> str:
 
 def check_fits(net: nn.Module, state_dict: StateDict, path: str | os.PathLike) -> None:
     """Raise a CheckpointError where a state dict has not just the keys and shapes of a network; `meta` is enough."""
-    faults = differences(shapes_of(net.state_dict()), shapes_of(state_dict))
+    own = shapes_of(net.state_dict())
+    if not any(map(SIGMA_WEIGHTS.search, state_dict)):  # those of a network that is to learn of sigma start at zero
+        own = {key: shape for key, shape in own.items() if not SIGMA_WEIGHTS.search(key)}
+    faults = differences(own, shapes_of(state_dict))
     if faults:
         remedy = 'Make the network block of the option file that of the checkpoint.'
         raise CheckpointError(f'The checkpoint {path} is not of this {type(net).__name__}: {faults}. {remedy}')
@@ -206,7 +213,7 @@ def check_arguments(checkpoint: Checkpoint, network: Mapping[str, Any]) -> None:
 
 
 def discover_network(checkpoint: Checkpoint) -> dict[str, Any]:
-    """scale, block_num and growth_channels of an :class:`InvRescaleNet`, from the names and shapes of its weights.
+    """The arguments of an :class:`InvRescaleNet` that the names and shapes of its weights show.
 
     Raises:
         CheckpointError: The weights are of another network, or not all there.
@@ -221,11 +228,13 @@ def discover_network(checkpoint: Checkpoint) -> dict[str, Any]:
             f'3), then operations.1.F.conv1.weight and so on; found {found}.'
         )
     growth = state_dict.get('operations.1.F.conv1.bias', torch.empty(0)).numel()
-    settings = {'scale': scale, 'block_num': block_num, 'growth_channels': growth}
+    settings: dict[str, Any] = {'scale': scale, 'block_num': block_num, 'growth_channels': growth}
+    if any(map(SIGMA_WEIGHTS.search, state_dict)):
+        settings['sigma_input'] = True
     faults = 'every level needs a coupling block'
     if all(block_num):
         with torch.device('meta'):
-            net = InvRescaleNet(scale, block_num, growth or 1, **checkpoint.hidden_arguments())
+            net = InvRescaleNet(**{**settings, 'growth_channels': growth or 1}, **checkpoint.hidden_arguments())
         faults = differences(shapes_of(net.state_dict()), shapes_of(state_dict))
     if faults:
         found = ', '.join(f'{name} {value}' for name, value in settings.items())

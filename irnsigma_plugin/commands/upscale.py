@@ -63,8 +63,7 @@ def _check_fits_any(path: str, shape: tuple[int, int], sources: Sequence[Path], 
     from PIL import Image
 
     height, width = shape
-    # Of the small pictures that it would fit.
-    sizes = {(-(-width // scale), -(-height // scale)) for scale in (1, *scales)}
+    sizes = {(-(-width // scale), -(-height // scale)) for scale in (1, *scales)}  # of the small pictures that fit
     for source in sources:
         if not source.is_file():
             return  # it is refused when its turn comes, as any that cannot be opened

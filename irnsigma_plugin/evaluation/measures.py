@@ -60,6 +60,7 @@ class Scores:
     dataset: str
     sigmas: tuple[float, ...]
     images: list[ImageScore] = dataclasses.field(default_factory=list)
+    model: str = ''  # hash of the weights
 
     def hr_means(self, sigma: float) -> dict[str, float]:
         """Mean of each metric of the restored images at one sigma."""

@@ -22,7 +22,8 @@ def write_report(
     write_csv(scores, folder / 'metrics.csv')
     atomic_write(folder / 'table.md', (markdown_table(scores, metrics) + note).encode())
     axes = perception_distortion_axes(metrics)
-    drawn = {'comparison': comparison, 'curve': draw_curve(scores, axes) if axes else None}
+    vain = bool(sigma_in_vain(scores, metrics))
+    drawn = {'comparison': comparison, 'curve': draw_curve(scores, axes, vain) if axes else None}
     pictures = {name: png for name, png in drawn.items() if png}
     for name in drawn.keys() - pictures.keys():
         (folder / f'{name}.png').unlink(missing_ok=True)
@@ -48,20 +49,40 @@ def write_tables(all_scores: Sequence[Scores], metrics: MetricOptions, path: Pat
 
 
 def markdown_table(scores: Scores, metrics: MetricOptions) -> str:
-    """The means of one data set: a line per sigma, then a sentence on the low-resolution images."""
+    """The means of one data set: a line per sigma, then sentences on lr images, a sigma in vain, the model."""
     titles = [f'{name} {"↓" if lower_is_better(metrics[name]) else "↑"}' for name in scores.hr_means(scores.sigmas[0])]
     lines = [f'**{scores.dataset}**, {scores.image_count} images', '', f'| σ | {" | ".join(titles)} |']
     lines.append('|---|' + '---|' * len(titles))
     for sigma in scores.sigmas:
         lines.append(f'| {sigma:g} | ' + ' | '.join(f'{mean:.4f}' for mean in scores.hr_means(sigma).values()) + ' |')
     lr_means = ', '.join(f'{name} {mean:.4f}' for name, mean in scores.lr_means().items())
-    if lr_means:
-        lines += ['', f'Low-resolution images against bicubic: {lr_means}']
+    sentences = [lr_means and f'Low-resolution images against bicubic: {lr_means}', sigma_in_vain(scores, metrics)]
+    sentences.append(scores.model and f'Model hash: {scores.model}')
+    for sentence in filter(None, sentences):
+        lines += ['', sentence]
     return '\n'.join(lines) + '\n'
 
 
-def draw_curve(scores: Scores, axes: tuple[str, str]) -> bytes:
-    """Draw the perception-distortion curve, a point per sigma, as a PNG file's content; `axes` are its metrics."""
+def sigma_in_vain(scores: Scores, metrics: MetricOptions) -> str:
+    """Says why, where the largest sigma is no sharper than the smallest, by the metric of perception; else nothing."""
+    axes = perception_distortion_axes(metrics)
+    least, most = min(scores.sigmas), max(scores.sigmas)
+    if axes is None or least == most:
+        return ''
+    faithful, sharp = (scores.hr_means(sigma)[axes[1]] for sigma in (least, most))
+    if sharp < faithful:
+        return ''
+    return (
+        f'σ = {most:g} is no sharper than σ = {least:g} here ({axes[1]} {sharp:.4f} and {faithful:.4f}): a network '
+        'learns the sharp end last, from perceptual terms; this one was trained too briefly, or without them.'
+    )
+
+
+def draw_curve(scores: Scores, axes: tuple[str, str], vain: bool = False) -> bytes:
+    """Draw the perception-distortion curve, a point per sigma, as a PNG file's content; `axes` are its metrics.
+
+    The title says so where the sharp end is no sharper (`vain`, see :func:`sigma_in_vain`).
+    """
     sigmas = sorted(scores.sigmas)
     x, y = ([scores.hr_means(sigma)[name] for sigma in sigmas] for name in axes)
     figure = new_figure(5, 4)
@@ -73,6 +94,8 @@ def draw_curve(scores: Scores, axes: tuple[str, str]) -> bytes:
     plot.margins(0.2)
     plot.grid(alpha=0.3)
     plot.set(
-        title=scores.dataset, xlabel=f'{axes[0]} (dB), more faithful →', ylabel=f'{axes[1]}, ← sharper, more natural'
+        title=scores.dataset + '\nthe sharp end is not trained, see table.md' * vain,
+        xlabel=f'{axes[0]} (dB), more faithful →',
+        ylabel=f'{axes[1]}, ← sharper, more natural',
     )
     return png_bytes(figure)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from irnsigma_plugin.archs.irn_arch import IMAGE_CHANNELS
-from irnsigma_plugin.archs.rescaling_net import RescalingNet, quantize, scale_noise
+from irnsigma_plugin.archs.rescaling_net import RescalingNet, quantize
 from irnsigma_plugin.checkpoints.weights import DEFAULT_CLAMP, Checkpoint, build_network
 from irnsigma_plugin.checks import number
 from irnsigma_plugin.rescaling.latent import draw_epsilon
@@ -36,11 +36,11 @@ class Upscaler(nn.Module):
     def forward(self, lr: Tensor) -> Tensor:
         shape = self.net.latent_shape(lr.shape)
         if self.sigma == 0:
-            return self.net.upscale(lr, lr.new_zeros(shape))
+            return self.net.restore(lr, lr.new_zeros(shape), 0.0)
         levels = (quantize(lr.detach().float()) * 255).round().byte().cpu()
         names = (hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest() for image in levels)
         epsilon = torch.cat([draw_epsilon((1, *shape[1:]), 0, name) for name in names]).to(lr)
-        return self.net.upscale(lr, scale_noise(epsilon, self.sigma))
+        return self.net.restore(lr, epsilon, self.sigma)
 
 
 class UpscalerDescriptor(ImageModelDescriptor[Upscaler]):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from irnsigma_plugin.archs.grid import Size, Window, magnify, relative, windows
-from irnsigma_plugin.archs.rescaling_net import RescalingNet, quantize, scale_noise
+from irnsigma_plugin.archs.rescaling_net import RescalingNet, quantize
 from irnsigma_plugin.checkpoints import builtin
 from irnsigma_plugin.checkpoints.weights import FindClass, build_network, model_hash, read_checkpoint
 from irnsigma_plugin.checks import whole_number
@@ -175,9 +175,10 @@ class Rescaler:
         with _reproducible_convolutions(self.device):
             for window in self._windows(lr_size, overlap):
                 epsilon = draw_epsilon(latent_shape, seed, name, window.area if has_latent_per_pixel else None)
-                latent = scale_noise(epsilon, sigma_of_cells(sigma, window.area, lr_size, self.scale))
+                of_cells = sigma_of_cells(sigma, window.area, lr_size, self.scale)
                 small = pixels.read_region(lr, window.area)
-                restored = pixels.check_result(self.net.upscale(small.to(self.device), latent.to(self.device)))
+                restored = self.net.restore(small.to(self.device), epsilon.to(self.device), of_cells)
+                restored = pixels.check_result(restored)
                 area, core = (magnify(region, self.scale, hr_size) for region in window)
                 restored = restored[(..., *relative(core, area))]
                 pixels.write_region(hr, core, pixels.luma(restored) if grey else restored)

@@ -12,6 +12,7 @@ from basicsr.utils.dist_util import get_dist_info
 from tqdm import tqdm
 
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
+from irnsigma_plugin.checkpoints.weights import model_hash
 from irnsigma_plugin.evaluation import report
 from irnsigma_plugin.evaluation.measures import ImageScore, MetricOptions, Scores, lower_is_better, score_image
 from irnsigma_plugin.evaluation.pictures import decode_png, draw_example
@@ -75,6 +76,7 @@ class Validator:
 
         def conclude() -> None:
             if rank == 0 and scores.images:
+                scores.model = model_hash(net.state_dict())
                 self._report(scores, shards[0][1], current_iter, tb_logger)
             elif rank == 0 and save_img:
                 what, where = f'{len(dataloader)} images of {dataset}', self.opt['path']['visualization']
