@@ -64,7 +64,8 @@ def build_page(studio: Studio, examples: Sequence[Path]) -> gr.Blocks:
                 progress(0, 'making it small')
                 shrunk = studio.shrink(opened, name)
             lr_path = str(shrunk.path)
-            yield {small: shrunk, lr_image: lr_path, lr_file: lr_path, sizes: describe_sizes(shrunk)}
+            lr_button = gr.DownloadButton(value=lr_path)  # a path alone would not reach a button while this goes on
+            yield {small: shrunk, lr_image: lr_path, lr_file: lr_button, sizes: describe_sizes(shrunk)}
             level = values[sigma]
             painted = painted_map(values[canvas]['layers'], OPACITY, level, shrunk.picture.pixels.shape[:2])
             how = f'at σ = {level:g}' if painted is None else 'by the map'
@@ -77,7 +78,7 @@ def build_page(studio: Studio, examples: Sequence[Path]) -> gr.Blocks:
             yield {
                 last: after,
                 result: pair(shrunk, after, values[against]),
-                hr_file: str(studio.write(restored, f'{stem}_restored')),
+                hr_file: gr.DownloadButton(value=str(studio.write(restored, f'{stem}_restored'))),
                 map_file: gr.DownloadButton(value=map_path, visible=map_path is not None),
             }
             progress(0.8, 'measuring')
