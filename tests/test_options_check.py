@@ -589,6 +589,9 @@ def test_paper_stands_for_the_usual_metrics():
     opt = {'scale': 2, 'val': {'metrics': 'paper', 'lr_metrics': 'paper', 'seed': 1}}
     expand_metrics(opt)
     assert opt['val'] == {'metrics': hr_metrics(2), 'lr_metrics': LR_METRICS, 'seed': 1}
+    with_dists = {'val': {'metrics': 'paper+dists'}}
+    expand_metrics(with_dists)
+    assert with_dists['val']['metrics'] == {**hr_metrics(1), 'dists': {'type': 'calculate_dists', 'better': 'lower'}}
     opt['val']['lr_metrics']['psnr_y']['crop_border'] = 9
     assert LR_METRICS['psnr_y']['crop_border'] == 0, 'the definition stays'
     for untouched in (None, [], {}, {'val': None}, {'val': {'metrics': {'a': 1}}}, {'val': {'metrics': 'papers'}}):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from basicsr.data import build_dataloader, build_dataset
-from helpers.experiment import has_alexnet, write_photographs
+from helpers.experiment import has_alexnet, has_dists, write_photographs
 from PIL import Image
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
@@ -228,7 +228,7 @@ def test_an_interruption_leaves_whole_files_only(monkeypatch, capsys):
 
 def test_evaluation_is_that_of_basicsr_test(capsys):
     """The same figures for every image at every sigma, from files on disk, from `evaluate` and from the validator."""
-    metrics = hr_metrics(4, lpips=has_alexnet())
+    metrics = hr_metrics(4, lpips=has_alexnet(), dists=has_dists())
     sigmas = (0.0, 0.5, 1.0)
     dataset = {
         'name': 'photos',
@@ -248,7 +248,7 @@ def test_evaluation_is_that_of_basicsr_test(capsys):
     Validator(opt, ValOptions(sigmas=sigmas, lr_metrics=LR_METRICS)).run(
         random_net(), build_dataloader(build_dataset(dataset), dataset), torch.device('cpu'), 'test', None, False
     )
-    assert run('evaluate photos --sigmas 0 0.5 1 --output mine') == 0
+    assert run('evaluate photos --sigmas 0 0.5 1 --output mine' + ' --dists' * has_dists()) == 0
     tables = []
     for path in ('results/photos/metrics.csv', 'mine/metrics.csv'):
         with open(path, newline='') as file:
@@ -323,6 +323,16 @@ def test_the_curve_of_an_earlier_evaluation_goes(monkeypatch):
     Path('report/curve.png').touch()
     assert run('evaluate photos --sigmas 0 --output report') == 0
     assert sorted(os.listdir('report')) == ['comparison.png', 'metrics.csv', 'table.md']
+
+
+def test_dists_that_cannot_be_measured_is_refused_at_once(monkeypatch, capsys):
+    def missing(device):
+        raise WeightsError('no weights: do this')
+
+    monkeypatch.setattr('irnsigma_plugin.evaluation.dists._load_vgg', missing)
+    assert run('evaluate photos --dists --output report') == 1
+    assert capsys.readouterr().err == 'irnsigma: error: no weights: do this\n'
+    assert os.listdir('report') == []
 
 
 @pytest.mark.parametrize('side', [12, 40])  # BasicSR's SSIM fails, or is no number

@@ -123,6 +123,7 @@ def _tables(registered: Registered) -> Iterator[str]:
         ('train.mixture_opt', 'loss', 'MixtureLoss'),
         ('train.perceptual_opt', 'loss', 'PerSamplePerceptualLoss'),
         ('val.metrics', 'metric', 'calculate_lpips'),
+        ('val.metrics', 'metric', 'calculate_dists'),
     ):
         blocks[f'{block}, type: {name}'] = _arguments(registered[registry][name])
     shown = {'Ellipsis': '', '{}': '', 'None': 'none', 'True': '`true`', 'False': '`false`'}

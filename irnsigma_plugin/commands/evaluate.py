@@ -31,6 +31,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
     arguments.add_sigmas(parser)
     output_help = 'folder of the results (default: results/evaluate/ and the last two parts of HR_DIR)'
     parser.add_argument('--output', metavar='DIR', help=output_help)
+    parser.add_argument('--dists', action='store_true', help='measure DISTS, too, which takes the weights of VGG16')
     parser.set_defaults(run=_run)
 
 
@@ -48,7 +49,7 @@ def _run(args: argparse.Namespace) -> int:
     output = Path(args.output or Path('results', 'evaluate', '_'.join(Path(args.source).resolve().parts[-2:])))
     make_folder(output)  # now, for it would be a pity after hours
     rescaler = arguments.load_rescaler(args)
-    scale, metrics = rescaler.scale, usable_metrics(rescaler.scale)
+    scale, metrics = rescaler.scale, usable_metrics(rescaler.scale, args.dists)
     restorer = Restorer(rescaler, tuple(dict.fromkeys(args.sigmas)), args.seed, args.overlap)
     scores, comparison = Scores(args.source, restorer.sigmas), None
     try:
@@ -67,17 +68,24 @@ def _run(args: argparse.Namespace) -> int:
     return int(batch.failed > 0)
 
 
-def usable_metrics(scale: int) -> MetricOptions:
-    """The papers' metrics; without LPIPS, and with a warning, where its weights cannot be had."""
+def usable_metrics(scale: int, dists: bool = False) -> MetricOptions:
+    """The papers' metrics; without LPIPS, and with a warning, where its weights cannot be had; DISTS as one asks."""
     from irnsigma_plugin.evaluation.measures import hr_metrics
     from irnsigma_plugin.imagenet.weights import WeightsError, imagenet_weights
 
+    if dists:
+        import numpy as np
+
+        from irnsigma_plugin.evaluation.dists import calculate_dists
+
+        blank = np.zeros((16, 16, 3), np.uint8)
+        calculate_dists(blank, blank)  # weights that are missing are named once, and now
     try:
         imagenet_weights('alexnet')
-        return hr_metrics(scale)
+        return hr_metrics(scale, dists=dists)
     except WeightsError as error:
         print(f'irnsigma: warning: LPIPS is left out: {error}', file=sys.stderr)
-        return hr_metrics(scale, lpips=False)
+        return hr_metrics(scale, lpips=False, dists=dists)
 
 
 def _unique_names(images: list[tuple[Path, Path]]) -> list[str]:

@@ -17,14 +17,14 @@ def register_all() -> None:
     from basicsr.utils import registry
 
     from irnsigma_plugin.archs import bicubic, irn_arch
-    from irnsigma_plugin.evaluation import lpips
+    from irnsigma_plugin.evaluation import dists, lpips
     from irnsigma_plugin.losses import mixture_loss, perceptual_loss
     from irnsigma_plugin.training import discriminator, hr_image_dataset, model
 
     for known, *objects in (
         (registry.ARCH_REGISTRY, irn_arch.InvRescaleNet, bicubic.BicubicRescaleNet, discriminator.IRNDiscriminator),
         (registry.LOSS_REGISTRY, mixture_loss.MixtureLoss, perceptual_loss.PerSamplePerceptualLoss),
-        (registry.METRIC_REGISTRY, lpips.calculate_lpips),
+        (registry.METRIC_REGISTRY, lpips.calculate_lpips, dists.calculate_dists),
         (registry.DATASET_REGISTRY, hr_image_dataset.HRImageDataset),
         (registry.MODEL_REGISTRY, model.IRNSigmaModel),
     ):

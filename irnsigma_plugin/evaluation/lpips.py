@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from irnsigma_plugin.checks import one_of, raise_faults, whole
+from irnsigma_plugin.evaluation.measures import distances
+from irnsigma_plugin.evaluation.restore import from_bgr
 from irnsigma_plugin.imagenet.weights import imagenet_weights
 
 # LPIPS name -> torchvision name, and the shortest side (pixels) that survives the network's strides
@@ -36,18 +38,14 @@ def calculate_lpips(
     return lpips_of_many([img], img2, net, crop_border, better)[0]
 
 
+@torch.no_grad()
 def lpips_of_many(
     images: Sequence[np.ndarray], reference: np.ndarray, net: str = 'alex', crop_border: int = 0, better: str = 'lower'
 ) -> list[float]:
     """:func:`calculate_lpips` of each image and one reference, whose features are computed once."""
     raise_faults('calculate_lpips', _check(net, crop_border, better))
-    for image in images:
-        if image.shape != reference.shape:
-            raise ValueError(f'calculate_lpips: expected images of one shape, got {image.shape} and {reference.shape}')
-    with torch.no_grad():
-        target = _features(reference, crop_border, net)
-        features = (_features(image, crop_border, net) for image in images)  # one at a time, to save memory
-        return [_distance(each, target, net).item() for each in features]
+    features = functools.partial(_features, crop_border=crop_border, net=net)
+    return distances(images, reference, features, functools.partial(_distance, net=net))
 
 
 def _check(net: Any, crop_border: Any, better: Any) -> Iterator[str]:
@@ -64,8 +62,7 @@ calculate_lpips.many = lpips_of_many  # type: ignore[attr-defined]
 
 def _features(image: np.ndarray, crop_border: int, net: str) -> list[Tensor]:
     """Outputs of the backbone's layers, each pixel's channels scaled to length 1."""
-    # Not on a GPU that the rest of the work leaves alone (num_gpu: 0, --device cpu).
-    tensor = _to_tensor(image, crop_border).to('cuda' if torch.cuda.is_initialized() else 'cpu')
+    tensor = from_bgr(image, crop_border)
     min_size = BACKBONES[net][1]
     if min(tensor.shape[-2:]) < min_size:
         raise ValueError(f'LPIPS with {net} needs images (1, 3, H, W), H, W >= {min_size}, got {tuple(tensor.shape)}')
@@ -94,14 +91,3 @@ def _load_lpips(net: str, device: torch.device):  # -> lpips.LPIPS, which has no
     # slice2.3.weight of the package is features.3.weight of torchvision.
     model.net.load_state_dict({key: backbone['features.' + key.split('.', 1)[1]] for key in model.net.state_dict()})
     return model.requires_grad_(False).to(device)
-
-
-def _to_tensor(image: np.ndarray, crop_border: int) -> Tensor:
-    """(H, W, 3) BGR, (H, W) or (H, W, 1) uint8 -> (1, 3, H, W) RGB in [0, 1]."""
-    if image.dtype != np.uint8 or image.ndim < 2 or image.shape[2:] not in ((), (1,), (3,)):
-        wanted = 'uint8 of shape (H, W, 3), (H, W, 1) or (H, W)'
-        raise ValueError(f'calculate_lpips: expected {wanted}, got {image.dtype} {image.shape}')
-    height, width = image.shape[:2]
-    rgb = np.atleast_3d(image)[crop_border : height - crop_border, crop_border : width - crop_border, ::-1]
-    tensor = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1).float().div(255)
-    return tensor.expand(3, -1, -1).unsqueeze(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
@@ -21,12 +21,13 @@ LR_METRICS: MetricOptions = {
 SSIM_WINDOW = 11  # pixels, of BasicSR's
 
 
-def hr_metrics(scale: int, lpips: bool = True) -> MetricOptions:
-    """The papers' metrics of restored images: `scale` pixels are cropped from every border, but not for `lpips`."""
+def hr_metrics(scale: int, lpips: bool = True, dists: bool = False) -> MetricOptions:
+    """The papers' metrics of restored images, and DISTS: PSNR and SSIM without a border of `scale` pixels."""
     return {
         'psnr': {'type': 'calculate_psnr', 'crop_border': scale, 'test_y_channel': False},
         **{name: {**metric, 'crop_border': scale} for name, metric in LR_METRICS.items()},
         **({'lpips': {'type': 'calculate_lpips', 'net': 'alex', 'better': 'lower'}} if lpips else {}),
+        **({'dists': {'type': 'calculate_dists', 'better': 'lower'}} if dists else {}),
     }
 
 
@@ -115,3 +116,20 @@ def measure(metrics: MetricOptions, images: Sequence[np.ndarray], reference: np.
             values = (function(img=image, img2=reference, **options) for image in images)
         columns[name] = list(map(float, values))
     return [{name: values[index] for name, values in columns.items()} for index in range(len(images))]
+
+
+def distances(
+    images: Sequence[np.ndarray],
+    reference: np.ndarray,
+    features: Callable[[np.ndarray], Any],
+    distance: Callable[[Any, Any], Any],
+) -> list[float]:
+    """`distance(features(image), features(reference))` of each image; the reference's features are computed once.
+
+    A ValueError if an image is not of the reference's shape.
+    """
+    for image in images:
+        if image.shape != reference.shape:
+            raise ValueError(f'expected images of one shape, got {image.shape} and {reference.shape}')
+    target = features(reference)
+    return [float(distance(features(image), target)) for image in images]  # one at a time, to save memory

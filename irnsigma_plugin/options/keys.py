@@ -88,7 +88,7 @@ VAL: dict[str, Key] = {
     'val_freq': Key(iterations(), 'iterations between validations', needed=TRAINING),
     'save_img': Key(flag, 'true or false: whether to save the images', needed=ALWAYS),
     'suffix': Key(text, 'end of the names of saved images', "the option file's name"),
-    'metrics': Key(each(anything), 'metrics of the restored images, at every sigma; `paper` for the usual ones'),
+    'metrics': Key(each(anything), 'metrics of the restored images, at every sigma; or `paper`, `paper+dists`'),
     'pbar': Key(flag, 'whether to show progress', True),
 }
 

@@ -83,11 +83,13 @@ VAL = {**_keys(ValOptions), **keys.VAL}
 
 
 def expand_metrics(opt: Any) -> None:
-    """Put what they stand for in the place of `metrics: paper` and `lr_metrics: paper` in `val` of an option file."""
+    """Put what they stand for in the place of `metrics: paper`, `paper+dists` and `lr_metrics: paper` in `val`."""
     val, scale = value_at(opt, 'val'), value_at(opt, 'scale')
     if isinstance(val, dict):
-        for key, metrics in (('metrics', hr_metrics(scale if is_whole(scale) else 1)), ('lr_metrics', LR_METRICS)):
-            if val.get(key) == 'paper':
+        scale = scale if is_whole(scale) else 1
+        hr_sets = {('metrics', f'paper{end}'): hr_metrics(scale, dists=bool(end)) for end in ('', '+dists')}
+        for (key, name), metrics in {**hr_sets, ('lr_metrics', 'paper'): LR_METRICS}.items():
+            if val.get(key) == name:
                 val[key] = copy.deepcopy(metrics)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable
 
@@ -25,6 +26,11 @@ LPIPS = {'type': 'calculate_lpips', 'net': 'alex', 'better': 'lower'}
 def has_alexnet() -> bool:
     """Whether LPIPS can be measured without a download."""
     return find_weights('alexnet') is not None
+
+
+def has_dists() -> bool:
+    """Whether DISTS can be measured without a download."""
+    return find_weights('vgg16') is not None and find_spec('DISTS_pytorch') is not None
 
 
 def metrics() -> dict:
