@@ -1,0 +1,186 @@
+"""What the study trains and measures: option files, derived from the shipped ones."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from irnsigma_plugin.options.file import read_option_file
+from irnsigma_plugin.options.rules import value_at
+
+OPTIONS = Path(__file__).resolve().parents[2] / 'options'
+SIGMAS = [0, 0.25, 0.5, 0.75, 1]
+SAMPLINGS = {  # of Fig. 2a, by the name of the experiment
+    'IRNsigma_3-point': {'strategy': 'points', 'values': [0, 0.5, 1]},
+    'IRNsigma_2-point': {'strategy': 'points', 'values': [0, 1]},
+    'IRNsigma_uniform': {'strategy': 'uniform'},
+}
+IRN_SIGMA = next(iter(SAMPLINGS))  # the paper's, for all else
+ARMS = ('IRN', 'IRN+', *SAMPLINGS)
+START = 'IRN_start'
+OTHERS = {'RCAN': 'test_RCAN_x4.yml', 'ESRGAN': 'test_ESRGAN_x4.yml'}
+
+
+class Budget(NamedTuple):
+    """Shipped option files, changes by dotted key, and how `irnsigma prepare` cuts the photographs."""
+
+    irn: str
+    irnsigma: str
+    photographs: str  # the folder, where none is named
+    crop: int
+    step: int
+    changes: Mapping[str, Any] = {}  # of all trainings
+    start: Mapping[str, Any] = {}  # of the start alone
+    arms: Mapping[str, Any] = {}  # of what begins there
+
+
+SMALL = Budget('train_IRN_x4_small.yml', 'train_IRNsigma_x4_small.yml', 'BSDS400', 240, 120)
+_WIDE = {
+    'network_g.block_num': [8, 8],
+    'datasets.train.gt_size': 112,
+    'datasets.train.batch_size_per_gpu': 16,
+    'datasets.train.num_worker_per_gpu': 4,
+}
+_TINY = {
+    'network_g.block_num': [1, 1],
+    'network_g.growth_channels': 4,
+    'network_d.num_feat': 4,
+    'train.perceptual_opt.weights': 'random',
+    'train.perceptual_opt.layer_weights': {'conv1_2': 0.03},
+    'train.amp': 'off',
+    'datasets.train.gt_size': 32,
+    'datasets.train.batch_size_per_gpu': 2,
+    'datasets.train.num_worker_per_gpu': 0,
+    'logger.save_checkpoint_freq': 1,
+    'logger.print_freq': 1,
+    'logger.use_tb_logger': False,
+}
+
+
+def _length(iterations: int) -> dict[str, Any]:
+    return {'train.total_iter': iterations, 'train.scheduler.periods': [iterations]}
+
+
+BUDGETS = {
+    'small': SMALL,
+    'medium': SMALL._replace(changes=_WIDE, start=_length(10_000), arms=_length(20_000)),
+    'paper': Budget('train_IRN_x4.yml', 'train_IRNsigma_x4.yml', 'DIV2K_train_HR', 480, 240),
+    # For tests: trained in seconds, nothing to see.
+    'tiny': SMALL._replace(changes=_TINY, start=_length(3), arms=_length(6), crop=48, step=48),
+}
+
+
+class OptionFile(NamedTuple):
+    """An option file of the study, and the shipped one that it is derived from."""
+
+    name: str
+    source: str
+    options: dict[str, Any]
+
+    @property
+    def differences(self) -> list[str]:
+        """What is not as in the shipped file, a key or block a line."""
+        return list(_differences(_shipped(self.source), self.options))
+
+    @property
+    def text(self) -> str:
+        """The content of the file, the differences at its top."""
+        head = ''.join(f'#   {line}\n' for line in self.differences)
+        return f'# options/{self.source}, but\n{head}\n' + yaml.safe_dump(self.options, sort_keys=False)
+
+
+def _differences(before: Any, after: Any, name: str = '') -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in {**before, **after}:
+            yield from _differences(before.get(key, _ABSENT), after.get(key, _ABSENT), f'{name}.{key}'.lstrip('.'))
+    elif before != after:
+        yield f'{name}: ' + ' -> '.join('{...}' if isinstance(each, dict) else str(each) for each in (before, after))
+
+
+_ABSENT = '(none)'
+
+
+def _shipped(name: str) -> dict[str, Any]:
+    return read_option_file(OPTIONS / name)
+
+
+def _change(options: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Set dotted keys, in blocks that there are."""
+    for key, value in changes.items():
+        block, _, last = key.rpartition('.')
+        if (found := value_at(options, block) if block else options) is not None:
+            found[last] = copy.deepcopy(value)
+
+
+def trainings(budget: Budget, data: Path, start: Path | None, seed: int | None) -> list[OptionFile]:
+    """The start, unless there is one, and the arms, which differ in nothing but the loss and its sigmas.
+
+    `data` has what `irnsigma prepare` made under the name `train`.
+    """
+    irn, irnsigma = _shipped(budget.irn), _shipped(budget.irnsigma)
+    files = [] if start else [OptionFile(START, budget.irn, irn)]
+    for name in ARMS:
+        options = copy.deepcopy(irnsigma)
+        if name == 'IRN':
+            for key in ('perceptual_opt', 'gan_opt', 'optim_d', 'fake_weighting', 'net_d_iters', 'net_d_init_iters'):
+                options['train'].pop(key, None)
+            del options['network_d']
+            _change(options, {f'train.{key}': irn['train'][key] for key in ('sigma', 'mixture_opt')})
+        elif name == 'IRN+':
+            options['train'].update(sigma={'strategy': 'fixed', 'values': [1]}, fake_weighting='all')
+            options['train']['mixture_opt']['weighting'] = 'equal'
+        else:
+            options['train']['sigma'] = {**SAMPLINGS[name], 'per': 'sample'}
+        path = start or f'experiments/{START}/models/net_g_latest.pth'
+        _change(options, {'path.pretrain_network_g': str(path), 'path.param_key_g': param_key(irn)})
+        files.append(OptionFile(name, budget.irnsigma, options))
+    for name, _, options in files:
+        for key in [key for key in options['datasets'] if key != 'train']:  # `basicsr.test` comes afterwards
+            del options['datasets'][key]
+        del options['val']
+        options['datasets']['train'].update(
+            name='train', dataroot_gt=str(data / 'train_hr.lmdb'), dataroot_lq=str(data / 'train_lr_x4.lmdb')
+        )
+        _change(options, {'name': name, 'logger.keep_last': 2})
+        _change(options, {**budget.changes, **(budget.start if name == START else budget.arms)})
+        if seed is not None:
+            options['manual_seed'] = seed
+    return files
+
+
+def param_key(options: Mapping[str, Any]) -> str:
+    """Which weights of a training count."""
+    return 'params_ema' if options['train'].get('ema_decay') else 'params'
+
+
+def test_of(training: OptionFile, data_set: str, folder: Path, metrics: str) -> OptionFile:
+    """The test of an arm on a folder of originals; only what is blended or shown later is saved."""
+    source = 'test_IRNsigma_x4.yml'
+    options = _shipped(source)
+    _change(options, {
+        'path.pretrain_network_g': f'experiments/{training.name}/models/net_g_latest.pth',
+        'path.param_key_g': param_key(training.options),
+        'network_g': training.options['network_g'],
+        'val.sigmas': {'IRN': [0, 1], 'IRN+': [1]}.get(training.name, SIGMAS),
+        'val.save_img': training.name in ('IRN', 'IRN+', IRN_SIGMA),
+        'val.metrics': metrics,
+    })  # fmt: skip
+    return _on(OptionFile(f'{training.name}_{data_set}', source, options), data_set, folder)
+
+
+def test_of_other(name: str, checkpoint: Path, data_set: str, folder: Path) -> OptionFile:
+    """Another network of BasicSR's on a folder of originals; BasicSR does not write its metrics, only pictures."""
+    options = _shipped(OTHERS[name])
+    options['path']['pretrain_network_g'] = str(checkpoint)
+    del options['val']['metrics']
+    return _on(OptionFile(f'{name}_{data_set}', OTHERS[name], options), data_set, folder)
+
+
+def _on(file: OptionFile, data_set: str, folder: Path) -> OptionFile:
+    images = {'name': data_set, 'type': 'HRImageDataset', 'dataroot_gt': str(folder), 'io_backend': {'type': 'disk'}}
+    _change(file.options, {'name': file.name, 'datasets': {'test_1': images}, 'val.pbar': False})
+    return file
