@@ -25,8 +25,9 @@ from study.steps import Journal, Step, StudyError
 from irnsigma_plugin.evaluation.dists import calculate_dists
 from irnsigma_plugin.evaluation.measures import hr_metrics
 from irnsigma_plugin.files import atomic_write
-from irnsigma_plugin.imagenet.weights import WeightsError
+from irnsigma_plugin.imagenet.weights import WeightsError, imagenet_weights
 from irnsigma_plugin.images.names import is_image_name
+from irnsigma_plugin.options.rules import value_at
 
 PREPARE = Path(__file__).with_name('prepare_data.py')
 EPILOG = """\
@@ -62,7 +63,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     for path in args.test:
         if not path.is_dir() or not any(is_image_name(each.name) for each in path.iterdir()):
             parser.error(f'{path} has no images: name folders of originals with --test')
+    if len(set(map(data_set_name, args.test))) < len(args.test):
+        parser.error('--test: two folders have the same name, and their results would be mixed; rename one')
     return args
+
+
+def data_set_name(folder: Path) -> str:
+    """What to call a folder of originals."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == 'HR' else folder.name
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,9 +80,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with Journal(args.folder.resolve()) as journal:
             run(args, journal, f'python scripts/reproduce.py {" ".join(sys.argv[1:] if argv is None else argv)}')
-    except (StudyError, KeyboardInterrupt) as error:
-        print(f'{error or "Interrupted."}\nThe same command again goes on from here.', file=sys.stderr)
-        return 1 if isinstance(error, StudyError) else 130
+    except (StudyError, WeightsError, KeyboardInterrupt) as error:
+        print(f'{str(error) or "Interrupted."}\nThe same command again goes on from here.', file=sys.stderr)
+        return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0
 
 
@@ -83,10 +92,11 @@ def run(args: argparse.Namespace, journal: Journal, command: str) -> None:
     dists = can_measure_dists()
     start = args.start and args.start.resolve()
     trainings = plan.trainings(plan.BUDGETS[args.budget], folder / 'datasets', start, args.seed)
-    sets = []
-    for path in map(Path.resolve, args.test):
-        name = path.parent.name if path.name == 'HR' else path.name
-        sets.append(measured.DataSet(name, path, folder, hr_metrics(measured.SCALE, dists=dists)))
+    losses = filter(None, (value_at(each.options, 'train.perceptual_opt') for each in trainings))
+    for net in sorted({'alexnet', *(loss['vgg_type'] for loss in losses if loss.get('weights') != 'random')}):
+        imagenet_weights(net)  # a WeightsError now, not after hours
+    metrics = hr_metrics(measured.SCALE, dists=dists)
+    sets = [measured.DataSet(data_set_name(path), path.resolve(), folder, metrics) for path in args.test]
     steps = list(training_steps(args, folder, trainings))
     for data in sets:
         steps += measuring_steps(args, data, trainings[-len(plan.ARMS) :], 'paper+dists' if dists else 'paper')
@@ -115,7 +125,7 @@ def training_steps(args: argparse.Namespace, folder: Path, trainings: list[plan.
     budget, patch = plan.BUDGETS[args.budget], trainings[0].options['datasets']['train']['gt_size']
     prepare = [sys.executable, str(PREPARE), str(args.train.resolve()), str(folder / 'datasets'), '--name', 'train']
     prepare += ['--crop-size', str(budget.crop), '--step', str(budget.step), '--min-size', str(patch)]
-    yield Step('prepare', 'data set', 1, prepare)
+    yield Step(f'prepare {args.train.resolve()}', 'data set', 1, prepare)
     for file in trainings:
         kind = 'adversarial iterations' if 'network_d' in file.options else 'iterations'
         command = basicsr('train', folder, file, '--auto_resume')

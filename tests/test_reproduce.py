@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.compat.registry import registered
 from irnsigma_plugin.evaluation.measures import measure
 from irnsigma_plugin.evaluation.restore import Restorer
+from irnsigma_plugin.imagenet.weights import WeightsError
 from irnsigma_plugin.options.check import option_faults
 from irnsigma_plugin.options.file import read_option_file
 from irnsigma_plugin.options.train_val import expand_metrics
@@ -64,7 +66,7 @@ def test_a_study_that_is_killed_and_goes_on(tmp_path, capfd):
     command = [sys.executable, str(ROOT / 'scripts/reproduce.py'), *arguments]
     first = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, text=True)
     states = study / 'experiments/IRN+/training_states'
-    while not list(states.glob('*.state')):
+    while not list(states.glob('[0-9]*.state')):
         assert first.poll() is None
         time.sleep(0.05)
     os.killpg(first.pid, signal.SIGKILL)
@@ -74,7 +76,9 @@ def test_a_study_that_is_killed_and_goes_on(tmp_path, capfd):
 
     assert reproduce.main(arguments) == 0
     printed = capfd.readouterr().out
-    assert re.findall(r'\] (.*): done before', printed) == ['prepare', 'train IRN_start', 'train IRN']
+    assert re.findall(r'\] (.*): done before', printed) == [
+        f'prepare {tmp_path / "train"}', 'train IRN_start', 'train IRN'
+    ]  # fmt: skip
     log = (study / 'logs/train_IRN+.log').read_text()
     assert 'Resuming training from epoch' in log
     assert log.count('End of training') == 1
@@ -211,7 +215,7 @@ def test_mixed_images(two_ends):
 
 
 def test_mixed_weights(two_ends, tmp_path):
-    nets = {'IRN': randomise(InvRescaleNet(4, [1, 1], 2, latent_mean=0.5), std=0.01), 'IRN+': None}
+    nets = {'IRN': randomise(InvRescaleNet(4, [1, 1], 2, clamp=0.8, sigma_input=True), std=0.01), 'IRN+': None}
     nets['IRN+'] = copy.deepcopy(nets['IRN'])
     for parameter in nets['IRN+'].parameters():
         parameter.data += 0.01 * torch.randn_like(parameter) * parameter.requires_grad
@@ -278,7 +282,7 @@ def test_claims(study_of_figures):
     assert [(row['measured'], row['holds']) for row in report.claims(study_of_figures)] == [
         ('-0.10 dB', 'yes'),
         ('LPIPS 0.0900 and 0.1000, +1.00 dB', 'yes'),
-        ('LPIPS falls to 0.30', 'yes'),
+        ('LPIPS to 0.30', 'yes'),
         ('LPIPS -0.0219 at worst', 'yes'),  # at 31 dB, where the rival has 0.2 + 0.13 * 1.5 / 1.6
         ('LPIPS +0.0300 at worst', 'no'),
         ('LPIPS +0.0000 at worst', 'yes'),
@@ -317,9 +321,16 @@ def test_a_step_that_fails_is_shown_and_tried_again(tmp_path, capsys):
     assert '[1/2] first: done before\n[2/2] second: 1 things\n' in capsys.readouterr().out
 
 
-def test_nobody_else_works_in_the_folder_meanwhile(tmp_path):
+def test_nobody_else_works_in_the_folder_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, 'PATIENCE', 0.3)
     with Journal(tmp_path), pytest.raises(StudyError, match='another study'):
         Journal(tmp_path)
+    run_steps(tmp_path)
+
+
+def test_a_killed_study_may_take_time_to_vanish(tmp_path):
+    killed = Journal(tmp_path)
+    threading.Timer(0.3, killed._lock.close).start()
     run_steps(tmp_path)
 
 
@@ -364,3 +375,27 @@ def test_missing_files_are_named(tmp_path, monkeypatch, capsys, arguments, messa
         reproduce.main(['study', '--budget', 'small', *arguments])
     assert message in capsys.readouterr().err
     assert not (tmp_path / 'study').exists()
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    return write_photographs(tmp_path / 'photographs', count=1)
+
+
+def test_missing_weights_are_named_before_hours_of_training(tmp_path, photographs, monkeypatch, capsys):
+    def missing(name):
+        if name == 'vgg16':
+            raise WeightsError('no vgg16: do this')
+
+    monkeypatch.setattr(reproduce, 'imagenet_weights', missing)
+    monkeypatch.setattr(reproduce, 'can_measure_dists', lambda: False)
+    arguments = [str(tmp_path / 'study'), '--train', str(photographs), '--test', str(photographs)]
+    assert reproduce.main([*arguments, '--budget', 'small']) == 1
+    assert capsys.readouterr().err.startswith('no vgg16: do this\n')
+    assert not (tmp_path / 'study/options').exists()
+
+
+def test_data_sets_of_one_name_are_refused(photographs, capsys):
+    with pytest.raises(SystemExit):
+        reproduce.main(['study', '--budget', 'small', '--train', str(photographs), '--test', *[str(photographs)] * 2])
+    assert 'two folders have the same name' in capsys.readouterr().err

@@ -105,7 +105,7 @@ def claims(data: DataSet) -> Table:
         ),
         (
             'PSNR-Y and LPIPS fall at every step of σ, LPIPS to 0.75 of what it was',
-            ', '.join([f'LPIPS falls to {ratio:.2f}', *rises]),
+            ', '.join([f'LPIPS to {ratio:.2f}', *rises]),
             not rises and ratio <= 0.75,
         ),
     ]

@@ -17,6 +17,7 @@ from typing import Any, Callable, NamedTuple
 from irnsigma_plugin.files import atomic_write
 
 TICK = 5.0  # seconds between looks at a command
+PATIENCE = 30.0  # seconds that a killed process may take to vanish
 QUIET = 60.0  # seconds between lines about it where nobody watches a terminal
 
 
@@ -45,15 +46,22 @@ class Journal:
         self._said = 0.0
         (folder / 'logs').mkdir(parents=True, exist_ok=True)
         self._lock = open(folder / '.lock', 'w')  # noqa: SIM115  for as long as there is a journal
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            fault = 'another study, or a training that a killed one has left, works there'
-            raise StudyError(f'{folder}: {fault}; wait for it or end it.') from None
+        deadline = time.monotonic() + PATIENCE
+        while not self._take_lock():
+            if time.monotonic() > deadline:
+                self._lock.close()
+                fault = 'another study, or a training that a killed one has left, works there'
+                raise StudyError(f'{folder}: {fault}; wait for it or end it.')
+            time.sleep(0.1)
         found = json.loads(self.file.read_text()) if self.file.exists() else {}
         self.done: list[str] = found.get('done', [])
         self.seconds: dict[str, float] = found.get('seconds', {})  # of all sittings
+
+    def _take_lock(self) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
 
     def __enter__(self) -> Journal:
         self._handler = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -107,7 +115,7 @@ class Journal:
             raise StudyError(f'{step.name} ended with status {child.returncode}. The last lines of {log}:{end}')
 
     def _log(self, step: Step) -> Path:
-        return self.folder / 'logs' / f'{step.name.replace(" ", "_")}.log'
+        return self.folder / 'logs' / (re.sub(r'[^\w.+-]+', '_', step.name) + '.log')
 
     def _report(self, steps: Sequence[Step], step: Step) -> None:
         """Say how far the step is, and how long everything will take."""
