@@ -110,20 +110,17 @@ def test_a_folder_is_no_checkpoint(tmp_path):
 
 @pytest.mark.parametrize(
     'content',
-    [
-        {},
-        [1, 2],
-        torch.zeros(3),
-        {'params': {}},
-        {'epoch': 3, 'iter': 7, 'optimizers': []},
-        {'params': {'a': 1}},
-        {0: torch.zeros(3)},
-    ],
+    [{}, [1, 2], torch.zeros(3), {'params': {}}, {'epoch': 3, 'iter': 7}, {'params': {'a': 1}}, {0: torch.zeros(3)}],
     ids=str,
 )
 def test_files_without_weights(path, content):
     with pytest.raises(CheckpointError, match="holds no network weights: .*'params_ema'"):
         read_checkpoint(saved(path, content))
+
+
+def test_a_training_state_is_pointed_out(path):
+    with pytest.raises(CheckpointError, match=r'is a training state, without weights: take models/net_g_7\.pth\.'):
+        read_checkpoint(saved(path, {'epoch': 3, 'iter': 7, 'optimizers': []}))
 
 
 def test_weights_under_another_key_are_pointed_out(path):

@@ -264,6 +264,7 @@ def test_a_check_takes_arguments_of_its_class():
         'IRNDiscriminator',
         'MixtureLoss',
         'PerSamplePerceptualLoss',
+        'calculate_dists',
         'calculate_lpips',
     }
     for each in (*checked, SigmaSampler):
@@ -497,6 +498,7 @@ class TestFilesThatAnOptionFileNames:
         """Once cut to a multiple of the scale; not those of the training, which are not measured."""
         write_photographs(tmp_path / 'photographs', height=192, width=192)
         opt['datasets']['train']['gt_size'] = opt['network_d']['input_size'] = 8
+        opt['datasets']['train']['batch_size_per_gpu'] = 1
         opt['val'] = {**opt['val'], 'metrics': {}, 'lr_metrics': {}, key: {'m': metric}}
         folder = str(write_photographs(tmp_path / 'small', 1, height, width))
         opt['datasets']['train']['dataroot_gt'] = folder

@@ -21,6 +21,7 @@ def folders(tmp_path):
         'dataroot_lq': str(tmp_path / 'lr'),
         'io_backend': {'type': 'disk'},
         'gt_size': 32,
+        'batch_size_per_gpu': 1,
         'scale': 4,
         'phase': 'train',
     }
@@ -44,6 +45,7 @@ def lmdbs(tmp_path):
         'dataroot_lq': made.lr_path,
         'io_backend': {'type': 'lmdb'},
         'gt_size': 32,
+        'batch_size_per_gpu': 1,
         'scale': 4,
         'phase': 'train',
     }

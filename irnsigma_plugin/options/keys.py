@@ -84,14 +84,13 @@ _METRIC = {
     'input_order': one_of('HWC', 'CHW'),
     'test_y_channel': flag,
 }
-METRICS = either('paper', each(anything))  # of the lr images
+METRICS = either('paper', either('paper+dists', each(anything)))
+LR_METRICS = either('paper', each(anything))
 VAL: dict[str, Key] = {
     'val_freq': Key(iterations(), 'iterations between validations', needed=TRAINING),
     'save_img': Key(flag, 'true or false: whether to save the images', needed=ALWAYS),
     'suffix': Key(text, 'end of the names of saved images', "the option file's name"),
-    'metrics': Key(
-        either('paper+dists', METRICS), 'metrics of the restored images, at every sigma; or `paper`, `paper+dists`'
-    ),
+    'metrics': Key(METRICS, 'metrics of the restored images, at every sigma; or `paper`, `paper+dists`'),
     'pbar': Key(flag, 'whether to show progress', True),
 }
 
