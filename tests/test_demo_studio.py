@@ -50,7 +50,7 @@ def test_files_are_those_of_the_commands(studio, bits):
     sigma_map = np.zeros((18, 24), np.uint8)
     sigma_map[:9] = 255
     write_picture(Picture(sigma_map), 'map.png')
-    for sigma, choice in ((0.3, '--sigma 0.3'), (sigma_map, '--sigma-map map.png')):
+    for sigma, choice in ((0.3, '--sigma 0.3'), (1, '--sigma 1'), (sigma_map, '--sigma-map map.png')):
         restored = studio.write(studio.restore(small, sigma, 7), 'restored')
         command(f'upscale small restored --seed 7 {choice} --overwrite')
         assert restored.read_bytes() == Path('restored/photo.png').read_bytes()

@@ -122,7 +122,7 @@ def build_page(studio: Studio, examples: Sequence[Path]) -> gr.Blocks:
                 result = gr.ImageSlider(
                     label='Before and after', format='png', buttons=['fullscreen'], elem_id='result'
                 )
-                figures = gr.Markdown()
+                figures = gr.Markdown(elem_id='figures')
                 against = gr.Radio([ORIGINAL, ENLARGED], value=ORIGINAL, label='Left of the line')
                 lr_image = gr.Image(label='Small, at its true size', elem_id='small', buttons=[])
                 sizes = gr.Markdown()

@@ -57,7 +57,7 @@ def settings_of(
 
     A restored one on sigma (a map: its hash), above 0 on the seed, and, in its last bits, on the precision.
     """
-    named: Any = sigma
+    named: Any = sigma if sigma is None or isinstance(sigma, np.ndarray) else float(sigma)
     if isinstance(sigma, np.ndarray):
         named = f'map {hashlib.sha256(repr(sigma.shape).encode() + sigma.tobytes()).hexdigest()[:16]}'
     restored = {} if sigma is None else {'precision': rescaler.precision}
