@@ -118,7 +118,7 @@ class Visitor:
     def upload(self, path: Path) -> None:
         clear = self.page.locator('#left').get_by_label('Clear', exact=True)
         if clear.count():  # of the file before
-            clear.click()
+            clear.first.click()  # a failed canvas has another
         self.page.locator('#left input[type=file]').first.set_input_files(path)
 
     def check(self, *options: str) -> Path:
@@ -142,6 +142,7 @@ class Visitor:
         toast.wait_for()
         text = toast.inner_text()
         toast.get_by_test_id('toast-close').click()
+        toast.wait_for(state='detached')
         return text
 
 
