@@ -19,8 +19,18 @@ from irnsigma_plugin.checks import did_you_mean, one_line
 from irnsigma_plugin.files import WriteError
 
 _ALL = (
-    *('downscale', 'upscale', 'evaluate', 'compare', 'demo', 'info', 'export', 'card'),
-    *('check', 'options', 'fetch_weights', 'prepare'),
+    'downscale',
+    'upscale',
+    'evaluate',
+    'compare',
+    'demo',
+    'info',
+    'export',
+    'card',
+    'check',
+    'options',
+    'fetch_weights',
+    'prepare',
 )
 COMMANDS: tuple[Any, ...] = tuple(import_module(f'irnsigma_plugin.commands.{name}') for name in _ALL)
 

@@ -37,9 +37,7 @@ def hidden_arguments(cls: type[InvRescaleNet]) -> dict[str, Any]:
 
 HIDDEN_ARGUMENTS = hidden_arguments(InvRescaleNet)
 DEFAULT_CLAMP: float = HIDDEN_ARGUMENTS['clamp']
-
-
-SIGMA_WEIGHTS = re.compile(r'\.[FGH]\.sigma[1-5]$')
+_SIGMA_WEIGHTS = re.compile(r'\.[FGH]\.sigma[1-5]$')
 
 
 class CheckpointError(RuntimeError):
@@ -175,6 +173,11 @@ def shapes_of(state_dict: StateDict) -> Shapes:
     return {key: tuple(value.shape) for key, value in state_dict.items() if key != CLAMP_KEY}
 
 
+def _is_told_sigma(state_dict: StateDict) -> bool:
+    """Whether weights are those of a network with `sigma_input`."""
+    return any(map(_SIGMA_WEIGHTS.search, state_dict))
+
+
 def differences(own: Shapes, found: Shapes) -> str:
     """What keeps weights `found` from fitting a network's `own`: the first key of each kind of fault, or nothing."""
     faults = []
@@ -190,8 +193,8 @@ def differences(own: Shapes, found: Shapes) -> str:
 def check_fits(net: nn.Module, state_dict: StateDict, path: str | os.PathLike) -> None:
     """Raise a CheckpointError where a state dict has not just the keys and shapes of a network; `meta` is enough."""
     own = shapes_of(net.state_dict())
-    if not any(map(SIGMA_WEIGHTS.search, state_dict)):  # those of a network that is to learn of sigma start at zero
-        own = {key: shape for key, shape in own.items() if not SIGMA_WEIGHTS.search(key)}
+    if not _is_told_sigma(state_dict):  # weights of sigma, of a network that is to learn of it, start at zero
+        own = {key: shape for key, shape in own.items() if not _SIGMA_WEIGHTS.search(key)}
     faults = differences(own, shapes_of(state_dict))
     if faults:
         hint = isinstance(net, RescalingNet) and _discriminator_hint(path)
@@ -239,7 +242,7 @@ def discover_network(checkpoint: Checkpoint) -> dict[str, Any]:
         )
     growth = state_dict.get('operations.1.F.conv1.bias', torch.empty(0)).numel()
     settings: dict[str, Any] = {'scale': scale, 'block_num': block_num, 'growth_channels': growth}
-    if any(map(SIGMA_WEIGHTS.search, state_dict)):
+    if _is_told_sigma(state_dict):
         settings['sigma_input'] = True
     faults = 'every level needs a coupling block'
     if all(block_num):

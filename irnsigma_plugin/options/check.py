@@ -198,7 +198,8 @@ def unchecked_blocks(opt: Mapping[str, Any], registered: Registered) -> list[str
         takes_anything = component.type not in keys.BASICSR[component.registry] and rules.takes_all(component.cls)
         if component.type and (component not in judged or component.rule() is None or takes_anything):
             types[component.name] = component.type
-    return [f'{name} ({kind})' for name, kind in types.items() if name not in unknown_types(opt, registered)]
+    unknown = unknown_types(opt, registered)
+    return [f'{name} ({kind})' for name, kind in types.items() if name not in unknown]
 
 
 def data_sets(opt: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
