@@ -257,7 +257,7 @@ def test_step_of_a_network_alone(load, tmp_path, photographs, elsewhere):
 
 
 def test_cost_of_small_images_that_lose_detail(load, photographs, elsewhere):
-    """Less of everything: bytes, and what is restored; the exact ones are restored as `irnsigma evaluate` does."""
+    """A lower quality has fewer bytes, and less is restored; exact ones are restored as `irnsigma evaluate` does."""
     if not has_alexnet():
         pytest.skip('needs the weights of AlexNet')
     torch.save({'params': randomise(InvRescaleNet(4, [1, 1], 4), std=0.02).state_dict()}, 'net.pth')
@@ -269,8 +269,8 @@ def test_cost_of_small_images_that_lose_detail(load, photographs, elsewhere):
         ('jpg', 90),
         ('jpg', 75),
     ]
-    for better, worse in zip((exact, *lossy[:2]), lossy[:3]):
-        assert all(better[key] > worse[key] for key in ('kilobytes', 'psnr_y_0', 'psnr_y_1'))
+    assert lossy[0]['kilobytes'] > lossy[1]['kilobytes'] > lossy[2]['kilobytes']
+    assert exact['psnr_y_0'] > lossy[2]['psnr_y_0']
     for row in load('benchmarks.quality').benchmark_quality(CPU, 'net.pth', images, ['fp32']):
         for name in ('psnr_y', 'lpips'):
             assert exact[f'{name}_{row["sigma"]:g}'] == pytest.approx(row[name], abs=1e-6)
