@@ -148,10 +148,25 @@ def test_upscale_refuses_small_images_of_other_models(two_models, capsys):
     assert 'restored picture may be poor' in capsys.readouterr().err
 
 
-def test_the_option_file_is_that_of_the_model():
-    """Where the model was replaced by one of other sizes, the option file says so here."""
-    opt = read_option_file(ROOT / 'options/test_builtin_x4.yml')
+def test_nothing_slow_is_imported_to_find_a_model(run_cli, tmp_path):
+    write_photographs(tmp_path / 'photos', count=1, height=8, width=8)
+    code = """
+import sys
+from irnsigma_plugin.cli import main
+status = main(sys.argv[1:])
+print({'basicsr', 'torchvision', 'scipy', 'matplotlib', 'torch._dynamo'} & set(sys.modules))
+sys.exit(status)
+"""
+    for files in (('downscale', 'photos', 'small'), ('upscale', 'small', 'restored')):
+        assert run_cli('-c', code, *files).stdout.splitlines()[1] == 'set()'
+
+
+@pytest.mark.parametrize('file', ['test_builtin_x4', 'train_IRNsigma_x4_quickstart'])
+def test_the_option_file_is_that_of_the_model(file):
+    """Where the model was replaced by one of other sizes, the option files that start from it say so here."""
+    opt = read_option_file(ROOT / f'options/{file}.yml')
     opt['datasets'] = {}
+    opt.pop('train', None)
     assert opt['path']['pretrain_network_g'] == builtin.DEFAULT
     assert outside_faults(opt, registered()) == []
     opt['network_g']['block_num'] = [1, 1]
