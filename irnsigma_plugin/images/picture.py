@@ -18,11 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from tifffile import TiffFile
 
 from irnsigma_plugin.files import atomic_path
 from irnsigma_plugin.images import lossy, png
@@ -400,6 +398,8 @@ def _decode_16_bit(content: bytes, image: Image.Image, name: str) -> np.ndarray:
     image.load()  # refuses truncated files, which OpenCV would fill up
     if decoded is not None:
         return decoded
+    import cv2  # which few pictures need, as tifffile
+
     samples = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if samples is None or samples.dtype != np.uint16 or samples.ndim == 2 and image.mode == 'RGBA':
         raise ImageReadError(f'{name}: this kind of 16-bit image is not supported; save it as a 16-bit PNG file.')
@@ -417,6 +417,8 @@ def _decode_16_bit(content: bytes, image: Image.Image, name: str) -> np.ndarray:
 
 def _decode_tiff(content: bytes, name: str) -> np.ndarray | None:
     """Decode, upright, by tifffile, as OpenCV takes planes for pixels and white for black; None: leave it to OpenCV."""
+    from tifffile import TiffFile
+
     with TiffFile(io.BytesIO(content)) as file:
         page = file.pages.first
         colours = 3 if page.photometric == RGB else 1
