@@ -51,15 +51,26 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add('--train', type=Path, metavar='FOLDER', help='photographs (default: BSDS400, or DIV2K_train_HR for `paper`)')
     test_help = 'folders of originals, of which X/HR is called X (default: datasets/BSD100/HR)'
     add('--test', type=Path, nargs='+', default=[Path('datasets/BSD100/HR')], metavar='FOLDER', help=test_help)
-    add('--start', type=Path, metavar='FILE', help='IRN checkpoint, in place of one that is trained first')
+    add('--start', type=Path, metavar='FILE', help='checkpoint, in place of IRN that is trained first')
+    start_help = 'checkpoint of the discriminator, from which all arms that have one start'
+    add('--start-discriminator', type=Path, metavar='FILE', help=start_help)
+    add('--iterations', type=int, metavar='N', help="of each arm (default: the budget's)")
+    force_help = "changes of all trainings, as BasicSR's --force_yml: datasets:train:batch_size_per_gpu=4 train:amp=off"
+    add('--force_yml', nargs='+', default=[], metavar='KEY=VALUE', help=force_help)
     add('--seed', type=int, help="of the trainings (default: the option files')")
     for name in plan.OTHERS:
         add(f'--{name.lower()}', type=Path, metavar='FILE', help=f"{name}'s checkpoint, to be measured, too")
     args = parser.parse_args(argv)
     args.train = args.train or Path(plan.BUDGETS[args.budget].photographs)
-    for name in ('train', 'start', *map(str.lower, plan.OTHERS)):
+    for name in ('train', 'start', 'start_discriminator', *map(str.lower, plan.OTHERS)):
         if (path := getattr(args, name)) and not path.exists():
-            parser.error(f'{path} does not exist: name the right one with --{name}')
+            parser.error(f'{path} does not exist: name the right one with --{name.replace("_", "-")}')
+    try:
+        args.force_yml = plan.forced(args.force_yml)
+    except ValueError as error:
+        parser.error(str(error))
+    if args.iterations is not None and args.iterations < 1:
+        parser.error(f'--iterations {args.iterations}: name at least one')
     for path in args.test:
         if not path.is_dir() or not any(is_image_name(each.name) for each in path.iterdir()):
             parser.error(f'{path} has no images: name folders of originals with --test')
@@ -90,8 +101,12 @@ def run(args: argparse.Namespace, journal: Journal, command: str) -> None:
     """Do whatever is not done yet, and write the report."""
     folder = journal.folder
     dists = can_measure_dists()
-    start = args.start and args.start.resolve()
-    trainings = plan.trainings(plan.BUDGETS[args.budget], folder / 'datasets', start, args.seed)
+    budget = plan.BUDGETS[args.budget]
+    if args.iterations:
+        budget = budget._replace(arms={**budget.arms, **plan.length(args.iterations)})
+    budget = budget._replace(changes={**budget.changes, **args.force_yml})
+    begin = plan.Start(*(path and path.resolve() for path in (args.start, args.start_discriminator)))
+    trainings = plan.trainings(budget, folder / 'datasets', begin, args.seed)
     losses = filter(None, (value_at(each.options, 'train.perceptual_opt') for each in trainings))
     for net in sorted({'alexnet', *(loss['vgg_type'] for loss in losses if loss.get('weights') != 'random')}):
         imagenet_weights(net)  # a WeightsError now, not after hours

@@ -38,9 +38,10 @@ from irnsigma_plugin.rescaling.rescaler import Rescaler
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOGRAPHS = Path(skimage.__file__).parent / 'data'
+NOTHING = plan.Start()
 
 
-def trainings(budget: str, start: Path | None = None, seed: int | None = None) -> dict[str, dict]:
+def trainings(budget: str, start: plan.Start = NOTHING, seed: int | None = None) -> dict[str, dict]:
     files = plan.trainings(plan.BUDGETS[budget], Path('/data'), start, seed)
     return {file.name: file.options for file in files}
 
@@ -114,7 +115,7 @@ def test_a_study_that_is_killed_and_goes_on(tmp_path, capfd):
 
 @pytest.mark.parametrize('budget', plan.BUDGETS)
 def test_option_files_have_no_faults(budget):
-    files = plan.trainings(plan.BUDGETS[budget], Path('/data'), None, None)
+    files = plan.trainings(plan.BUDGETS[budget], Path('/data'), NOTHING, None)
     known = registered()
     assert [file.name for file in files] == [plan.START, *plan.ARMS]
     for file in files:
@@ -162,14 +163,36 @@ def test_the_papers_irn_plus_is_the_shipped_one():
 
 
 def test_a_start_and_a_seed_of_ones_own():
-    files = trainings('small', Path('/IRN_x4.pth'), 7)
+    files = trainings('small', plan.Start(Path('/IRN_x4.pth'), Path('/net_d.pth')), 7)
     assert list(files) == list(plan.ARMS)
     assert {options['path']['pretrain_network_g'] for options in files.values()} == {'/IRN_x4.pth'}
     assert {options['manual_seed'] for options in files.values()} == {7}
+    judges = {name: options['path'].get('pretrain_network_d') for name, options in files.items()}
+    assert judges == {**dict.fromkeys(plan.ARMS, '/net_d.pth'), 'IRN': None}  # which has no discriminator
+
+
+def test_options_of_ones_own(tmp_path, photographs, monkeypatch):
+    planned = []
+    monkeypatch.setattr(reproduce, 'write_report', lambda *_: None)
+    monkeypatch.setattr(reproduce.Journal, 'run', lambda self, steps: planned.extend(steps))
+    monkeypatch.setattr(reproduce, 'can_measure_dists', lambda: False)
+    monkeypatch.setattr(reproduce, 'imagenet_weights', lambda name: None)
+    arguments = ['--budget', 'small', '--train', str(photographs), '--test', str(photographs), '--iterations', '70']
+    forced = ['--force_yml', 'datasets:train:batch_size_per_gpu=4', 'train:amp=off', 'train:ema_decay=0.9']
+    with pytest.raises(KeyError):  # nothing was trained, so that nothing can be said of its cost
+        reproduce.main([str(tmp_path / 'study'), *arguments, *forced])
+    lengths = {step.name: step.work for step in planned if step.name.startswith('train ')}
+    assert lengths == {'train IRN_start': 2400, **{f'train {arm}': 70 for arm in plan.ARMS}}
+    for name in (plan.START, *plan.ARMS):
+        options = read_option_file(tmp_path / f'study/options/train_{name}.yml')
+        assert options['datasets']['train']['batch_size_per_gpu'] == 4
+        assert options['train']['amp'] in ('off', False)
+        assert options['train']['ema_decay'] == 0.9
+        assert options['train']['scheduler']['periods'] == [options['train']['total_iter']]
 
 
 def test_the_file_that_is_written_says_what_differs_and_is_read_back(tmp_path):
-    (file,) = (each for each in plan.trainings(plan.SMALL, Path('/data'), None, None) if each.name == 'IRN+')
+    (file,) = (each for each in plan.trainings(plan.SMALL, Path('/data'), NOTHING, None) if each.name == 'IRN+')
     (tmp_path / 'IRN+.yml').write_text(file.text)
     assert read_option_file(tmp_path / 'IRN+.yml') == file.options
     assert file.text.startswith('# options/train_IRNsigma_x4_small.yml, but\n#   name: IRNsigma_x4_small -> IRN+\n')
@@ -369,6 +392,9 @@ def test_progress_and_remaining_time(tmp_path, monkeypatch, capsys):
         (['--train', 'nowhere'], 'nowhere does not exist: name the right one with --train'),
         (['--train', '.', '--test', '.'], '. has no images: name folders of originals with --test'),
         (['--train', '.', '--rcan', 'net.pth'], 'net.pth does not exist: name the right one with --rcan'),
+        (['--train', '.', '--start-discriminator', 'net_d.pth'], 'name the right one with --start-discriminator'),
+        (['--train', '.', '--iterations', '0'], '--iterations 0: name at least one'),
+        (['--train', '.', '--force_yml', 'train:amp'], '--force_yml train:amp: write KEY=VALUE'),
     ],
 )
 def test_missing_files_are_named(tmp_path, monkeypatch, capsys, arguments, message):

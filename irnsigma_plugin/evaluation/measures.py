@@ -73,11 +73,11 @@ class Scores:
 
     def hr_means(self, sigma: float) -> dict[str, float]:
         """Mean of each metric of the restored images at one sigma."""
-        return _means([score.hr for score in self.images if score.sigma == sigma])
+        return mean_metrics([score.hr for score in self.images if score.sigma == sigma])
 
     def lr_means(self) -> dict[str, float]:
         """Mean of each metric of the low-resolution images against bicubic."""
-        return _means([score.lr for score in self.images if score.sigma == self.sigmas[0]])
+        return mean_metrics([score.lr for score in self.images if score.sigma == self.sigmas[0]])
 
     def flat_means(self) -> dict[str, float]:
         """All means under unique names: `sigma_0.5/psnr_y`, ..., `lr/psnr_y`, ..."""
@@ -95,7 +95,8 @@ class Scores:
         return len(self.images) // len(self.sigmas)
 
 
-def _means(metrics: list[Mapping[str, float]]) -> dict[str, float]:
+def mean_metrics(metrics: list[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each metric over images, without those that are missing (nan) in it."""
     names = metrics[0] if metrics else ()
     return {name: fmean([each[name] for each in metrics if each[name] == each[name]] or [math.nan]) for name in names}
 

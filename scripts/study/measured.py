@@ -6,7 +6,6 @@ import csv
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean
 from typing import Callable, NamedTuple
 
 import cv2
@@ -15,7 +14,15 @@ import torch
 
 from irnsigma_plugin.archs.bicubic import bicubic_downscale
 from irnsigma_plugin.checkpoints.weights import build_network, read_checkpoint
-from irnsigma_plugin.evaluation.measures import LR_METRICS, ImageScore, MetricOptions, Scores, measure, score_image
+from irnsigma_plugin.evaluation.measures import (
+    LR_METRICS,
+    ImageScore,
+    MetricOptions,
+    Scores,
+    mean_metrics,
+    measure,
+    score_image,
+)
 from irnsigma_plugin.evaluation.report import write_csv
 from irnsigma_plugin.evaluation.restore import Restorer, to_bgr
 from irnsigma_plugin.images.names import is_image_name
@@ -45,7 +52,7 @@ class DataSet(NamedTuple):
 
     def means(self, name: str) -> Means:
         """Means over the images."""
-        return {at: _mean(rows) for at, rows in self._rows(name).items()}
+        return {at: mean_metrics([*map(_numbers, rows)]) for at, rows in self._rows(name).items()}
 
     def of_image(self, name: str, image: str, at: float) -> Mapping[str, float]:
         """The metrics of one image."""
@@ -91,11 +98,6 @@ class DataSet(NamedTuple):
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:
     return {key: float(value) for key, value in row.items() if key not in ('image', 'sigma')}
-
-
-def _mean(rows: list[dict[str, str]]) -> dict[str, float]:
-    numbers = [_numbers(row) for row in rows]
-    return {key: fmean(each[key] for each in numbers) for key in numbers[0]}
 
 
 def measure_pictures(data: DataSet, name: str, pictures: Callable[[str], dict[float, np.ndarray]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,17 +61,40 @@ _TINY = {
 }
 
 
-def _length(iterations: int) -> dict[str, Any]:
+def length(iterations: int) -> dict[str, Any]:
+    """The changes that make a training so long."""
     return {'train.total_iter': iterations, 'train.scheduler.periods': [iterations]}
 
 
 BUDGETS = {
     'small': SMALL,
-    'medium': SMALL._replace(changes=_WIDE, start=_length(10_000), arms=_length(20_000)),
+    'medium': SMALL._replace(changes=_WIDE, start=length(10_000), arms=length(20_000)),
     'paper': Budget('train_IRN_x4.yml', 'train_IRNsigma_x4.yml', 'DIV2K_train_HR', 480, 240),
     # For tests: trained in seconds, nothing to see.
-    'tiny': SMALL._replace(changes=_TINY, start=_length(3), arms=_length(6), crop=48, step=48),
+    'tiny': SMALL._replace(changes=_TINY, start=length(3), arms=length(6), crop=48, step=48),
 }
+
+
+class Start(NamedTuple):
+    """Checkpoints from which all arms start; without the first, a training of IRN makes it."""
+
+    network: Path | None = None
+    discriminator: Path | None = None
+
+
+def forced(entries: Sequence[str]) -> dict[str, Any]:
+    """The changes that `--force_yml` of BasicSR's commands means, as `train:amp=off`.
+
+    Raises:
+        ValueError: An entry is not KEY=VALUE.
+    """
+    changes = {}
+    for entry in entries:
+        key, equals, value = entry.partition('=')
+        if not (key and equals):
+            raise ValueError(f'--force_yml {entry}: write KEY=VALUE, with the blocks of a key parted by colons')
+        changes[key.strip().replace(':', '.')] = yaml.safe_load(value)
+    return changes
 
 
 class OptionFile(NamedTuple):
@@ -116,13 +139,13 @@ def _change(options: dict[str, Any], changes: Mapping[str, Any]) -> None:
             found[last] = copy.deepcopy(value)
 
 
-def trainings(budget: Budget, data: Path, start: Path | None, seed: int | None) -> list[OptionFile]:
-    """The start, unless there is one, and the arms, which differ in nothing but the loss and its sigmas.
+def trainings(budget: Budget, data: Path, start: Start, seed: int | None) -> list[OptionFile]:
+    """The start's training, unless there is one, and the arms, which differ in nothing but the loss and its sigmas.
 
     `data` has what `irnsigma prepare` made under the name `train`.
     """
     irn, irnsigma = _shipped(budget.irn), _shipped(budget.irnsigma)
-    files = [] if start else [OptionFile(START, budget.irn, irn)]
+    files = [] if start.network else [OptionFile(START, budget.irn, irn)]
     for name in ARMS:
         options = copy.deepcopy(irnsigma)
         if name == 'IRN':
@@ -135,8 +158,10 @@ def trainings(budget: Budget, data: Path, start: Path | None, seed: int | None) 
             options['train']['mixture_opt']['weighting'] = 'equal'
         else:
             options['train']['sigma'] = {**SAMPLINGS[name], 'per': 'sample'}
-        path = start or f'experiments/{START}/models/net_g_latest.pth'
+        path = start.network or f'experiments/{START}/models/net_g_latest.pth'
         _change(options, {'path.pretrain_network_g': str(path), 'path.param_key_g': param_key(irn)})
+        if start.discriminator and 'network_d' in options:
+            options['path']['pretrain_network_d'] = str(start.discriminator)
         files.append(OptionFile(name, budget.irnsigma, options))
     for name, _, options in files:
         for key in [key for key in options['datasets'] if key != 'train']:  # `basicsr.test` comes afterwards
