@@ -5,6 +5,7 @@ Every figure is the median of runs that take turns, so that a machine that chang
 
     inference  both directions of images, in each of --precisions
     quality    what each of --precisions makes of images with a trained network
+    lossy      what is restored from small images that are JPEG, WebP or AVIF files
     training   a training step of the network alone, and with recomputed blocks
     step       the whole training step of an option file, with the discriminator and VGG: where its time goes
     loader     samples per second of one worker process, and how many workers the measured step needs
@@ -21,7 +22,7 @@ import platform
 from pathlib import Path
 
 import torch
-from benchmarks import loader, network, quality, sizes, step, table
+from benchmarks import loader, lossy, network, quality, sizes, step, table
 from benchmarks.measure import measure_machine
 from benchmarks.textbook import randomise, textbook
 
@@ -52,6 +53,7 @@ examples:
   python scripts/benchmark.py
   python scripts/benchmark.py --parts inference --precisions fp32 bf16 fp16 --sizes 480x320
   python scripts/benchmark.py --parts quality --precisions bf16 fp16 --model net_g.safetensors --images BSD100/HR
+  python scripts/benchmark.py --parts lossy --model irnsigma_x4 --images Set14/HR
   python scripts/benchmark.py --parts step loader --images BSDS400
   python scripts/benchmark.py --parts step --device cuda --batch 16 --amp bf16 --channels-last --json gpu.json
   python scripts/benchmark.py --parts sizes --largest 1024 --plot sizes.png
@@ -69,7 +71,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         '--parts',
         nargs='+',
         default=['inference', 'training'],
-        choices=['inference', 'training', 'step', 'loader', 'sizes', 'quality'],
+        choices=['inference', 'training', 'step', 'loader', 'sizes', 'quality', 'lossy'],
         help='what to measure (default: inference training)',
     )
     parser.add_argument('--runs', type=int, default=7, help='medians are of so many (default: 7)')
@@ -95,8 +97,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help='of the convolutions in `inference` and `quality` (default: fp32, and bf16 where `auto` is that here)',
     )
     what.add_argument('--openvino', action='store_true', help='`inference` by OpenVINO, too (the extra openvino)')
-    what.add_argument('--model', type=Path, metavar='FILE', help='checkpoint of `quality`')
-    what.add_argument('--every', type=int, default=1, metavar='N', help='every Nth image in `quality` (default: 1)')
+    what.add_argument('--model', metavar='FILE|NAME', help='checkpoint, or built-in model, of `quality` and `lossy`')
+    what.add_argument('--every', type=int, default=1, metavar='N', help='every Nth image in both (default: 1)')
     what.add_argument('--batch', type=int, help='patches of a step (default: 4 in `training`, 2 in `step`)')
     what.add_argument(
         '--patch', type=int, help="their side (default: 144 in `training`, the option file's gt_size in `step`)"
@@ -110,7 +112,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     what.add_argument('--amp', choices=AMP_MODES, help="train.amp of the plugin's column in `step`")
     what.add_argument('--channels-last', action='store_true', help='train.channels_last of the same')
-    what.add_argument('--images', type=Path, metavar='FOLDER', help='photographs of `loader` and `quality`')
+    what.add_argument('--images', type=Path, metavar='FOLDER', help='photographs of these and `loader`')
     what.add_argument('--largest', type=int, default=4096, help='largest side of `sizes` (default: 4096)')
     what.add_argument('--plot', type=Path, metavar='FILE', help='draw `sizes` as a PNG file')
     what.add_argument(
@@ -119,8 +121,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if 'loader' in args.parts and args.images is None:
         parser.error('loader needs photographs: --images FOLDER')
-    if 'quality' in args.parts and (args.images is None or args.model is None):
-        parser.error('quality needs a trained network and photographs: --model FILE --images FOLDER')
+    for part in {'quality', 'lossy'} & set(args.parts):
+        if args.images is None or args.model is None:
+            parser.error(f'{part} needs a trained network and photographs: --model FILE --images FOLDER')
     if args.openvino and args.device != 'cpu':
         parser.error('--openvino runs on the CPU: leave --device out')
     if args.source and not args.plot:
@@ -202,9 +205,12 @@ def measure(args: argparse.Namespace) -> dict:
         figures['loader'] = table.show(
             loader.COLUMNS, loader.benchmark_loader(args.images, args.scale, args.runs, needed)
         )
-    if 'quality' in args.parts:
+    if {'quality', 'lossy'} & set(args.parts):
         images = [path for path, _ in find_images([str(args.images)])][:: args.every]
-        print(f'\n{args.model.name}, {len(images)} images of {args.images}')
+        print(f'\n{Path(args.model).name}, {len(images)} images of {args.images}')
+    if 'lossy' in args.parts:
+        figures['lossy'] = table.show(lossy.COLUMNS, lossy.benchmark_lossy(device, args.model, images))
+    if 'quality' in args.parts:
         figures['quality'] = table.show(
             quality.COLUMNS, quality.benchmark_quality(device, args.model, images, precisions)
         )

@@ -257,3 +257,23 @@ def test_step_of_a_network_alone(load, tmp_path, photographs, elsewhere):
         'the rest',
         'total',
     }
+
+
+def test_cost_of_small_images_that_lose_detail(load, photographs, elsewhere):
+    """Less of everything: bytes, and what is restored; the exact ones are restored as `irnsigma evaluate` does."""
+    if not has_alexnet():
+        pytest.skip('needs the weights of AlexNet')
+    torch.save({'params': randomise(InvRescaleNet(4, [1, 1], 4), std=0.02).state_dict()}, 'net.pth')
+    images = sorted(photographs.iterdir())
+    exact, *lossy = load('benchmarks.lossy').benchmark_lossy(CPU, 'net.pth', images)
+    assert [(row['format'], row['quality']) for row in (exact, *lossy[:3])] == [
+        ('png', None),
+        ('jpg', 95),
+        ('jpg', 90),
+        ('jpg', 75),
+    ]
+    for better, worse in zip((exact, *lossy[:2]), lossy[:3]):
+        assert all(better[key] > worse[key] for key in ('kilobytes', 'psnr_y_0', 'psnr_y_1'))
+    for row in load('benchmarks.quality').benchmark_quality(CPU, 'net.pth', images, ['fp32']):
+        for name in ('psnr_y', 'lpips'):
+            assert exact[f'{name}_{row["sigma"]:g}'] == pytest.approx(row[name], abs=1e-6)

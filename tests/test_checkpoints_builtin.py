@@ -161,10 +161,12 @@ sys.exit(status)
         assert run_cli('-c', code, *files).stdout.splitlines()[1] == 'set()'
 
 
-def test_the_option_file_is_that_of_the_model():
-    """Where the model was replaced by one of other sizes, the option file says so here."""
-    opt = read_option_file(ROOT / 'options/test_builtin_x4.yml')
+@pytest.mark.parametrize('file', ['test_builtin_x4', 'train_IRNsigma_x4_quickstart'])
+def test_the_option_file_is_that_of_the_model(file):
+    """Where the model was replaced by one of other sizes, the option files that start from it say so here."""
+    opt = read_option_file(ROOT / f'options/{file}.yml')
     opt['datasets'] = {}
+    opt.pop('train', None)
     assert opt['path']['pretrain_network_g'] == builtin.DEFAULT
     assert outside_faults(opt, registered()) == []
     opt['network_g']['block_num'] = [1, 1]

@@ -41,8 +41,12 @@ def test_checkpoints_of_the_original_implementation(scale):
         'block_num': expected['block_num'].tolist(),
         'growth_channels': 8,
     }
+    random_state = torch.get_rng_state()
     net = build_network(checkpoint)
+    assert torch.equal(torch.get_rng_state(), random_state), 'it drew weights that the file has'
     assert not net.training
+    wide = [each for each in net.parameters() if each.dim() == 4 and each.shape[1] > 1]
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in wide)
     with torch.no_grad():
         lr, _ = net.downscale(torch.from_numpy(expected['hr']))
     torch.testing.assert_close(lr, torch.from_numpy(expected['lr_float']), rtol=1e-4, atol=1e-5)

@@ -231,10 +231,27 @@ def test_errors_are_one_line_and_the_page_goes_on(visitor, photograph, tmp_path)
     large.write_bytes(b'\x89PNG\r\n\x1a\n' + b''.join(chunks))
     visitor.upload(large)
     assert 'large.png: 8000x6250 pixels are more than the 3 megapixels that are taken here' in visitor.error()
+    with open(large, 'r+b') as file:
+        file.truncate(64 * 2**20 + 1)
+    visitor.upload(large)
+    error = visitor.page.locator('#upload .error')
+    error.wait_for()
+    shown = error.evaluate('element => element.innerText + getComputedStyle(element, "::after").content')
+    assert shown == 'Error": this has to be a picture file of at most 64 MB"'
     with visitor.restored():
         visitor.upload(photograph)
     assert '117 × 90 pixels' in visitor.page.locator('#right').inner_text()
     visitor.check('--sigma', '0.5')
+
+
+def test_a_file_that_is_too_large_is_refused_by_the_server_too(server):
+    head = b'--B\r\nContent-Disposition: form-data; name="files"; filename="large.png"\r\n\r\n'
+    form = {'Content-Type': 'multipart/form-data; boundary=B'}
+    large = urllib.request.Request(f'{server.address}gradio_api/upload', head + bytes(64 * 2**20 + 1), form)
+    with pytest.raises((urllib.error.URLError, ConnectionError)) as refused:  # it may hang up before all is sent
+        urllib.request.urlopen(large)
+    assert getattr(refused.value, 'code', 413) == 413
+    assert not [path for path in server.folder.rglob('*') if path.is_file() and path.stat().st_size > 2**24]
 
 
 def test_two_visitors_at_once(chromium, visitor, server, photograph, tmp_path):

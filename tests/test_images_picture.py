@@ -54,6 +54,31 @@ def exif_with(orientation: int, order: str = '<') -> bytes:
     return head + make + turn + bytes(4) + b'Camera 1'
 
 
+def encode_heif(*images: np.ndarray, mode: str = '', **settings) -> bytes:
+    """A HEIC file, lossless; of uint16, their upper 10 bits."""
+    heif = pytest.importorskip('pillow_heif')
+    file, collection = io.BytesIO(), heif.HeifFile()
+    for pixels in images:
+        mode = mode or {2: 'L', 3: 'RGB', 4: 'RGBA'}[pixels.shape[-1] if pixels.ndim == 3 else 2]
+        deep = {'L': 'I;16'}.get(mode, f'{mode};16') if pixels.dtype == np.uint16 else mode
+        collection.add_frombytes(deep, pixels.shape[1::-1], pixels.tobytes())
+    grey = images[0].ndim == 2
+    collection.save(file, quality=-1, **({} if grey else {'chroma': 444, 'matrix_coefficients': 0}), **settings)
+    return file.getvalue()
+
+
+def encode_avif(pixels: np.ndarray, bits: int) -> bytes:
+    """An AVIF file, lossless, of samples of so many bits; RGB or grey."""
+    settings = [cv2.IMWRITE_AVIF_DEPTH, bits, cv2.IMWRITE_AVIF_QUALITY, 100]
+    try:
+        content = cv2.imencode(
+            '.avif', pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]], settings
+        )
+    except cv2.error:
+        pytest.skip('this OpenCV writes no AVIF')
+    return content[1].tobytes()
+
+
 def insert(content: bytes, *chunks: bytes) -> bytes:
     """Put chunks behind the header of a PNG file."""
     return content[:33] + b''.join(chunks) + content[33:]
@@ -132,12 +157,94 @@ class TestKinds:
         np.testing.assert_array_equal(picture.pixels, [[0, 255]])
         np.testing.assert_array_equal(picture.alpha, [[0, 255]])
 
+    @pytest.mark.parametrize('shape', [(6, 8), (6, 8, 3), (6, 8, 4)])
+    def test_heic(self, shape):
+        samples = random_image(*shape)
+        picture = decode_picture(encode_heif(samples), 'a')
+        np.testing.assert_array_equal(picture.pixels, samples[..., :3] if len(shape) == 3 else samples)
+        np.testing.assert_array_equal(picture.alpha, samples[..., 3] if shape[2:] == (4,) else None)
+        assert picture[2:] == (None, None, None, ())
+
+    @pytest.mark.parametrize(('kind', 'bits'), [('heic', 10), ('avif', 10), ('avif', 12)])
+    @pytest.mark.parametrize('shape', [(6, 8), (6, 8, 3), (6, 8, 4)])
+    def test_10_and_12_bits_become_16(self, kind, bits, shape):
+        """Black and white stay black and white, and rounding to the bits of the file gives its samples back."""
+        largest = 2**bits - 1
+        samples = np.random.default_rng(0).integers(0, largest + 1, shape, np.uint16)
+        samples[0, :2] = np.array([0, largest]).reshape(2, *(1 for _ in shape[2:]))
+        content = encode_heif(samples << 6) if kind == 'heic' else encode_avif(samples, bits)
+        picture = decode_picture(content, 'a')
+        assert picture.bits == 16
+        expected = np.rint(samples / largest * 65535)
+        np.testing.assert_array_equal(picture.pixels, expected[..., :3] if len(shape) == 3 else expected)
+        np.testing.assert_array_equal(picture.alpha, expected[..., 3] if shape[2:] == (4,) else None)
+
+    @pytest.mark.parametrize('mode', ['L', 'LA', 'RGB', 'RGBA'])
+    def test_avif(self, mode):
+        image = Image.fromarray(np.full((6, 8, 4), (80, 80, 80, 120), np.uint8)).convert(mode)
+        subsampling = '4:0:0' if mode[0] == 'L' else '4:4:4'
+        picture = decode_picture(encode(image, 'avif', quality=100, subsampling=subsampling), 'a')
+        assert (picture.pixels.ndim == 2, picture.alpha is not None) == (mode[0] == 'L', mode[-1] == 'A')
+        assert np.abs(picture.pixels.astype(int) - 80).max() <= 1
+        assert picture.alpha is None or (picture.alpha == 120).all()
+
+    def test_premultiplied_heic(self):
+        samples = np.full((8, 8, 4), (50, 20, 10, 128), np.uint8)
+        picture = decode_picture(encode_heif(samples, mode='RGBa'), 'a')
+        np.testing.assert_allclose(picture.pixels, np.broadcast_to([100, 40, 20], (8, 8, 3)), atol=1)
+        with pytest.raises(ImageReadError, match='^a: .*type RGBa with 10 bits.*not supported'):
+            decode_picture(encode_heif(samples.astype(np.uint16) << 8, mode='RGBa'), 'a')
+
+    @pytest.mark.parametrize('kind', ['heif', 'avif'])
+    def test_a_turned_heic_or_avif_is_turned_once(self, kind):
+        pixels = np.repeat(np.repeat(random_image(2, 3, 3), 16, 0), 16, 1)
+        exif = exif_with(6)
+        content = encode_heif(pixels, exif=exif) if kind == 'heif' else encode(Image.fromarray(pixels), kind, exif=exif)
+        picture = decode_picture(content, 'a')
+        assert np.abs(picture.pixels.astype(int) - np.rot90(pixels, -1))[8::16, 8::16].max() < 30
+        assert module._split_orientation(picture.exif) == (1, picture.exif)
+        assert b'Camera 1' in picture.exif
+
+    @pytest.mark.parametrize('kind', ['heif', 'avif'])
+    def test_colours_of_heic_and_avif_without_a_profile(self, kind):
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+        pixels = random_image(8, 8, 3)
+        for icc, primaries, warnings in (
+            (None, 1, ()),
+            (profile, 9, ()),
+            (None, 9, ('its colours (primaries 9, transfer function 13) are no sRGB, but have no profile',)),
+        ):
+            beside = {'icc_profile': icc} if icc else {}
+            if kind == 'heif':
+                content = encode_heif(pixels, **beside)
+            else:
+                content = encode(Image.fromarray(pixels), 'avif', **beside)
+            numbers = b'colrnclx' + bytes([0, primaries, 0, 13])
+            content = re.sub(rb'colrnclx.{4}', numbers, content, flags=re.DOTALL)
+            content += b'' if numbers in content else b'\0\0\0\x13' + numbers + bytes(3)
+            picture = decode_picture(content, 'a')
+            assert (picture.icc, picture.warnings) == (icc, warnings)
+
+    def test_several_images_in_a_heic_are_refused(self):
+        with pytest.raises(ImageReadError, match=r'^a\.x: has 2 frames or pages.*save each'):
+            decode_picture(encode_heif(random_image(8, 8, 3), random_image(8, 8, 3)), 'a.x')
+
+    def test_heic_without_its_package_is_refused_by_name(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+        content = b'\0\0\0\x18ftypmif1\0\0\0\0mif1heic' + bytes(99)
+        with pytest.raises(ImageReadError, match=r'^a\.heic: .*pip install irnsigma_plugin\[heif\]'):
+            decode_picture(content, 'a.heic')
+
+    def test_reading_heic_leaves_pillow_as_it_was(self):
+        decode_picture(encode_heif(random_image(8, 8, 3)), 'a')
+        assert 'HEIF' not in Image.OPEN
+
     def test_a_cameras_jpeg_with_further_images_gives_the_first(self):
         first, second = (Image.new('RGB', (8, 8), colour) for colour in ('white', 'black'))
         picture = decode_picture(encode(first, 'mpo', save_all=True, append_images=[second]), 'a')
         assert picture.pixels.min() > 250
 
-    @pytest.mark.parametrize('extension', ['png', 'gif', 'webp', 'tiff'])
+    @pytest.mark.parametrize('extension', ['png', 'gif', 'webp', 'tiff', 'avif'])
     def test_several_frames_or_pages_are_refused(self, extension):
         frames = [Image.fromarray(random_image(8, 8) // value) for value in (1, 2, 3)]
         content = encode(frames[0], extension, save_all=True, append_images=frames[1:])
@@ -409,14 +516,15 @@ class TestWriting:
 
 
 class TestDamage:
-    @pytest.mark.parametrize('extension', ['png', 'jpeg', 'bmp', 'tiff', 'webp', 'ppm', 'gif'])
+    @pytest.mark.parametrize('extension', ['png', 'jpeg', 'bmp', 'tiff', 'webp', 'ppm', 'gif', 'avif', 'heif'])
     def test_truncated_files_are_refused(self, extension):
-        content = encode(Image.fromarray(random_image(64, 64, 3)), extension)
+        pixels = random_image(64, 64, 3)
+        content = encode_heif(pixels) if extension == 'heif' else encode(Image.fromarray(pixels), extension)
         for length in (len(content) // 2, 10):
-            with pytest.raises(ImageReadError, match=r'^a: .*damaged.*(copy it again|save it as PNG)'):
+            with pytest.raises(ImageReadError, match=r'(?s)^a: .*damaged.*(copy it again|save it as PNG)'):
                 decode_picture(content[:length], 'a')
 
-    @pytest.mark.parametrize('content', [b'text', b'\0\0\0\x18ftypheic' + bytes(99), b'8BPS\0\1' + bytes(99)])
+    @pytest.mark.parametrize('content', [b'text', b'\0\0\0\x18ftypqt  ' + bytes(99), b'8BPS\0\1' + bytes(99)])
     def test_other_kinds_are_refused_with_the_remedy(self, content):
         with pytest.raises(
             ImageReadError,
@@ -426,13 +534,25 @@ class TestDamage:
             decode_picture(content, 'a')
         assert 'BytesIO' not in str(error.value)
 
+    def test_a_heic_without_some_of_its_tiles_is_refused(self, monkeypatch):
+        heif = pytest.importorskip('pillow_heif')
+        if not hasattr(heif.options, 'GRID_TILE_SIZE'):
+            pytest.skip('this pillow-heif writes no tiles')
+        monkeypatch.setattr(heif.options, 'GRID_TILE_SIZE', 64)
+        content = encode_heif(random_image(128, 128, 3))
+        assert b'grid' in content
+        assert decode_picture(content, 'a').pixels.shape == (128, 128, 3)
+        for length in (len(content) - 1, len(content) // 2):
+            with pytest.raises(ImageReadError, match='^a: damaged.*truncated.*copy it again'):
+                decode_picture(content[:length], 'a')
+
     def test_damage_at_the_beginning_of_a_png_file_is_refused(self):
         for content in (png.SIGNATURE, png.SIGNATURE + bytes(99)):
             with pytest.raises(ImageReadError, match='^a: damaged at its beginning; copy it again or remove it.$'):
                 decode_picture(content, 'a')
 
     def test_a_lack_of_memory_is_no_damage(self, monkeypatch):
-        def lack(image):
+        def lack(*_):
             raise MemoryError('Unable to allocate 9 TiB')
 
         monkeypatch.setattr(module, '_decode_8_bit', lack)

@@ -15,6 +15,7 @@ from helpers.experiment import differences, set_option
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.checkpoints.weights import CheckpointError, build_network, read_checkpoint
 from irnsigma_plugin.options.rules import OptionError
+from irnsigma_plugin.training import model as model_module
 from irnsigma_plugin.training.model import IRNSigmaModel
 from irnsigma_plugin.training.progress import random_state
 from irnsigma_plugin.training.step import Adversary
@@ -237,6 +238,29 @@ def test_networks_are_saved_as_basicsr_saves_them(make_model, monkeypatch):
             assert differences(ours[name][key], state_dict) == []
 
 
+@pytest.mark.parametrize(
+    ('native', 'half_precision', 'amp'), [('bf16', True, 'bf16'), ('fp32', True, 'off'), ('bf16', False, 'off')]
+)
+def test_amp_auto_is_what_the_device_is_faster_in_where_the_network_is_fit(
+    make_model, monkeypatch, basicsr_log, native, half_precision, amp
+):
+    monkeypatch.setattr(model_module, 'native_precision', lambda device: native)
+    monkeypatch.setattr(InvRescaleNet, 'half_precision', half_precision)
+    model = make_model(change=set_option('train', 'amp', 'auto'))
+    assert (model.step.amp, model.step.autocast()._enabled) == (amp, amp == 'bf16')
+    assert f'train.amp: auto is {amp} here.' in basicsr_log.text
+
+
+@pytest.mark.parametrize('amp', ['auto', 'bf16', 'off', None])
+def test_a_resumed_training_does_not_change_its_precision_unasked(make_model, monkeypatch, basicsr_log, amp):
+    monkeypatch.setattr(model_module, 'native_precision', lambda device: 'fp32')
+    model = make_model(change=set_option('train', 'amp', amp))
+    model.resume_training({**old_state(model), 'amp': 'bf16'})
+    assert model.step.amp == {'auto': 'bf16', None: 'off'}.get(amp, amp)
+    assert ('auto goes on in bf16, as the training' in basicsr_log.text) == (amp == 'auto')
+    assert ('here on: train.amp off (was bf16).' in basicsr_log.text) == (amp in ('off', None))
+
+
 def old_state(model):
     """A training state as it was saved before the step and the progress were objects of their own."""
     return {
@@ -260,6 +284,7 @@ def test_a_state_has_the_entries_that_it_always_had(make_model):
     model.feed_data({'gt': model.gt, 'lq': model.lq, 'epoch': torch.tensor([1]), 'seen': torch.tensor([9])})
     model.save(0, 6)
     state = torch.load(Path(model.opt['path']['training_states'], '6.state'), weights_only=True)
+    assert state.pop('amp') == 'off'  # new
     assert state.keys() == old.keys()
     assert {key: type(value) for key, value in state.items()} == {key: type(value) for key, value in old.items()}
     assert state['step_guard'].keys() == old['step_guard'].keys()

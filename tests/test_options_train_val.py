@@ -153,7 +153,13 @@ def test_wrong_options_are_named(path, value, message):
 )
 def test_what_cannot_be_recorded_as_a_cuda_graph_is_named(path, value, named):
     recorded = changed(IRN_SIGMA, 'train.cuda_graph', True)
-    for harmless in (('train.accumulate', 1), ('train.amp', 'bf16'), ('dist', False), ('train.compile', 'blocks')):
+    for harmless in (
+        ('train.accumulate', 1),
+        ('train.amp', 'bf16'),
+        ('train.amp', 'auto'),
+        ('dist', False),
+        ('train.compile', 'blocks'),
+    ):
         read(changed(recorded, *harmless))
     read(changed(IRN_SIGMA, path, value))
     with pytest.raises(OptionError, match=rf'^train\.cuda_graph: true does not work with {named}\. Leave out'):

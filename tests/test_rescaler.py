@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -309,3 +310,21 @@ def test_on_a_gpu_convolutions_are_exact_and_the_settings_come_back():
         assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
         assert (cudnn.conv.fp32_precision == 'ieee') if hasattr(cudnn, 'conv') else (cudnn.allow_tf32 is False)
     assert settings() == before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='other allocators have other ways')
+def test_memory_is_kept_from_one_dense_block_to_the_next(run_cli):
+    """In a process of its own, in which nothing larger was ever freed; each page of 4 KiB that is new is a fault."""
+    code = """
+import resource, torch
+from irnsigma_plugin import Rescaler
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+rescaler = Rescaler(InvRescaleNet(4, [1, 1], 32, sigma_input=True), precision='fp32')
+lr = torch.rand(3, 80, 120)
+for _ in range(2):
+    rescaler.upscale(lr, 0.5)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+rescaler.upscale(lr, 0.5)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    assert int(run_cli('-c', code, OMP_NUM_THREADS='1').stdout) < 1000

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,6 +175,117 @@ def test_results_of_other_settings_are_told_apart(capsys, command, photo0, photo
     assert before == {path: path.read_bytes() for path in Path().rglob('*.png')}
     assert run(f'{command} --overwrite') == 0
     assert run(command) == 0
+
+
+@pytest.mark.parametrize('kind', ['jpg', 'webp', 'avif'])
+def test_restored_pictures_of_other_formats(kind, capsys):
+    """Size, profile and camera data are there as in a PNG file; results are skipped and told apart as those are."""
+    camera = b'II*\0\x08\0\0\0\1\0\x0f\1\2\0\4\0\0\0Cam\0\0\0\0\0'
+    photo = read_picture('photos/photo0.png').pixels
+    write_picture(Picture(photo, icc=b'profile', exif=camera), 'photos/photo0.png')
+    assert run('downscale photos small') == 0
+    assert run('upscale small restored --sigma 0') == 0
+    assert run(f'upscale small restored --sigma 0 --format {kind} --quality 95') == 0
+    assert sorted(path.suffix for path in Path('restored').iterdir()) == sorted(3 * ['.png', f'.{kind}'])
+    for path in Path('restored').glob('*.png'):
+        exact, lossy = read_picture(path), read_picture(path.with_suffix(f'.{kind}'))
+        pixels = lossy.pixels if lossy.pixels.ndim == exact.pixels.ndim else lossy.pixels[..., 0]  # grey as WebP
+        assert 0 < np.abs(pixels.astype(int) - exact.pixels).mean() < (30 if kind == 'webp' else 6)  # coarse colour
+        assert (lossy.icc, lossy.exif is None) == (exact.icc, exact.exif is None)
+        assert json.loads(lossy.text) == {**json.loads(exact.text), 'quality': 95}
+    assert b'Cam' in read_picture(f'restored/photo0.{kind}').exif
+
+    capsys.readouterr()
+    assert run(f'upscale small restored --sigma 0 --format {kind} --quality 95') == 0
+    assert capsys.readouterr().out.startswith('0 done, 3 skipped (their results exist; --overwrite')
+    assert run(f'upscale small/photo0.png restored --sigma 1 --format {kind}') == 1
+    error = (
+        f'irnsigma: error: restored/photo0.{kind}: has sigma 0.0 instead of 1.0, quality 95 instead of 90; --overwrite'
+    )
+    assert capsys.readouterr().err.startswith(error)
+    assert run(f'upscale small/photo0.png restored --sigma 1 --format {kind} --overwrite') == 0
+    assert json.loads(read_picture(f'restored/photo0.{kind}').text)['quality'] == 90
+
+
+def test_the_name_of_a_result_tells_its_format(capsys):
+    assert run('downscale photos/photo0.png small.png') == 0
+    assert run('upscale small.png restored.JPEG --sigma 0') == 0
+    assert Image.open('restored.JPEG').format == 'JPEG'
+    capsys.readouterr()
+    for command, message in (
+        (
+            'upscale small.png a.gif',
+            'a.gif: the result is a PNG, JPG, WEBP, AVIF file; name it .png, .jpg, .webp, .avif',
+        ),
+        ('upscale small.png a.png --format jpg', 'a.png: the result is a JPG file; name it .jpg, or a folder with /'),
+        ('upscale small.png a.png --quality 9', '--quality: PNG files lose nothing and have no quality; leave it out'),
+        ('downscale photos small --quality 9', '--quality: PNG files lose nothing'),
+        ('downscale photos/photo0.png small.jpg', 'small.jpg: the result is a PNG file'),
+        ('upscale small.png a.jpg --quality 101', 'argument --quality: must be a whole number, 1 to 100, but is'),
+    ):
+        assert run(command) > 0
+        assert f'irnsigma: error: {message}' in capsys.readouterr().err
+    assert not [path for path in ('a.gif', 'a.png', 'a.jpg', 'small.jpg', 'small') if os.path.exists(path)]
+
+
+def test_what_a_jpeg_cannot_hold_is_refused_by_name(capsys):
+    write_picture(Picture(np.zeros((40, 40), np.uint16)), 'photos/deep.png')
+    write_picture(Picture(np.zeros((40, 40), np.uint8), np.eye(40, dtype=np.uint8)), 'photos/clear.png')
+    assert run('downscale photos small') == 0
+    capsys.readouterr()
+    assert run('upscale small restored --format jpg') == 1
+    output, errors = capsys.readouterr()
+    assert '3 done, 0 skipped, 2 failed' in output
+    assert errors.splitlines() == [
+        'irnsigma: error: small/clear.png: a JPEG file cannot hold transparency; make it a PNG file.',
+        'irnsigma: error: small/deep.png: a JPEG file cannot hold 16 bits per sample; make it a PNG file.',
+    ]
+
+
+@pytest.mark.parametrize('kind', ['jpg', 'webp', 'avif'])
+def test_small_pictures_that_lose_detail(kind, capsys):
+    """They are restored to the original's size, with a warning; nothing else but their quality tells them apart."""
+    assert run(f'downscale photos small --lossy-lr {kind} --quality 80') == 0
+    assert run('downscale photos exact') == 0
+    assert run(f'downscale photos small --lossy-lr {kind}') == 1
+    assert f'small/photo0.{kind}: has quality 80 instead of 90; --overwrite' in capsys.readouterr().err
+    for path in sorted(Path('exact').iterdir()):
+        exact, lossy = (json.loads(read_picture(file).text) for file in (path, Path('small', f'{path.stem}.{kind}')))
+        assert (exact['quality'], lossy) == (None, {**exact, 'quality': 80})
+    assert run('upscale small restored --sigma 0') == 0
+    warning = 'it lost detail in its file (quality 80), and the restored picture with it'
+    assert capsys.readouterr().err.splitlines() == [
+        f'irnsigma: warning: small/photo{number}.{kind}: {warning}' for number in range(3)
+    ]
+    for path in Path('photos').iterdir():
+        assert read_picture(Path('restored', path.name)).pixels.shape[:2] == read_picture(path).pixels.shape[:2]
+
+
+def test_heic_and_avif_in_every_command(monkeypatch, capsys):
+    heif = pytest.importorskip('pillow_heif')
+    Path('phone').mkdir()
+    image = Image.fromarray(read_picture('photos/photo0.png').pixels)
+    heif.from_pillow(image).save('phone/a.heic', quality=95)
+    image.save('phone/b.avif', quality=95)
+    assert run('downscale phone small') == run('upscale small restored') == 0
+    assert {path.name: read_picture(path).pixels.shape for path in Path('restored').iterdir()} == {
+        'a.png': (70, 97, 3),
+        'b.png': (70, 97, 3),
+    }
+    assert run('evaluate phone --sigmas 0 --output figures') == 0
+    assert len(Path('figures/metrics.csv').read_text().splitlines()) == 3
+    assert run('compare phone/a.heic --sigmas 0 --output c.png') == 0
+    assert main(['prepare', 'phone', 'out', '--no-crop', '--min-size', '32']) == 0
+    options = {'name': 'phone', 'phase': 'val', 'scale': 4, 'type': 'HRImageDataset', 'dataroot_gt': 'phone'}
+    dataset = build_dataset({**options, 'io_backend': {'type': 'disk'}})
+    assert [tuple(item['gt'].shape) for item in dataset] == 2 * [(3, 68, 96)]
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+    capsys.readouterr()
+    assert run('downscale phone again') == 1
+    assert capsys.readouterr().err == (
+        'irnsigma: error: phone/a.heic: a HEIC file needs the package pillow-heif: pip install irnsigma_plugin[heif], '
+        'or save it as PNG or JPEG.\n'
+    )
 
 
 def test_small_pictures_of_another_model_are_told_apart(capsys):

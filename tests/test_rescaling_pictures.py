@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -182,11 +183,12 @@ def test_a_note_is_plain_text_and_comes_back():
     text = NOTE.to_text()
     assert text == (
         '{"height": 480, "width": 321, "bits": 16, "scale": 4, "model": "feedfeedfeedfeed", "overlap": null, '
-        f'"version": "{irnsigma_plugin.__version__}"}}'
+        f'"version": "{irnsigma_plugin.__version__}", "quality": null}}'
     )
     assert read_note(text) == NOTE
     assert read_note(text[:-1] + ', "more": 1}') == NOTE
-    assert read_note(text.replace('"overlap": null, ', '')) == NOTE  # of an earlier version
+    for name in ('overlap', 'quality'):  # of an earlier version
+        assert read_note(re.sub(f'(, )?"{name}": null', '', text)) == NOTE
 
 
 def test_a_restored_picture_notes_its_settings_and_can_be_restored_further(rescaler):

@@ -23,12 +23,14 @@ def locate(model: str | os.PathLike) -> str | os.PathLike:
     return MODELS / model / FILE if model in names() else model
 
 
-def name_of(model_hash: str) -> str | None:
-    """Name of the built-in model with this hash, which its file tells without being read to the end."""
+def metadata(name: str) -> dict[str, str]:
+    """What the file of a built-in model tells of it without being read to the end: `model_hash`, `network_g`, ..."""
     from safetensors import safe_open
 
-    for name in names():
-        with safe_open(os.fspath(locate(name)), framework='pt') as file:
-            if file.metadata()['model_hash'] == model_hash:
-                return name
-    return None
+    with safe_open(os.fspath(locate(name)), framework='np') as file:  # `pt` would import torch
+        return file.metadata()
+
+
+def name_of(model_hash: str) -> str | None:
+    """Name of the built-in model with this hash."""
+    return next((name for name in names() if metadata(name)['model_hash'] == model_hash), None)

@@ -231,6 +231,11 @@ def discover_network(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         CheckpointError: The weights are of another network, or not all there.
     """
+    return _discover(checkpoint)[0]
+
+
+def _discover(checkpoint: Checkpoint, clamp: float = DEFAULT_CLAMP) -> tuple[dict[str, Any], InvRescaleNet]:
+    """The arguments, and the network on `meta`; `clamp` is that of weights that name none."""
     state_dict, origin = checkpoint.state_dict, f'{checkpoint.path} is not of InvRescaleNet, or incomplete'
     factors, block_num = _levels(state_dict)
     scale = next((scale for scale, expected in LEVELS.items() if list(expected) == factors), None)
@@ -247,12 +252,13 @@ def discover_network(checkpoint: Checkpoint) -> dict[str, Any]:
     faults = 'every level needs a coupling block'
     if all(block_num):
         with torch.device('meta'):
-            net = InvRescaleNet(**{**settings, 'growth_channels': growth or 1}, **checkpoint.hidden_arguments())
+            hidden = {'clamp': clamp, **checkpoint.hidden_arguments()}
+            net = InvRescaleNet(**{**settings, 'growth_channels': growth or 1}, **hidden)
         faults = differences(shapes_of(net.state_dict()), shapes_of(state_dict))
     if faults:
         found = ', '.join(f'{name} {value}' for name, value in settings.items())
         raise CheckpointError(f'{origin}. It looks like {found}, but {faults}.')
-    return settings
+    return settings, net
 
 
 def build_network(
@@ -273,12 +279,17 @@ def build_network(
     _check_finite(checkpoint.state_dict, checkpoint.path)
     network_type = checkpoint.network.get('type', InvRescaleNet.__name__)
     if network_type == InvRescaleNet.__name__:
-        hidden = {'clamp': clamp, **checkpoint.hidden_arguments()}
-        net: RescalingNet = InvRescaleNet(**discover_network(checkpoint), **hidden)
+        # To draw initial weights would take longer than to read those of the file.
+        net: RescalingNet = _discover(checkpoint, clamp)[1]._apply(_unwritten)
     else:
         net = _extension(checkpoint, find_class and find_class(str(network_type)))
     net.load_state_dict(checkpoint.state_dict)
     return net.eval()
+
+
+def _unwritten(tensor: Tensor) -> Tensor:
+    """Memory for a tensor on `meta`; `Module.to_empty` would import sympy for it."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
 
 
 def _extension(checkpoint: Checkpoint, cls: type | None) -> RescalingNet:

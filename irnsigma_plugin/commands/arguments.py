@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Callable
 
 from irnsigma_plugin.checkpoints import builtin
-from irnsigma_plugin.checks import whole_number
+from irnsigma_plugin.images.names import DEFAULT_QUALITY
 from irnsigma_plugin.rescaling.precision import ENGINES, PRECISIONS
 from irnsigma_plugin.sigma import check_sigma
 
@@ -81,13 +82,15 @@ def load_rescaler(args: argparse.Namespace, model: str | None = None) -> Rescale
 
 
 def add_file_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add sources, destination, and how to go about many files."""
+    """Add sources, destination, and how to go about many files, also of lossy formats."""
     add = parser.add_argument
     add('sources', nargs='+', metavar='SRC', help='image file, folder (with the folders in it) or quoted glob')
-    target_help = 'PNG file, for a single SRC file; otherwise a folder, which is arranged as SRC is'
+    target_help = 'file, for a single SRC file; otherwise a folder, which is arranged as SRC is'
     add('destination', metavar='DST', help=target_help)
     overwrite_help = 'replace results that exist; they are skipped otherwise, and named where their settings are others'
     add('--overwrite', action='store_true', help=overwrite_help)
+    quality_help = f'of jpg, webp and avif, from 1 to 100 (default: {DEFAULT_QUALITY})'
+    add('--quality', type=count_from(1, 100), metavar='N', help=quality_help)
     workers_help = f'threads that read and write, images that wait (default: {DEFAULT_WORKERS}); fewer need less memory'
     add('--workers', type=count_from(1), default=DEFAULT_WORKERS, metavar='N', help=workers_help)
 
@@ -150,13 +153,14 @@ def parse_sigma(text: str) -> float:
         raise argparse.ArgumentTypeError(f'must be a number from 0 (faithful) to 1 (sharp), but is {text!r}') from None
 
 
-def count_from(smallest: int) -> Callable[[str], int]:
-    """A type of arguments: a whole number, `smallest` or more."""
+def count_from(smallest: int, largest: float = math.inf) -> Callable[[str], int]:
+    """A type of arguments: a whole number, `smallest` or more, up to `largest`."""
 
     def parse(text: str) -> int:
-        try:
-            return whole_number('it', int(text), smallest)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f'must be a whole number, {smallest} or more, but is {text!r}') from None
+        with contextlib.suppress(ValueError):
+            if smallest <= int(text) <= largest:
+                return int(text)
+        bounds = f'{smallest} or more' if math.isinf(largest) else f'{smallest} to {largest}'
+        raise argparse.ArgumentTypeError(f'must be a whole number, {bounds}, but is {text!r}')
 
     return parse

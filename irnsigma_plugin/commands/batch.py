@@ -15,26 +15,28 @@ from typing import Any, Callable, NamedTuple
 
 from tqdm import tqdm
 
-from irnsigma_plugin.images.names import find_images
-from irnsigma_plugin.images.picture import Picture, read_picture, read_text, write_picture
+from irnsigma_plugin.images import lossy
+from irnsigma_plugin.images.names import DEFAULT_QUALITY, find_images
+from irnsigma_plugin.images.picture import Picture, fitted, read_picture, read_text, write_picture
 from irnsigma_plugin.memory import is_lack_of_memory
-from irnsigma_plugin.rescaling.pictures import other_settings
+from irnsigma_plugin.rescaling.pictures import note_quality, other_settings
 
 Rescale = Callable[[Picture, Path], Picture]  # makes a result of a picture and its source's path
 
 
 class Job(NamedTuple):
-    """An image file, and the PNG file that comes of it."""
+    """An image file, and the file that comes of it."""
 
     source: Path
     target: Path
 
 
-def plan_jobs(sources: Sequence[str], destination: str) -> list[Job]:
+def plan_jobs(sources: Sequence[str], destination: str, kinds: Sequence[str] = ('png',)) -> list[Job]:
     """Find the images of `sources` and name their results, before anything is written.
 
-    One file becomes the PNG file `destination`, unless that is a folder or ends in `/`. Otherwise the results lie in
-    the folder `destination`, arranged as below each source. What lies there is no source, even if it is inside of one.
+    One file becomes the file `destination`, whose name ends as one of `kinds` ('png', 'jpg', ...), unless that is a
+    folder or ends in `/`. Otherwise the results are files of the first of `kinds` in the folder `destination`, arranged
+    as below each source. What lies there is no source, even if it is inside of one.
 
     Raises:
         ValueError: There is no image, or the results would replace their sources or one another.
@@ -43,8 +45,9 @@ def plan_jobs(sources: Sequence[str], destination: str) -> list[Job]:
     folder = Path(destination)
     one_file = len(sources) == 1 and os.path.lexists(sources[0]) and not os.path.isdir(sources[0])
     if one_file and not folder.is_dir() and not destination.endswith(('/', os.sep)):
-        if folder.suffix.lower() != '.png':
-            raise ValueError(f'{destination}: the result is a PNG file; name it .png, or a folder with / at its end.')
+        if folder.suffix.lower().replace('.jpeg', '.jpg')[1:] not in kinds:
+            names = f'{", ".join(kinds).upper()} file; name it .{", .".join(kinds)}'
+            raise ValueError(f'{destination}: the result is a {names}, or a folder with / at its end.')
         jobs = [Job(Path(sources[0]), folder)]
     else:
         if os.path.lexists(folder) and not folder.is_dir():
@@ -52,7 +55,8 @@ def plan_jobs(sources: Sequence[str], destination: str) -> list[Job]:
         for source in sources:
             if os.path.isdir(source) and os.path.realpath(folder) == os.path.realpath(source):
                 raise ValueError(f'{source} is both SRC and DST; choose another folder for the results.')
-        jobs = [Job(file, folder / relative.with_suffix('.png')) for file, relative in find_images(sources, folder)]
+        found = find_images(sources, folder)
+        jobs = [Job(file, folder / relative.with_suffix(f'.{kinds[0]}')) for file, relative in found]
     originals = {os.path.realpath(job.source) for job in jobs}
     by_target: dict[Path, Path] = {}
     for file, target in jobs:
@@ -108,15 +112,25 @@ class Batch:
 
 
 def rescale_files(
-    jobs: Sequence[Job], rescale: Rescale, settings: Mapping[str, Any], overwrite: bool, workers: int
+    jobs: Sequence[Job],
+    rescale: Rescale,
+    settings: Mapping[str, Any],
+    overwrite: bool,
+    workers: int,
+    quality: int | None,
 ) -> int:
     """Read, rescale and write pictures; reading and writing go on in threads beside the network.
 
     Results that exist are skipped, unless `overwrite` is set; those that were made with other `settings` are named, and
     the exit status, which is returned, is 1 as where a picture fails. `workers` threads read and write, and as many
     pictures wait before and behind the network. After an interruption the files that are being written are finished,
-    and no others begun.
+    and no others begun. `quality` is that of files that lose detail, which note it; a ValueError if they do not.
     """
+    is_lossy = jobs[0].target.suffix.lower() in lossy.KINDS
+    if quality and not is_lossy:
+        raise ValueError('--quality: PNG files lose nothing and have no quality; leave it out, or name another format.')
+    quality = quality or DEFAULT_QUALITY
+    settings = {**settings, 'quality': quality} if is_lossy else settings
     existing = dict.fromkeys(job for job in jobs if not overwrite and job.target.is_file())
     waiting = [job for job in jobs if job not in existing]
     are_others = False
@@ -142,9 +156,11 @@ def rescale_files(
         for job, reading in _read_ahead(pool, waiting, workers):
             with batch.guard(job.source):
                 result = rescale(reading.result(), job.source)
+                if is_lossy:
+                    result = fitted(note_quality(result, quality), job.target)
                 for warning in result.warnings:
                     batch.say('warning', job.source, warning)
-                writes.append((job.source, pool.submit(_write, result, job.target)))
+                writes.append((job.source, pool.submit(_write, result, job.target, quality)))
             settle(workers)
         settle(0)
     return int(batch.failed > 0 or are_others)
@@ -161,9 +177,9 @@ def _read_ahead(pool: ThreadPoolExecutor, jobs: Iterable[Job], count: int) -> It
         yield begun.popleft()
 
 
-def _write(picture: Picture, target: Path) -> None:
+def _write(picture: Picture, target: Path, quality: int) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f'{target}: its folder cannot be made ({error.strerror}); choose another DST.') from error
-    write_picture(picture, target)
+    write_picture(picture, target, quality)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from irnsigma_plugin.commands import arguments
+from irnsigma_plugin.images.names import LOSSY
 
 
 def add_command(subparsers: argparse._SubParsersAction) -> None:
@@ -21,6 +22,8 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         "  irnsigma downscale 'photos/**/*.jpg' small/ --overwrite",
     )
     arguments.add_file_arguments(parser)
+    lossy_help = 'write small images that lose detail, which costs the restored ones decibels: see docs/formats.md'
+    parser.add_argument('--lossy-lr', choices=LOSSY, help=lossy_help)
     arguments.add_network_arguments(parser)
     parser.set_defaults(run=_run)
 
@@ -30,10 +33,11 @@ def _run(args: argparse.Namespace) -> int:
     from irnsigma_plugin.images.picture import Picture
     from irnsigma_plugin.rescaling.pictures import downscale_picture, settings_of
 
-    jobs = plan_jobs(args.sources, args.destination)
+    jobs = plan_jobs(args.sources, args.destination, [args.lossy_lr or 'png'])
     rescaler = arguments.load_rescaler(args)
 
     def downscale(picture: Picture, _: object) -> Picture:
         return downscale_picture(rescaler, picture, args.overlap)
 
-    return rescale_files(jobs, downscale, settings_of(rescaler, args.overlap), args.overwrite, args.workers)
+    settings = settings_of(rescaler, args.overlap)
+    return rescale_files(jobs, downscale, settings, args.overwrite, args.workers, args.quality)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,9 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
 def _run(args: argparse.Namespace) -> None:
     if args.model is None:
         for name in builtin.names():
-            rows = describe(name)
-            known = f'scale {rows["scale"]}, {rows["size"]}, model hash {rows["model hash"]}'
+            told = builtin.metadata(name)
+            scale = json.loads(told['network_g'])['scale']
+            known = f'scale {scale}, {_size(builtin.locate(name))}, model hash {told["model_hash"]}'
             print(f'{name}{" (the default)" if name == builtin.DEFAULT else ""}: {known}')
             print(f'  model card: {builtin.MODELS / name / builtin.CARD}')
         return
@@ -62,11 +64,10 @@ def describe(path: str, find_class: FindClass | None = None) -> dict[str, str]:
         settings['clamp'] = default if clamp is None else clamp
     else:
         settings = {'scale': net.scale, **checkpoint.network}
-    size = os.path.getsize(checkpoint.path)
     kind = 'bare state dict' if checkpoint.param_key is None else 'BasicSR checkpoint'
     return {
         'file': checkpoint.path,
-        'size': f'{size / 2**20:.1f} MiB ({size:,} bytes)',
+        'size': _size(checkpoint.path),
         'kind': 'safetensors' if weights.is_safetensors(checkpoint.path) else kind,
         'weights': checkpoint.param_key or 'the whole file',
         'network': type(net).__name__,
@@ -75,3 +76,8 @@ def describe(path: str, find_class: FindClass | None = None) -> dict[str, str]:
         'dtype': ', '.join(sorted({str(found[key].dtype).split('.')[1] for key in weights.shapes_of(found)})),
         'model hash': weights.model_hash(net.state_dict()),  # as loaded, so that it is that of images made with it
     }
+
+
+def _size(path: str | os.PathLike) -> str:
+    size = os.path.getsize(path)
+    return f'{size / 2**20:.1f} MiB ({size:,} bytes)'

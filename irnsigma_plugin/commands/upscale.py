@@ -9,6 +9,7 @@ from pathlib import Path
 
 from irnsigma_plugin.checkpoints import builtin
 from irnsigma_plugin.commands import arguments
+from irnsigma_plugin.images.names import LOSSY
 
 
 def add_command(subparsers: argparse._SubParsersAction) -> None:
@@ -25,9 +26,12 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         epilog='examples:\n'
         '  irnsigma upscale small.png restored.png --sigma 1\n'
         '  irnsigma upscale small/ restored/ --model net_g_latest.pth --sigma 0.5 --seed 7\n'
+        '  irnsigma upscale small/ restored/ --format jpg --quality 95\n'
         '  irnsigma upscale small.png restored.png --sigma-map mask.png',
     )
     arguments.add_file_arguments(parser)
+    format_help = 'of the results; all but png lose detail (default: that of the name of a single file DST, else png)'
+    parser.add_argument('--format', choices=('png', *LOSSY), help=format_help)
     arguments.add_network_arguments(parser)
     either = parser.add_mutually_exclusive_group()
     sigma_help = 'from 0 (faithful) to 1 (sharp), default: 0.5'
@@ -42,7 +46,7 @@ def _run(args: argparse.Namespace) -> int:
     from irnsigma_plugin.images.picture import Picture
     from irnsigma_plugin.rescaling.pictures import builtin_model, settings_of, upscale_picture
 
-    jobs = plan_jobs(args.sources, args.destination)
+    jobs = plan_jobs(args.sources, args.destination, [args.format] if args.format else ['png', *LOSSY])
     sigma = arguments.read_sigma_map(args.sigma_map) if args.sigma_map else args.sigma
     load = functools.lru_cache(None)(functools.partial(arguments.load_rescaler, args))
     default = load(args.model or builtin.DEFAULT)  # now, for its error is not one of a picture
@@ -61,12 +65,12 @@ def _run(args: argparse.Namespace) -> int:
     for name in ('precision', 'engine'):
         if getattr(args, name) == 'auto':  # the machine's choice
             del settings[name]
-    return rescale_files(jobs, upscale, settings, args.overwrite, args.workers)
+    return rescale_files(jobs, upscale, settings, args.overwrite, args.workers, args.quality)
 
 
 def _check_fits_any(path: str, shape: tuple[int, int], sources: Sequence[Path], scales: Collection[int]) -> None:
     """Refuse a map of the size of no picture once, instead of with each of them."""
-    from PIL import Image
+    from irnsigma_plugin.images.picture import ImageReadError, read_size
 
     height, width = shape
     sizes = {(-(-width // scale), -(-height // scale)) for scale in (1, *scales)}  # of the small pictures that fit
@@ -74,9 +78,8 @@ def _check_fits_any(path: str, shape: tuple[int, int], sources: Sequence[Path], 
         if not source.is_file():
             return  # it is refused when its turn comes, as any that cannot be opened
         try:
-            with Image.open(source) as image:  # its header alone
-                size = image.size
-        except Exception:
+            size = read_size(source)[::-1]
+        except ImageReadError:
             return
         if size in sizes or size[::-1] in sizes:  # it may lie on its side
             return

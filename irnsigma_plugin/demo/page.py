@@ -26,12 +26,14 @@ A photograph is made small, and restored from the small picture alone: faithful 
 METRICS = {'psnr_y': ('PSNR-Y ↑', '{:.2f} dB'), 'ssim_y': ('SSIM-Y ↑', '{:.4f}'), 'lpips': ('LPIPS ↓', '{:.4f}')}
 ORIGINAL, ENLARGED = 'original', 'small picture, enlarged'
 SHARP, FAITHFUL, OPACITY = '#ff7a00', '#0078ff', 0.6  # of paint
-LARGEST_FILE = '64mb'
+LARGEST_FILE = 64  # MiB
 LONGEST_QUEUE, VISITORS = 32, 64  # of the latter as many are remembered
 KEPT_SECONDS = 3600  # files, and what is known of a visitor who has left
 THUMBNAIL, CANVAS = 160, 800  # longest side, in pixels
 PROGRESS = gr.Progress()  # as a default, by which gradio knows who tells it
-CSS = """
+REFUSED = f': this has to be a picture file of at most {LARGEST_FILE} MB'  # gradio says no more than "Error"
+CSS = f'#upload .error::after {{content: "{REFUSED}"}}'
+CSS += """
 #small img {width: auto; max-width: none; object-fit: none; image-rendering: pixelated}
 #result [data-testid=status-tracker] {background: color-mix(in srgb, var(--block-background-fill) 50%, transparent)}
 @media (max-width: 700px) {
@@ -105,8 +107,9 @@ def build_page(studio: Studio, examples: Sequence[Path]) -> gr.Blocks:
         gr.Markdown(HEADER)
         with gr.Row():
             with gr.Column(scale=2, min_width=320, elem_id='left'):
-                upload = gr.File(label='Your photograph, or a small one made here', file_types=['image'], height=160)
-                look: dict[str, Any] = {'allow_preview': False, 'interactive': False, 'buttons': []}
+                look: dict[str, Any] = {'file_types': ['image'], 'height': 160, 'elem_id': 'upload'}
+                upload = gr.File(label='Your photograph, or a small one made here', **look)
+                look = {'allow_preview': False, 'interactive': False, 'buttons': []}
                 thumbnails = [(reduced(Image.open(path), THUMBNAIL), path.stem) for path in examples]
                 gallery = gr.Gallery(thumbnails, label='Examples', columns=4, height=135, **look)
                 sigma = gr.Slider(0, 1, 0.5, step=0.05, label='σ', info='0: faithful, 1: sharp')
@@ -194,7 +197,7 @@ def served(studio: Studio, examples: Sequence[Path], host: str, port: int | None
     os.environ['GRADIO_TEMP_DIR'] = str(studio.folder)
     page = build_page(studio, examples).queue(max_size=LONGEST_QUEUE)
     settings: dict[str, Any] = {'css': CSS, 'theme': gr.themes.Default(font=('system-ui', 'sans-serif'))}
-    settings |= {'max_file_size': LARGEST_FILE, 'state_session_capacity': VISITORS, 'allowed_paths': []}
+    settings |= {'max_file_size': f'{LARGEST_FILE}mb', 'state_session_capacity': VISITORS, 'allowed_paths': []}
     settings |= {'footer_links': [], 'ssr_mode': False, 'quiet': True, 'prevent_thread_lock': True}
     try:
         _, local, public = page.launch(server_name=host, server_port=port, share=share, **settings)

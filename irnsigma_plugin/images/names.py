@@ -8,7 +8,10 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-IMAGE_EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.pbm', '.pnm', '.gif')
+IMAGE_EXTENSIONS: tuple[str, ...] = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.pbm')
+IMAGE_EXTENSIONS += ('.pnm', '.gif', '.avif', '.heic', '.heif', '.hif')
+LOSSY = ('jpg', 'webp', 'avif')  # what results may be beside png; they lose detail
+DEFAULT_QUALITY = 90
 
 
 def is_image_name(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Reading image files of any common kind, and writing PNG files.
+"""Reading image files of any common kind, and writing PNG, JPEG, WebP and AVIF files.
 
 What belongs to the pixels travels with them: transparency, colour profile, camera data, and one text that the writer
 may choose. Damaged data beside the pixels costs a warning; damaged pixels cost the image.
@@ -15,20 +15,24 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from tifffile import TiffFile
 
 from irnsigma_plugin.files import atomic_path
-from irnsigma_plugin.images import png
-from irnsigma_plugin.images.names import IMAGE_EXTENSIONS
+from irnsigma_plugin.images import lossy, png
+from irnsigma_plugin.images.names import DEFAULT_QUALITY, IMAGE_EXTENSIONS
 from irnsigma_plugin.memory import available_memory
 
-FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP', 'PPM', 'GIF')
+ISO_FORMATS = ('HEIF', 'AVIF')
+FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP', 'PPM', 'GIF', 'AVIF')
+HEIF_BRANDS, AVIF_BRANDS = {b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1'}, {b'avif', b'avis'}
+AV1_FLAGS = re.compile(rb'av1C\x81.(.)', re.DOTALL)  # of each image in an AVIF file: 64 over 8 bits, 32 12, 16 grey
+NUMBERED_COLOURS = re.compile(rb'colrnclx(..)(..)', re.DOTALL)  # in HEIC and AVIF: primaries and transfer function
+SRGB_COLOURS = ((1, 2, 5, 6), (1, 2, 6, 13, 14, 15))  # those numbers, as far as the eye can tell
 TEXT_KEYWORD = b'irnsigma'
 
 # Pillow's modes.
@@ -65,8 +69,8 @@ class Picture(NamedTuple):
     alpha: np.ndarray | None = None  # (H, W) opacity of the same type
     icc: bytes | None = None  # colour profile
     exif: bytes | None = None  # camera data (a TIFF structure) that does not ask for a turn
-    text: str | None = None  # of a PNG file under this plugin's keyword
-    warnings: tuple[str, ...] = ()  # what of the file was damaged and is left out, a phrase each
+    text: str | None = None  # under this plugin's keyword in a PNG file, in XMP data of any other
+    warnings: tuple[str, ...] = ()  # what of the file was damaged or cannot be kept and is left out, a phrase each
 
     @property
     def bits(self) -> int:
@@ -89,12 +93,12 @@ def read_picture(path: str | os.PathLike) -> Picture:
 def decode_picture(content: bytes, name: str, most_pixels: int | None = None) -> Picture:
     """Decode an image file completely, the right way up.
 
-    8 and 16 bits per sample stay; fewer become 8; palettes become RGB; a JPEG with further images inside (MPO, of
-    cameras) gives its first. What would lose data or needs a choice is refused: animations, several pages, CMYK,
-    floating point. So are truncated files, and images too large for the memory.
+    8 and 16 bits per sample stay; fewer become 8, 10 and 12 of HEIC and AVIF 16; palettes become RGB; a JPEG with
+    further images inside (MPO, of cameras) gives its first. What would lose data or needs a choice is refused:
+    animations, several pages, CMYK, floating point. So are truncated files, and images too large for the memory.
 
     Args:
-        content: Bytes of a PNG, JPEG, BMP, TIFF, WebP, PPM or GIF file.
+        content: Bytes of a PNG, JPEG, BMP, TIFF, WebP, PPM, GIF, AVIF or (with pillow-heif installed) HEIC file.
         name: What to call the image in error messages.
         most_pixels: Larger images are refused before they are decoded.
 
@@ -111,14 +115,20 @@ def decode_picture(content: bytes, name: str, most_pixels: int | None = None) ->
         content = _split_png(content, name, metadata, warnings)
     try:
         # Pillow, not OpenCV, because it refuses truncated files instead of filling them up.
-        with _no_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with _no_pixel_limit(), _open(io.BytesIO(content), name, FORMATS) as image:
             check_size(*image.size, most_pixels, name)
             bits = _supported_bits(image, content, name)
-            check_memory(*image.size, COPIES * len(image.getbands()) * max(bits // 8, 1), name)
+            check_memory(*image.size, COPIES * len(image.getbands()) * -(-bits // 8), name)
             metadata.setdefault('icc', image.info.get('icc_profile'))
             # The camera data of a TIFF file is the file's own directory; it would not fit another file.
             metadata.setdefault('exif', None if image.format == 'TIFF' else image.info.get('exif'))
-            samples = _decode_16_bit(content, image, name) if bits == 16 else _decode_8_bit(image)
+            metadata.setdefault('text', lossy.read_text(image.info.get('xmp')))
+            if image.format in ISO_FORMATS and not metadata['icc']:
+                warnings += _numbered_colours(content)
+            samples = _decode_16_bit(content, image, name) if bits > 8 else _decode_8_bit(content, image)
+            if 8 < bits < 16:  # their range becomes that of 16
+                largest = (1 << bits) - 1
+                samples = ((samples.astype(np.uint32) * 65535 + largest // 2) // largest).astype(np.uint16)
     except (ImageReadError, MemoryError):
         raise
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
@@ -143,16 +153,55 @@ def decode_picture(content: bytes, name: str, most_pixels: int | None = None) ->
 
 
 def read_text(path: str | os.PathLike) -> str | None:
-    """`text` of a PNG file that :func:`write_picture` wrote, from its beginning; None where none can be read."""
+    """`text` of a file that :func:`write_picture` wrote, from its beginning; None where none can be read."""
     try:
-        with _no_pixel_limit(), Image.open(path, formats=('PNG',)) as image:
-            return image.info.get(TEXT_KEYWORD.decode())
+        with _no_pixel_limit(), Image.open(path, formats=FORMATS) as image:
+            return image.info.get(TEXT_KEYWORD.decode()) or lossy.read_text(image.info.get('xmp'))
     except Exception:  # as of any damaged file
         return None
 
 
-def write_picture(picture: Picture, path: str | os.PathLike) -> None:
-    """Write a PNG file, completely or not at all; raises WriteError if that is impossible."""
+def read_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Height and width of an image file as they are stored, from its header; ImageReadError where there is none."""
+    try:
+        with _no_pixel_limit(), open(path, 'rb') as file, _open(file, os.fspath(path), None) as image:
+            return image.height, image.width
+    except Exception as error:  # as of any damaged file
+        fault = f'{path}: missing or not an image; copy it again or remove it.'
+        raise error if isinstance(error, ImageReadError) else ImageReadError(fault) from error
+
+
+def fitted(picture: Picture, path: str | os.PathLike) -> Picture:
+    """A picture as a file whose name ends so can hold it, without camera data (with a warning) if they are too long.
+
+    Raises:
+        ValueError: It has 16 bits, transparency or a size that the file cannot hold.
+    """
+    kind, alpha, exif = lossy.KINDS.get(Path(path).suffix.lower()), picture.alpha, picture.exif
+    if kind is None:
+        return picture
+    Image.init()
+    faults = {
+        'anything by the installed Pillow, which does not write it': kind not in Image.SAVE,
+        '16 bits per sample': picture.bits == 16,
+        'transparency': kind == 'JPEG' and alpha is not None and alpha.min() < 255,
+        f'sides of more than {lossy.LONGEST[kind]} pixels': max(picture.pixels.shape) > lossy.LONGEST[kind],
+    }
+    for what in (what for what, is_there in faults.items() if is_there):
+        raise ValueError(f'a {kind} file cannot hold {what}; make it a PNG file.')
+    if kind == 'JPEG' and len(exif or b'') > lossy.MOST_EXIF:
+        left_out = 'its camera data (EXIF) are too long for a JPEG file'
+        picture = picture._replace(exif=None, warnings=(*picture.warnings, left_out))
+    return picture._replace(alpha=None) if kind == 'JPEG' else picture
+
+
+def write_picture(picture: Picture, path: str | os.PathLike, quality: int = DEFAULT_QUALITY) -> None:
+    """Write a file, completely or not at all; raises WriteError if that is impossible.
+
+    It is a JPEG, WebP or AVIF file of that quality (1 to 100) if `path` ends so; the picture must be :func:`fitted`
+    then. Otherwise it is a PNG file.
+    """
+    kind = lossy.KINDS.get(Path(path).suffix.lower())
     chunks = b''
     if picture.icc:
         chunks += png.make_chunk(b'iCCP', b'ICC profile\0\0' + zlib.compress(picture.icc))
@@ -163,7 +212,11 @@ def write_picture(picture: Picture, path: str | os.PathLike) -> None:
     pixels, alpha = picture.pixels, picture.alpha
     samples = np.atleast_3d(pixels) if alpha is None else np.dstack((pixels, alpha))
     with atomic_path(path) as temporary, open(temporary, 'wb') as file:
-        png.write_png(file, samples, chunks)
+        if kind is None:
+            png.write_png(file, samples, chunks)
+        else:
+            exif = picture.exif and EXIF_PREFIX + picture.exif
+            lossy.write(file, samples, kind, quality, picture.text, icc_profile=picture.icc, exif=exif)
 
 
 def read_rgb_image(path: str | os.PathLike) -> np.ndarray:
@@ -257,6 +310,21 @@ def _no_pixel_limit() -> Iterator[None]:
                 Image.MAX_IMAGE_PIXELS = limit
 
 
+def _open(file: BinaryIO, name: str, formats: tuple[str, ...] | None) -> Image.Image:
+    """Open an image file, called `name`, of Pillow's `formats`, or a HEIC file; its header alone is read."""
+    start = file.read(64)
+    file.seek(0)
+    brands = {start[i : i + 4] for i in range(8, min(int.from_bytes(start[:4], 'big'), 64), 4)}
+    if start[4:8] == b'ftyp' and brands & HEIF_BRANDS and not brands & AVIF_BRANDS:
+        try:
+            from pillow_heif import HeifImageFile  # by itself, so that Pillow stays as it is for everybody else
+        except ImportError as error:
+            remedy = 'pip install irnsigma_plugin[heif], or save it as PNG or JPEG'
+            raise ImageReadError(f'{name}: a HEIC file needs the package pillow-heif: {remedy}.') from error
+        return HeifImageFile(file)
+    return Image.open(file, formats=formats)
+
+
 def _supported_bits(image: Image.Image, content: bytes, name: str) -> int:
     """Bits per sample of an image that has just been opened, if it is of a kind that is not refused."""
     bits, tags = 8, getattr(image, 'tag_v2', {})  # of a TIFF file
@@ -270,12 +338,18 @@ def _supported_bits(image: Image.Image, content: bytes, name: str) -> int:
         if largest > 255 and largest != 65535:
             raise ImageReadError(f'{name}: its largest value is {largest}, which is not supported; save it as PNG.')
         bits = 16 if largest > 255 else 8
+    elif image.format == 'HEIF':
+        _check_whole(content)
+        bits = image.info['bit_depth']
+    elif image.format == 'AVIF':
+        bits = max([8, *((8, 8, 10, 12)[flags[0] >> 5 & 3] for flags in AV1_FLAGS.findall(content))])
     if image.format != 'MPO':
         _check_single(getattr(image, 'n_frames', 1), name)
     signed = SIGNED in tags.get(SAMPLE_FORMAT_TAG, ())
     planes = tags.get(PLANES_TAG) == PLANES and image.mode in ('LA', 'La')  # which Pillow mixes up
     whole = bits in (1, 2, 4, 8) and image.mode in GREY_MODES + COLOUR_MODES and not (signed or planes)
-    if not whole and (bits != 16 or image.mode in NO_INTEGER_MODES):
+    deep = bits == 16 or bits > 8 and image.format in ISO_FORMATS
+    if not whole and (not deep or image.mode in (*NO_INTEGER_MODES, 'RGBa')):
         kind = f'pixels of type {image.mode} with {bits} bits per sample{", signed" * signed}{", in planes" * planes}'
         remedy = 'convert the image to RGB or grey with 8 or 16 bits per sample'
         raise ImageReadError(f'{name}: {kind} are not supported; {remedy}.')
@@ -288,24 +362,50 @@ def _check_single(count: int, name: str) -> None:
         raise ImageReadError(f'{name}: {fault}; save each as an image file of its own.')
 
 
-def _decode_8_bit(image: Image.Image) -> np.ndarray:
+def _check_whole(content: bytes) -> None:
+    """Raise an EOFError for a truncated HEIC file, as its decoder leaves out tiles that are missing."""
+    start = 0
+    while box := content[start : start + 16]:
+        size = int.from_bytes(box[8:] if box[:4] == b'\0\0\0\1' else box[:4], 'big')
+        if box[4:8] == b'mdat' and start + size > len(content):
+            raise EOFError('truncated')
+        start += size or len(content)  # none: to the end
+
+
+def _numbered_colours(content: bytes) -> Iterator[str]:
+    """What is lost with the colours of a HEIC or AVIF file that has no profile."""
+    match = NUMBERED_COLOURS.search(content)
+    numbers = [int.from_bytes(number, 'big') for number in match.groups()] if match else []
+    if any(number not in known for number, known in zip(numbers, SRGB_COLOURS)):
+        yield 'its colours (primaries {}, transfer function {}) are no sRGB, but have no profile'.format(*numbers)
+
+
+def _decode_8_bit(content: bytes, image: Image.Image) -> np.ndarray:
     """(H, W, C) uint8 of a loaded image; C as for :func:`~irnsigma_plugin.images.png.write_png`."""
     image.load()
     alpha = image.mode in ALPHA_MODES or 'transparency' in image.info
     if image.format == 'TIFF':
         image = ImageOps.exif_transpose(image)
-    mode = ('L' if image.mode in GREY_MODES else 'RGB') + 'A' * alpha
+    is_grey_avif = image.format == 'AVIF' and all(flags[0] & 16 for flags in AV1_FLAGS.findall(content))
+    grey = image.mode in GREY_MODES or is_grey_avif  # which Pillow may make RGB
+    mode = ('L' if grey else 'RGB') + 'A' * alpha
     return np.atleast_3d(np.array(image if image.mode == mode else image.convert(mode)))
 
 
 def _decode_16_bit(content: bytes, image: Image.Image, name: str) -> np.ndarray:
-    """Decode with OpenCV, as Pillow keeps only the upper byte of 16-bit colour; a TIFF file is turned upright."""
+    """Decode 9 to 16 bits with OpenCV, as Pillow keeps the upper 8 of colour; a TIFF file is turned upright."""
+    if image.format == 'HEIF':
+        from pillow_heif import open_heif
+
+        return np.atleast_3d(np.array(open_heif(io.BytesIO(content), convert_hdr_to_8bit=False, hdr_to_16bit=False)))
     decoded = _decode_tiff(content, name) if image.format == 'TIFF' else None
     image.load()  # refuses truncated files, which OpenCV would fill up
     if decoded is not None:
         return decoded
+    import cv2  # which few pictures need, as tifffile
+
     samples = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    if samples is None or samples.dtype != np.uint16:
+    if samples is None or samples.dtype != np.uint16 or samples.ndim == 2 and image.mode == 'RGBA':
         raise ImageReadError(f'{name}: this kind of 16-bit image is not supported; save it as a 16-bit PNG file.')
     if samples.ndim == 2:
         transparent = image.info.get('transparency')  # of which OpenCV knows in colour only
@@ -321,6 +421,8 @@ def _decode_16_bit(content: bytes, image: Image.Image, name: str) -> np.ndarray:
 
 def _decode_tiff(content: bytes, name: str) -> np.ndarray | None:
     """Decode, upright, by tifffile, as OpenCV takes planes for pixels and white for black; None: leave it to OpenCV."""
+    from tifffile import TiffFile
+
     with TiffFile(io.BytesIO(content)) as file:
         page = file.pages.first
         colours = 3 if page.photometric == RGB else 1

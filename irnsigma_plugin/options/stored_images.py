@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from irnsigma_plugin.checks import NAMED, name_some
 from irnsigma_plugin.images.names import is_image_name
+from irnsigma_plugin.images.picture import ImageReadError, read_size
 
 DATA_SETS = ('HRImageDataset', 'PairedImageDataset', 'SingleImageDataset')  # whose keys say where the images are
 
@@ -35,7 +34,7 @@ class Store(NamedTuple):
 
     names: Sequence[str]  # file names, or keys of the LMDB
     sample: Sequence[str]  # those whose sizes are looked at
-    size: Callable[[str], Size]  # of an image, by its name; raises StoreError
+    size: Callable[[str], Size]  # of an image, by its name; raises ImageReadError
 
 
 def stored_faults(
@@ -99,7 +98,7 @@ def open_store(root: str, options: Mapping[str, Any]) -> Store:
         names = _listed_names(Path(options['meta_info_file']).expanduser())
     else:
         names = _names_in(root, images_only=options['type'] == 'HRImageDataset')
-    return Store(names, names[:: math.ceil(len(names) / HEADERS)], lambda name: _read_size(os.path.join(root, name)))
+    return Store(names, names[:: math.ceil(len(names) / HEADERS)], lambda name: read_size(os.path.join(root, name)))
 
 
 def read_meta_info(path: str | os.PathLike) -> dict[str, Size]:
@@ -142,14 +141,6 @@ def _names_in(folder: str, images_only: bool) -> list[str]:
     return names
 
 
-def _read_size(path: str) -> Size:
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except OSError:
-        raise StoreError(f'{path}: missing or not an image; copy it again or remove it.') from None
-
-
 def size_faults(hr: Store, images: Sequence[str], options: Mapping[str, Any], sizes: Sizes = ()) -> Iterator[str]:
     """Find, of some images, those unreadable or smaller than a patch, or else than one pixel of the lr and `sizes`."""
     training = options['phase'] == 'train'
@@ -162,7 +153,7 @@ def size_faults(hr: Store, images: Sequence[str], options: Mapping[str, Any], si
             for what, (short, long) in sizes:
                 if min(height, width) < short or max(height, width) < long:
                     too_small.setdefault(what, []).append(f'{image} ({height}x{width})')
-        except StoreError as error:
+        except ImageReadError as error:
             unreadable.append(str(error))
     yield from unreadable[:NAMED]
     for what, names in too_small.items():
@@ -188,7 +179,7 @@ def _pair_faults(hr: Store, lr: Store, options: Mapping[str, Any]) -> Iterator[s
     for image in hr.sample:
         try:
             sizes = list(zip(hr.size(image), lr.size(counterparts[image])))
-        except (StoreError, KeyError):  # reported above, or found when it is read
+        except (ImageReadError, KeyError):  # reported above, or found when it is read
             continue
         # In training to the pixel; otherwise BasicSR cuts off what the original has too much.
         if any(high != scale * low if training else not high / 2 < scale * low <= high for high, low in sizes):

@@ -21,7 +21,7 @@ from irnsigma_plugin.rescaling.precision import PRECISIONS
 from irnsigma_plugin.sigma import SigmaSampler, sigma_value
 
 FAKE_WEIGHTINGS = ('sigma', 'all')
-AMP_MODES = ('off', 'bf16', 'fp16')
+AMP_MODES = ('auto', 'off', 'bf16', 'fp16')
 _SIGMAS = list_of(sigma_value, '[0, 0.5, 1]')
 _AMP = either(False, one_of(*AMP_MODES))  # False: how YAML reads a plain `off`
 
@@ -45,7 +45,12 @@ class TrainOptions:
     )
     grad_clip: float | None = _field(finite(above=0), "bound of the generator's gradient norm, or none", None)
     max_skipped_steps: int = _field(whole(), 'non-finite steps in a row that end the training', 10)
-    amp: str = _field(_AMP, 'precision of the convolutions: float32 (`off`), `bf16`, or `fp16` (loss scaled)', 'off')
+    amp: str = _field(
+        _AMP,
+        'precision of the convolutions: float32 (`off`), `bf16`, `fp16` (loss scaled), or `auto`: `bf16` where it is '
+        'faster, else `off`',
+        'off',
+    )
     accumulate: int = _field(whole(), 'parts into which the batch of an iteration is split, one at a time in memory', 1)
     channels_last: bool = _field(flag, 'whether images, G, VGG and a U-Net D keep their channels innermost', False)
     compile: bool | str = _field(
@@ -175,7 +180,7 @@ def _adversarial_faults(opt: Mapping[str, Any], train: Mapping[str, Any]) -> Ite
 
 
 def _cuda_graph_faults(opt: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[str]:
-    possible = {'accumulate': (None, 1), 'checkpoint_blocks': (None, False), 'amp': (None, False, 'off', 'bf16')}
+    possible = {'accumulate': (None, 1), 'checkpoint_blocks': (None, False), 'amp': (None, False, *AMP_MODES[:-1])}
     others = [f'train.{key}: {train[key]}' for key, values in possible.items() if train.get(key) not in values]
     others += ['--launcher'] * bool(opt.get('dist'))
     if others and train.get('cuda_graph') is True:

@@ -28,6 +28,7 @@ class LrNote(NamedTuple):
     model: str  # hash of its weights
     overlap: int | None = None  # as of Rescaler.downscale
     version: str = __version__
+    quality: int | None = None  # of its file, if that loses detail
 
     def to_text(self) -> str:
         """The note as text, in ASCII."""
@@ -63,6 +64,11 @@ def settings_of(
     restored = {} if sigma is None else {'precision': rescaler.precision, 'engine': rescaler.engine}
     seeded = {'seed': seed} if named else {}
     return {'model': rescaler.model_hash, 'sigma': named, **seeded, 'overlap': overlap, **restored}
+
+
+def note_quality(picture: Picture, quality: int) -> Picture:
+    """A picture that notes the quality of its file, in which it loses detail."""
+    return picture._replace(text=json.dumps({**json.loads(picture.text or '{}'), 'quality': quality}))
 
 
 def other_settings(text: str | None, wanted: Mapping[str, Any]) -> str | None:
@@ -120,6 +126,8 @@ def upscale_picture(
         if note.model != rescaler.model_hash:
             models = f'the model {note.model}, not by this one ({rescaler.model_hash})'
             warnings.append(f'it was downscaled by {models}, so the restored picture may be poor')
+        if note.quality is not None:
+            warnings.append(f'it lost detail in its file (quality {note.quality}), and the restored picture with it')
     dtype = np.uint16 if bits == 16 else np.uint8
     check_memory(width, height, 2 * lr.pixels[0, 0].size * bits // 8, 'the restored picture')
     small = to_8_bit(_fill_transparent(lr.pixels, lr.alpha))

@@ -31,6 +31,10 @@ CELL = 1024
 OVERLAP = 16
 
 _logger = logging.getLogger(__package__)
+# glibc returns memory to the system once twice the largest piece that was ever freed, up to 32 MiB, is unused: those of
+# small images are less than what a dense block needs, which then has to get it anew. Freeing a piece of so many bytes,
+# that nobody has written to, lets it keep 64 MiB.
+_LARGE_PIECE = 2**25 - 2**16
 _CUDNN_SETTINGS = threading.Lock()  # they are the process's; so one image at a time on a GPU
 
 
@@ -79,6 +83,7 @@ class Rescaler:
         # With its index: threads have a current GPU of their own.
         self.device = torch.empty(0, device=device).device
         self.net = net.to(self.device).eval()
+        torch.empty(_LARGE_PIECE, dtype=torch.uint8)
         self.scale = net.scale
         if precision == 'auto':
             precision = native_precision(self.device) if net.half_precision else 'fp32'

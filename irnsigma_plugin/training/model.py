@@ -25,6 +25,7 @@ from irnsigma_plugin.checkpoints.weights import NETWORK_ENTRY, check_arguments, 
 from irnsigma_plugin.memory import oom_hint
 from irnsigma_plugin.options.rules import OptionError, refuse
 from irnsigma_plugin.options.train_val import read_keep_last, read_train_options, read_val_options, recompute_faults
+from irnsigma_plugin.rescaling.precision import native_precision
 from irnsigma_plugin.training.distributed import on_all_ranks
 from irnsigma_plugin.training.progress import Progress, changed_settings
 from irnsigma_plugin.training.step import Adversary, TrainingStep
@@ -102,9 +103,21 @@ class IRNSigmaModel(SRGANModel):
             is_unet = isinstance(self.get_bare_model(self.net_d), UNetDiscriminatorSN)
             layout = torch.channels_last if is_unet and options.channels_last else torch.contiguous_format
             adversary = Adversary(self.net_d, self.optimizer_d, self.cri_gan, options.fake_weighting, layout)
-        names = 'amp', 'accumulate', 'grad_clip', 'max_skipped_steps', 'cuda_graph'
-        settings = {name: getattr(options, name) for name in names}
+        names = 'accumulate', 'grad_clip', 'max_skipped_steps', 'cuda_graph'
+        settings = {'amp': self._amp(), **{name: getattr(options, name) for name in names}}
         return TrainingStep(self.net_g, self.optimizer_g, self.mixture_loss, self.cri_perceptual, adversary, **settings)
+
+    def _amp(self) -> str:
+        """`train.amp`; instead of `auto` what it is here, the same in all processes."""
+        if self.train_options.amp != 'auto':
+            return self.train_options.amp
+        is_fit = self.get_bare_model(self.net_g).half_precision
+        is_half = torch.tensor(int(is_fit and native_precision(self.device) == 'bf16'), device=self.device)
+        if self.opt['dist']:
+            torch.distributed.broadcast(is_half, 0)
+        amp = 'bf16' if is_half else 'off'
+        get_root_logger().info(f'train.amp: auto is {amp} here.')
+        return amp
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """As BasicSR's, which always names a GPU to DistributedDataParallel, but on a CPU as well.
@@ -217,6 +230,12 @@ class IRNSigmaModel(SRGANModel):
         the state's counts as if it had been so from the start.
         """
         changes = changed_settings(resume_state, self.optimizers, self.schedulers)
+        before = resume_state.get('amp', self.step.amp)
+        if before != self.step.amp and self.train_options.amp == 'auto' and before != 'fp16':
+            get_root_logger().info(f'train.amp: auto goes on in {before}, as the training state was made.')
+            self.step.amp = before
+        elif before != self.step.amp:
+            changes['train.amp'] = f'{self.step.amp} (was {before})'
         if changes:
             told = ', '.join(f'{name} {values}' for name, values in changes.items())
             get_root_logger().warning(f'Other settings than in the training state, which count from here on: {told}.')

@@ -166,7 +166,7 @@ class TrainingStep:
 
     def state_dict(self) -> dict[str, Any]:
         """The entries of a training state."""
-        return {'step_guard': self.guard.state_dict(), 'scaler': self.scaler.state_dict()}
+        return {'step_guard': self.guard.state_dict(), 'scaler': self.scaler.state_dict(), 'amp': self.amp}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a training state, which may lack these entries."""

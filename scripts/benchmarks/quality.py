@@ -28,7 +28,7 @@ COLUMNS = (
 
 
 def benchmark_quality(
-    device: torch.device, model: Path, images: Sequence[Path], precisions: Sequence[str]
+    device: torch.device, model: str, images: Sequence[Path], precisions: Sequence[str]
 ) -> Iterator[dict]:
     """Rows of each precision and sigma; fp32 comes first. The seconds are of both directions, at all sigmas."""
     names = tuple(dict.fromkeys(('fp32', *precisions)))
