@@ -106,7 +106,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         choices=PRECISIONS[1:],
         help='of the convolutions in `inference` and `quality` (default: fp32, and bf16 where `auto` is that here)',
     )
-    what.add_argument('--openvino', action='store_true', help='`inference` by OpenVINO, too (pip install openvino)')
+    what.add_argument('--openvino', action='store_true', help='`inference` by OpenVINO, too (the extra openvino)')
     what.add_argument('--model', metavar='FILE|NAME', help='checkpoint, or built-in model, of `quality` and `lossy`')
     what.add_argument('--every', type=int, default=1, metavar='N', help='every Nth image in both (default: 1)')
     what.add_argument('--batch', type=int, help='patches of a step (default: 4 in `training`, 2 in `step`)')

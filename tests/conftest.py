@@ -35,9 +35,10 @@ def _no_server() -> Iterator[None]:
 
 @pytest.fixture(scope='session', autouse=True)
 def _one_precision() -> Iterator[None]:
-    """No result depends on what this machine is fast in: `auto` is fp32, except in other processes."""
+    """No result depends on what this machine is fast in: `auto` is fp32 and torch, except in other processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rescaler, 'native_precision', lambda device: 'fp32')
+        patch.setattr(rescaler, 'native_engine', lambda device, precision: 'torch')
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -11,11 +12,11 @@ import torch
 from helpers.invertibility import randomise
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.archs.rescaling_net import quantize
+from irnsigma_plugin.archs.rescaling_net import RescalingNet, quantize
 from irnsigma_plugin.checkpoints.weights import build_network, model_hash, read_checkpoint
 from irnsigma_plugin.cli import main
 from irnsigma_plugin.formats import onnx as onnx_export
-from irnsigma_plugin.rescaling.latent import restore_alone
+from irnsigma_plugin.formats.onnx import restore_alone
 
 PARITY = Path(__file__).parent / 'data/parity'
 
@@ -192,3 +193,63 @@ def test_help_has_examples_and_the_shapes(capsys):
     assert 'irnsigma export net_g_latest.pth onnx' in text
     assert 'latent (N, 3*scale*scale - 3, h, w)' in text
     assert 'Files of these names are replaced' in text
+
+
+def noise_by_its_definition(levels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """The formulas of `restore_alone` in Python's whole numbers, for one image."""
+    prime = 2**30 - 35
+
+    def scramble(value: int, key: int) -> int:
+        for constant in (0x243F6A88, 0x13198A2E, 0x03707344):
+            value = pow(value + key + constant, 5, prime)
+        return value
+
+    channels, height, width = shape
+    key = sum(scramble(place, int(level)) for place, level in enumerate(levels.flatten())) % prime
+    noise = np.empty(shape)
+    for channel, row, column in np.ndindex(shape):
+        a, b = row * width + column, channel
+        uniform = []
+        for _ in range(2):
+            a, b = scramble(a, key), scramble(b, key + 1)
+            uniform.append((a + b) ** 2 % prime)
+        radius = np.sqrt(-2 * np.log((uniform[0] + 1) / prime))
+        noise[channel, row, column] = radius * np.cos(2 * np.pi * uniform[1] / prime)
+    return noise
+
+
+@pytest.fixture
+def latent_net():
+    """Of scale 2, which restores its latent."""
+    net = RescalingNet()
+    net.scale = 2
+    net.upscale = lambda lr, latent: latent
+    return net
+
+
+def test_noise_of_the_pixels_is_as_defined(latent_net):
+    levels = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5))
+    latent = restore_alone(latent_net, torch.from_numpy(levels / 255).float(), 0.5)
+    expected = 0.5 * np.stack([noise_by_its_definition(image, (9, 4, 5)) for image in levels])
+    np.testing.assert_allclose(latent.numpy(), expected, rtol=0, atol=1e-5)
+    assert not restore_alone(latent_net, torch.rand(1, 3, 4, 5), 0).any()
+
+
+def test_noise_of_the_pixels_is_normal_and_independent(latent_net):
+    """Of a black image, which gives it the least to begin with, and one that differs in a single level."""
+    lr = torch.zeros(2, 3, 100, 120)
+    lr[1, 2, -1, -1] = 1 / 255
+    noise = restore_alone(latent_net, lr, 1).double()
+    count = noise[0].numel()
+    moments = {1: 0, 2: 1, 3: 0, 4: 3, 6: 15}
+    variances = {1: 1, 2: 2, 3: 15, 4: 96, 6: 10170}
+    for power, expected in moments.items():
+        deviations = ((noise**power).mean((1, 2, 3)) - expected) * (count / variances[power]) ** 0.5
+        assert deviations.abs().max() < 4, power
+    pairs = [(noise[0], noise[1])]
+    for dim, lag in itertools.product((1, 2, 3), (1, 2, 5)):
+        size = noise.shape[dim] - lag
+        pairs.append((noise.narrow(dim, 0, size), noise.narrow(dim, lag, size)))
+    for one, other in pairs:
+        for this, that in ((one, other), ((one**2 - 1) / 2**0.5, (other**2 - 1) / 2**0.5)):
+            assert abs((this * that).mean()) * this.numel() ** 0.5 < 4

@@ -1,11 +1,8 @@
-import itertools
-
 import numpy as np
 import pytest
 import torch
 
-from irnsigma_plugin.archs.rescaling_net import RescalingNet
-from irnsigma_plugin.rescaling.latent import check_sigma_map, draw_epsilon, restore_alone, sigma_of_cells
+from irnsigma_plugin.rescaling.latent import check_sigma_map, draw_epsilon, sigma_of_cells
 
 SHAPE = (1, 45, 3, 4)
 
@@ -151,63 +148,3 @@ def test_what_is_refused(sigma, part):
         check_sigma_map(sigma, (7, 8), (2, 2))
     assert part in str(error.value)
     assert '\n' not in str(error.value)
-
-
-def noise_by_its_definition(levels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """The formulas of `restore_alone` in Python's whole numbers, for one image."""
-    prime = 2**30 - 35
-
-    def scramble(value: int, key: int) -> int:
-        for constant in (0x243F6A88, 0x13198A2E, 0x03707344):
-            value = pow(value + key + constant, 5, prime)
-        return value
-
-    channels, height, width = shape
-    key = sum(scramble(place, int(level)) for place, level in enumerate(levels.flatten())) % prime
-    noise = np.empty(shape)
-    for channel, row, column in np.ndindex(shape):
-        a, b = row * width + column, channel
-        uniform = []
-        for _ in range(2):
-            a, b = scramble(a, key), scramble(b, key + 1)
-            uniform.append((a + b) ** 2 % prime)
-        radius = np.sqrt(-2 * np.log((uniform[0] + 1) / prime))
-        noise[channel, row, column] = radius * np.cos(2 * np.pi * uniform[1] / prime)
-    return noise
-
-
-@pytest.fixture
-def net():
-    """Of scale 2, which restores its latent."""
-    net = RescalingNet()
-    net.scale = 2
-    net.upscale = lambda lr, latent: latent
-    return net
-
-
-def test_noise_of_the_pixels_is_as_defined(net):
-    levels = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5))
-    latent = restore_alone(net, torch.from_numpy(levels / 255).float(), 0.5)
-    expected = 0.5 * np.stack([noise_by_its_definition(image, (9, 4, 5)) for image in levels])
-    np.testing.assert_allclose(latent.numpy(), expected, rtol=0, atol=1e-5)
-    assert not restore_alone(net, torch.rand(1, 3, 4, 5), 0).any()
-
-
-def test_noise_of_the_pixels_is_normal_and_independent(net):
-    """Of a black image, which gives it the least to begin with, and one that differs in a single level."""
-    lr = torch.zeros(2, 3, 100, 120)
-    lr[1, 2, -1, -1] = 1 / 255
-    noise = restore_alone(net, lr, 1).double()
-    count = noise[0].numel()
-    moments = {1: 0, 2: 1, 3: 0, 4: 3, 6: 15}
-    variances = {1: 1, 2: 2, 3: 15, 4: 96, 6: 10170}
-    for power, expected in moments.items():
-        deviations = ((noise**power).mean((1, 2, 3)) - expected) * (count / variances[power]) ** 0.5
-        assert deviations.abs().max() < 4, power
-    pairs = [(noise[0], noise[1])]
-    for dim, lag in itertools.product((1, 2, 3), (1, 2, 5)):
-        size = noise.shape[dim] - lag
-        pairs.append((noise.narrow(dim, 0, size), noise.narrow(dim, lag, size)))
-    for one, other in pairs:
-        for this, that in ((one, other), ((one**2 - 1) / 2**0.5, (other**2 - 1) / 2**0.5)):
-            assert abs((this * that).mean()) * this.numel() ** 0.5 < 4

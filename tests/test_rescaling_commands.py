@@ -145,6 +145,7 @@ OVERLAP = 'overlap None instead of 32'
         ('upscale small restored --sigma-map map.png --seed 7', 'sigma .*, seed 0 instead of 7', 'seed 0 instead of 7'),
         ('upscale small restored --overlap 32', OVERLAP, OTHER_MAP + f'0.5, {OVERLAP}'),
         ('upscale small/photo0.png restored/photo1.png', '', OTHER_MAP + '0.5, name photo1 instead of photo0'),
+        ('upscale small restored --engine torch', '', OTHER_MAP + '0.5'),
         (
             'upscale small restored --precision fp16',
             r'precision \w+ instead of fp16',
@@ -300,24 +301,25 @@ def test_small_pictures_of_another_model_are_told_apart(capsys):
 @pytest.mark.parametrize(
     ('command', 'default'),
     [
-        ('downscale photos small', 'auto'),
-        ('upscale photos large', 'auto'),
-        ('evaluate photos', 'fp32'),
-        ('compare photos/photo0.png', 'fp32'),
+        ('downscale photos small', ('auto', 'auto')),
+        ('upscale photos large', ('auto', 'auto')),
+        ('evaluate photos', ('fp32', 'torch')),
+        ('compare photos/photo0.png', ('fp32', 'torch')),
     ],
 )
-def test_precision(command, default, monkeypatch, capsys):
+def test_precision_and_engine(command, default, monkeypatch, capsys):
     """Figures do not depend on the machine, unless they are asked to; pictures are made as fast as it can."""
     seen = []
     made = Rescaler.__init__
 
-    def noted(self, net, device, precision):
-        seen.append(precision)
-        made(self, net, device, precision)
+    def noted(self, net, device, precision, engine):
+        seen.append((precision, engine))
+        made(self, net, device, precision, 'torch')
 
     monkeypatch.setattr(Rescaler, '__init__', noted)
-    assert run(command) == run(f'{command} --overwrite --precision bf16'.replace('photos --overwrite', 'photos')) == 0
-    assert seen == [default, 'bf16']
+    other = f'{command} --overwrite --precision bf16 --engine openvino'.replace('photos --overwrite', 'photos')
+    assert run(command) == run(other) == 0
+    assert seen == [default, ('bf16', 'openvino')]
     assert run(f'{command} --precision half') == 2
     assert "argument --precision: invalid choice: 'half'" in capsys.readouterr().err
 

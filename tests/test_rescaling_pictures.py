@@ -201,6 +201,7 @@ def test_a_restored_picture_notes_its_settings_and_can_be_restored_further(resca
         'sigma': 0.5,
         'overlap': 64,
         'precision': 'fp32',
+        'engine': 'torch',
         'seed': 7,
         'name': 'ä',
         'version': irnsigma_plugin.__version__,

@@ -78,7 +78,7 @@ def aligned(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> l
 
 def _is_traced() -> bool:
     """Whether a compiler or an exporter is at work; these look for a plan of their own."""
-    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

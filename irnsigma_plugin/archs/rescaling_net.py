@@ -119,7 +119,7 @@ def reflection_pad(image: Tensor, multiple: int) -> Tensor:
         size = image.shape[dim]
         full = (size + multiple - 1) // multiple * multiple
         # A compiler or exporter takes it as it is for every size, which may be known only when the graph runs.
-        if full != size or torch.compiler.is_compiling():
+        if full != size or torch.compiler.is_compiling() or torch.jit.is_tracing():
             period = torch.full((), 2 * (size - 1), device=image.device).clamp(min=1)
             index = torch.arange(full, device=image.device) % period
             image = image.index_select(dim, torch.minimum(index, period - index))

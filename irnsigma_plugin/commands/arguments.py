@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Callable
 
 from irnsigma_plugin.checkpoints import builtin
 from irnsigma_plugin.images.names import DEFAULT_QUALITY
-from irnsigma_plugin.rescaling.precision import PRECISIONS
+from irnsigma_plugin.rescaling.precision import ENGINES, PRECISIONS
 from irnsigma_plugin.sigma import check_sigma
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
 DEFAULT_SIGMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def add_network_arguments(parser: argparse.ArgumentParser, precision: str = 'auto') -> None:
-    """Add what :func:`load_rescaler` and the methods of :class:`Rescaler` need; `precision` is its default."""
+def add_network_arguments(parser: argparse.ArgumentParser, precision: str = 'auto', engine: str = 'auto') -> None:
+    """Add what :func:`load_rescaler` and the methods of :class:`Rescaler` need; `precision`, `engine`: the defaults."""
     model_help = f'checkpoint (.pth, .safetensors), or the name of a built-in model (default: {builtin.DEFAULT})'
     parser.add_argument('--model', default=builtin.DEFAULT, metavar='FILE|NAME', help=model_help)
     add_imports(parser)
@@ -33,6 +33,8 @@ def add_network_arguments(parser: argparse.ArgumentParser, precision: str = 'aut
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto', help=device_help)
     precision_help = f'of the convolutions; auto: bf16 where it is faster, else fp32 (default: {precision})'
     parser.add_argument('--precision', choices=PRECISIONS, default=precision, help=precision_help)
+    engine_help = f'what computes; auto: openvino where it is installed and faster, else torch (default: {engine})'
+    parser.add_argument('--engine', choices=ENGINES, default=engine, help=engine_help)
     parser.add_argument(
         '--overlap',
         type=count_from(0),
@@ -75,7 +77,8 @@ def load_rescaler(args: argparse.Namespace, model: str | None = None) -> Rescale
 
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise ValueError('--device cuda: there is no GPU that torch can use; leave --device out.')
-    return Rescaler.from_checkpoint(model or args.model, args.device, network_finder(args), args.precision)
+    find_class = network_finder(args)
+    return Rescaler.from_checkpoint(model or args.model, args.device, find_class, args.precision, args.engine)
 
 
 def add_file_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         '  irnsigma compare photo.jpg --sigmas 0 1 --sigma-map mask.png',
     )
     parser.add_argument('source', metavar='HR', help='original image')
-    arguments.add_network_arguments(parser, 'fp32')
+    arguments.add_network_arguments(parser, 'fp32', 'torch')
     arguments.add_sigmas(parser)
     arguments.add_sigma_map(parser)
     output_help = 'the picture (default: the name of HR and _comparison.png, in the current directory)'

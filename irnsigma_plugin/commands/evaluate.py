@@ -27,7 +27,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
         '  irnsigma evaluate photos/ --sigmas 0 0.5 1 --output results/photos',
     )
     parser.add_argument('source', metavar='HR_DIR', help='folder of original images (with the folders in it)')
-    arguments.add_network_arguments(parser, 'fp32')
+    arguments.add_network_arguments(parser, 'fp32', 'torch')
     arguments.add_sigmas(parser)
     output_help = 'folder of the results (default: results/evaluate/ and the last two parts of HR_DIR)'
     parser.add_argument('--output', metavar='DIR', help=output_help)

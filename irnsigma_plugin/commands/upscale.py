@@ -62,8 +62,9 @@ def _run(args: argparse.Namespace) -> int:
     settings = settings_of(default, args.overlap, sigma, args.seed)
     if args.model is None:  # it is each picture's own
         del settings['model']
-    if args.precision == 'auto':  # the machine's choice
-        del settings['precision']
+    for name in ('precision', 'engine'):
+        if getattr(args, name) == 'auto':  # the machine's choice
+            del settings[name]
     return rescale_files(jobs, upscale, settings, args.overwrite, args.workers, args.quality)
 
 

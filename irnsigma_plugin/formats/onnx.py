@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import importlib.util
 import logging
+import math
 import os
 from collections.abc import Sequence
+from typing import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,12 +19,14 @@ from irnsigma_plugin.archs.rescaling_net import RescalingNet, quantize
 from irnsigma_plugin.checkpoints.weights import model_hash
 from irnsigma_plugin.checks import whole_number
 from irnsigma_plugin.files import atomic_write, make_folder
-from irnsigma_plugin.rescaling.latent import restore_alone
 from irnsigma_plugin.sigma import check_sigma
 
 DEFAULT_OPSET = 18  # the oldest set of operators that torch's exporter has of its own
 TOLERANCE = 0.1 / 255  # largest deviation from torch: a tenth of a step of an 8-bit image
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
+# Below 2^30, so that the square of a sum of two residues is one of int64.
+PRIME = 2**30 - 35
+ROUNDS = (0x243F6A88, 0x13198A2E, 0x03707344)  # of the digits of pi
 
 
 class OnnxError(RuntimeError):
@@ -45,7 +50,7 @@ def export_onnx(
     CPU; the folder is made where it is missing.
 
     With a sigma, `upscale_sigma<sigma>.onnx` (lr -> hr, clamped to [0, 1]) is written in place of `upscale.onnx`. It is
-    :func:`~irnsigma_plugin.rescaling.latent.restore_alone`.
+    :func:`restore_alone`.
 
     Returns:
         By path of each file its largest deviation from torch.
@@ -59,10 +64,7 @@ def export_onnx(
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
         raise OnnxError(f'exporting needs {" and ".join(missing)}: pip install {" ".join(missing)}')
-    net = copy.deepcopy(net).eval()
-    for name, layer in list(net.named_modules()):
-        if isinstance(layer, LearnableDownsampling):
-            net.set_submodule(name, _FixedMatrix(layer))
+    net = exportable(net)
     up: Half = (UpscaleAtSigma if getattr(net, 'sigma_input', False) else Upscale)(net)
     if sigma is not None:
         up = UpscaleAlone(net, check_sigma(sigma))
@@ -71,7 +73,7 @@ def export_onnx(
         half = {'down': Downscale(net), 'up': up}[direction].eval()  # the exporter warns of anything else
         path = os.path.join(folder, half.file_name)
         models[path] = _export(half, opset)
-        errors[path] = _largest_error(half, models[path])
+        errors[path] = _error_of_model(half, models[path])
         if not errors[path] <= TOLERANCE:
             raise OnnxError(
                 f'{half.file_name} deviates from torch by {errors[path]:.2g}, more than {TOLERANCE:.2g}: '
@@ -81,6 +83,48 @@ def export_onnx(
     for path, model in models.items():
         atomic_write(path, model)
     return errors
+
+
+def restore_alone(net: RescalingNet, lr: Tensor, sigma: float) -> Tensor:
+    """Restore lr images (N, 3, h, w) for programs that give an image and get one: no name, no seed.
+
+    The noise follows from the 8-bit levels of each image; where one differs, as in the next tile, it is another. ONNX
+    has all operators. F(x, key) repeats `x <- (x + key + constant)^5 mod PRIME`, a permutation; the key of an image is
+    the sum of F(place, level) over its samples; the uniform numbers of the Box-Muller transform are
+    `(a + b)^2 mod PRIME`, of keyed numbers of the cell and of the channel.
+    """
+    shape = net.latent_shape(lr.shape)
+    if sigma == 0:
+        return net.restore(lr, lr.new_zeros(shape), sigma)
+    levels = (lr.float().clamp(0, 1) * 255).round().long()
+    places, cells, channels = (
+        torch.arange(math.prod(each), device=lr.device).reshape(each)
+        for each in (lr.shape[1:], shape[-2:], (*shape[1:-2], 1, 1))
+    )
+    key = (_scramble(places, levels).flatten(1).sum(1) % PRIME).reshape(-1, *[1] * (len(shape) - 1))
+    uniform = []
+    for _ in range(2):
+        cells, channels = _scramble(cells, key), _scramble(channels, key + 1)
+        uniform.append((cells + channels) * (cells + channels) % PRIME)
+    radius = (-2 * ((uniform[0] + 1) / PRIME).log()).sqrt()
+    return net.restore(lr, (radius * (uniform[1] * (2 * math.pi / PRIME)).cos()).to(lr), sigma)
+
+
+def _scramble(value: Tensor, key: Tensor) -> Tensor:
+    for constant in ROUNDS:
+        value = (value + key + constant) % PRIME
+        square = value * value % PRIME
+        value = square * square % PRIME * value % PRIME
+    return value
+
+
+def exportable(net: RescalingNet) -> RescalingNet:
+    """A copy of a network, in evaluation mode, of layers that graphs have operators for."""
+    net = copy.deepcopy(net).eval()
+    for name, layer in list(net.named_modules()):
+        if isinstance(layer, LearnableDownsampling):
+            net.set_submodule(name, _FixedMatrix(layer))
+    return net
 
 
 class Half(nn.Module):
@@ -180,21 +224,32 @@ def _export(half: Half, opset: int) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-def _largest_error(half: Half, model: bytes) -> float:
-    """Largest deviation of an ONNX model from the module that it was made of; relative to results above 1.
-
-    Several images are tried, with sides that are multiples of the scale and others.
-    """
+def _error_of_model(half: Half, model: bytes) -> float:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, providers=['CPUExecutionProvider'])
+
+    def run(**inputs: Tensor) -> np.ndarray:
+        return session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
+
+    return largest_error(half, run)
+
+
+def largest_error(half: Half, run: Callable[..., np.ndarray]) -> float:
+    """Largest deviation of what `run` makes of a half's inputs from the half itself; relative to results above 1.
+
+    Several images are tried, with sides that are multiples of the scale and others.
+
+    Raises:
+        OnnxError: A result has another shape.
+    """
     scale = half.net.scale
     worst = 0.0
     for size in ((1, 8 * scale, 6 * scale), (3, 4 * scale + 1, 3 * scale - 1), (1, 1, 1)):
         inputs = half.example(*size)
         with torch.no_grad():
             expected = half(**inputs)
-        result = torch.from_numpy(session.run(None, {name: value.numpy() for name, value in inputs.items()})[0])
+        result = torch.from_numpy(run(**inputs))
         if result.shape != expected.shape:
             shapes = f'shape {tuple(result.shape)} instead of {tuple(expected.shape)}'
             raise OnnxError(f'{half.file_name} gives a result of {shapes} for an image of {size[1]}x{size[2]}.')

@@ -16,12 +16,12 @@ from irnsigma_plugin.archs.irn_arch import IMAGE_CHANNELS
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.checkpoints.weights import DEFAULT_CLAMP, Checkpoint, build_network
 from irnsigma_plugin.checks import number
-from irnsigma_plugin.rescaling.latent import restore_alone
+from irnsigma_plugin.formats.onnx import restore_alone
 from irnsigma_plugin.sigma import check_sigma
 
 
 class Upscaler(nn.Module):
-    """:func:`~irnsigma_plugin.rescaling.latent.restore_alone` as a module.
+    """:func:`~irnsigma_plugin.formats.onnx.restore_alone` as a module.
 
     (N, 3, h, w) in [0, 1] -> (N, 3, scale·h, scale·w), not clamped. The attribute `sigma` can be changed at any time.
     """

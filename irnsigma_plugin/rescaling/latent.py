@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,14 +10,10 @@ import torch
 from torch import Tensor
 
 from irnsigma_plugin.archs.grid import Region, Size, magnify
-from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.sigma import check_sigma
 
 # Side of a block: at x4 it takes about 1 ms to draw one, and a hundredth of that to seed it.
 BLOCK = 64
-# Below 2^30, so that the square of a sum of two residues is one of int64.
-PRIME = 2**30 - 35
-ROUNDS = (0x243F6A88, 0x13198A2E, 0x03707344)  # of the digits of pi
 
 
 class SigmaMapError(ValueError):
@@ -59,39 +54,6 @@ def _overlap(wanted: slice, start: int) -> tuple[slice, slice]:
     """What a region and the block from `start` share: counted from the region's start, and from the block's."""
     first, last = max(wanted.start, start), min(wanted.stop, start + BLOCK)
     return slice(first - wanted.start, last - wanted.start), slice(first - start, last - start)
-
-
-def restore_alone(net: RescalingNet, lr: Tensor, sigma: float) -> Tensor:
-    """Restore lr images (N, 3, h, w) for programs that give an image and get one: no name, no seed.
-
-    The noise follows from the 8-bit levels of each image; where one differs, as in the next tile, it is another. ONNX
-    has all operators. F(x, key) repeats `x <- (x + key + constant)^5 mod PRIME`, a permutation; the key of an image is
-    the sum of F(place, level) over its samples; the uniform numbers of the Box-Muller transform are
-    `(a + b)^2 mod PRIME`, of keyed numbers of the cell and of the channel.
-    """
-    shape = net.latent_shape(lr.shape)
-    if sigma == 0:
-        return net.restore(lr, lr.new_zeros(shape), sigma)
-    levels = (lr.float().clamp(0, 1) * 255).round().long()
-    places, cells, channels = (
-        torch.arange(math.prod(each), device=lr.device).reshape(each)
-        for each in (lr.shape[1:], shape[-2:], (*shape[1:-2], 1, 1))
-    )
-    key = (_scramble(places, levels).flatten(1).sum(1) % PRIME).reshape(-1, *[1] * (len(shape) - 1))
-    uniform = []
-    for _ in range(2):
-        cells, channels = _scramble(cells, key), _scramble(channels, key + 1)
-        uniform.append((cells + channels) * (cells + channels) % PRIME)
-    radius = (-2 * ((uniform[0] + 1) / PRIME).log()).sqrt()
-    return net.restore(lr, (radius * (uniform[1] * (2 * math.pi / PRIME)).cos()).to(lr), sigma)
-
-
-def _scramble(value: Tensor, key: Tensor) -> Tensor:
-    for constant in ROUNDS:
-        value = (value + key + constant) % PRIME
-        square = value * value % PRIME
-        value = square * square % PRIME * value % PRIME
-    return value
 
 
 def check_sigma_map(sigma: float | np.ndarray | Tensor, hr_size: Size, lr_size: Size) -> float | np.ndarray:

@@ -56,12 +56,12 @@ def settings_of(
 ) -> dict[str, Any]:
     """What a picture depends on beside its source.
 
-    A restored one on sigma (a map: its hash), above 0 on the seed, and, in its last bits, on the precision.
+    A restored one on sigma (a map: its hash), above 0 on the seed, and, in its last bits, on precision and engine.
     """
     named: Any = sigma if sigma is None or isinstance(sigma, np.ndarray) else float(sigma)
     if isinstance(sigma, np.ndarray):
         named = f'map {hashlib.sha256(repr(sigma.shape).encode() + sigma.tobytes()).hexdigest()[:16]}'
-    restored = {} if sigma is None else {'precision': rescaler.precision}
+    restored = {} if sigma is None else {'precision': rescaler.precision, 'engine': rescaler.engine}
     seeded = {'seed': seed} if named else {}
     return {'model': rescaler.model_hash, 'sigma': named, **seeded, 'overlap': overlap, **restored}
 

@@ -1,8 +1,9 @@
-"""The precision in which a network's convolutions are computed, and which one a device is fastest in."""
+"""The precision and the engine in which a network is computed, and which ones a device is fastest in."""
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import time
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:  # the command line names the precisions before it needs torch
     import torch
 
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
+ENGINES = ('auto', 'torch', 'openvino')
 CALIBRATIONS = 3  # of each precision, in turn; the least of their times counts
 WORTHWHILE = 1.2  # times faster: native bf16 is 2 or more, and less than 1 where fewer numbers go at once
 
@@ -50,3 +52,11 @@ def native_precision(device: torch.device) -> str:
         pairs = [(seconds('fp32'), seconds('bf16')) for _ in range(CALIBRATIONS)]
     full, half = map(min, zip(*pairs))
     return 'bf16' if full > WORTHWHILE * half else 'fp32'
+
+
+def native_engine(device: torch.device, precision: str) -> str:
+    """openvino where it is installed and was measured to be faster: in fp32, on processors with AVX-512; else torch."""
+    import torch
+
+    fast = device.type == 'cpu' and precision == 'fp32' and torch.backends.cpu.get_cpu_capability() == 'AVX512'
+    return 'openvino' if fast and importlib.util.find_spec('openvino') else 'torch'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,9 +19,10 @@ from irnsigma_plugin.archs.rescaling_net import RescalingNet, quantize
 from irnsigma_plugin.checkpoints import builtin
 from irnsigma_plugin.checkpoints.weights import FindClass, build_network, model_hash, read_checkpoint
 from irnsigma_plugin.checks import one_of, raise_faults, whole_number
+from irnsigma_plugin.formats.openvino import CompiledNet, EngineError
 from irnsigma_plugin.rescaling import pixels
 from irnsigma_plugin.rescaling.latent import check_sigma_map, draw_epsilon, sigma_of_cells
-from irnsigma_plugin.rescaling.precision import PRECISIONS, autocast, native_precision
+from irnsigma_plugin.rescaling.precision import ENGINES, PRECISIONS, autocast, native_engine, native_precision
 
 # Side of the grid's cells, in hr pixels, and what a window adds around one by default, in lr pixels. Both
 # belong to the definition of the result: other values change the last bits of some pixels. A window takes 0.1 GiB on
@@ -28,6 +30,7 @@ from irnsigma_plugin.rescaling.precision import PRECISIONS, autocast, native_pre
 CELL = 1024
 OVERLAP = 16
 
+_logger = logging.getLogger(__package__)
 # glibc returns memory to the system once twice the largest piece that was ever freed, up to 32 MiB, is unused: those of
 # small images are less than what a dense block needs, which then has to get it anew. Freeing a piece of so many bytes,
 # that nobody has written to, lets it keep 64 MiB.
@@ -40,9 +43,9 @@ class Rescaler:
 
     An image is worked on in windows of one fixed grid: cells of at most 1024 x 1024 hr pixels, each seen with
     `overlap` hr pixels around it. Where a sum is rounded depends on the shape that the network is given, so it
-    always gets one window, by itself: the same image, seed, sigma, overlap and precision give the same bytes whatever
-    the batch, the order or the number of workers (on one machine; another may differ by one level where a value lies
-    at a rounding boundary). Only windows become floating point, so memory is bounded by one window.
+    always gets one window, by itself: the same image, seed, sigma, overlap, precision and engine give the same bytes
+    whatever the batch, the order or the number of workers (on one machine; another may differ by one level where a
+    value lies at a rounding boundary). Only windows become floating point, so memory is bounded by one window.
 
     The overlap is 16 lr pixels by default, or the network's receptive field (480 hr pixels for the paper's x4 network)
     where that is less. With this or more, the result is that of the image in one piece up to the rounding of float32.
@@ -58,9 +61,14 @@ class Rescaler:
         precision: Of the convolutions: `fp32`, `bf16`, `fp16`, or `auto`, which is bf16 where the device is faster in
             it (see :func:`~irnsigma_plugin.rescaling.precision.native_precision`) and the network is fit for it
             (`half_precision`), else fp32. Any restores what any other has downscaled; the last bits differ.
+        engine: `torch`; `openvino`, on the CPU, which keeps the weights of now; or `auto`, the faster one of them (see
+            :func:`~irnsigma_plugin.rescaling.precision.native_engine`), and torch where OpenVINO fails.
 
     Attributes:
-        precision: What became of `auto`, too.
+        precision, engine: What became of `auto`, too.
+
+    Raises:
+        EngineError: OpenVINO was asked for and cannot compute the network, or not on this device.
 
     Example:
         >>> rescaler = Rescaler.builtin()  # or Rescaler.from_checkpoint('net_g_latest.pth')
@@ -68,8 +76,10 @@ class Rescaler:
         >>> restored = rescaler.upscale(lr, sigma=0.5, name='baby', size=image.shape[:2])
     """
 
-    def __init__(self, net: RescalingNet, device: torch.device | str = 'cpu', precision: str = 'auto') -> None:
-        raise_faults('Rescaler', one_of(*PRECISIONS)('precision', precision))
+    def __init__(
+        self, net: RescalingNet, device: torch.device | str = 'cpu', precision: str = 'auto', engine: str = 'torch'
+    ) -> None:
+        raise_faults('Rescaler', [*one_of(*PRECISIONS)('precision', precision), *one_of(*ENGINES)('engine', engine)])
         # With its index: threads have a current GPU of their own.
         self.device = torch.empty(0, device=device).device
         self.net = net.to(self.device).eval()
@@ -78,6 +88,18 @@ class Rescaler:
         if precision == 'auto':
             precision = native_precision(self.device) if net.half_precision else 'fp32'
         self.precision = precision
+        self.engine = native_engine(self.device, precision) if engine == 'auto' else engine
+        self._computes: RescalingNet | CompiledNet = self.net
+        if self.engine == 'openvino':
+            try:
+                if self.device.type != 'cpu':
+                    raise EngineError(f'OpenVINO computes on the CPU, but the device is {self.device}: name cpu.')
+                self._computes = CompiledNet(self.net, precision)
+            except EngineError as error:
+                if engine != 'auto':
+                    raise
+                _logger.warning('%s', error)
+                self.engine = 'torch'
 
     @classmethod
     def from_checkpoint(
@@ -86,8 +108,9 @@ class Rescaler:
         device: torch.device | str = 'auto',
         find_class: FindClass | None = None,
         precision: str = 'auto',
+        engine: str = 'torch',
     ) -> Rescaler:
-        """Build the network of a checkpoint, on the GPU if there is one (`auto`).
+        """Build the network of a checkpoint, on the GPU if there is one and OpenVINO is not asked for (`auto`).
 
         `find_class` is for networks other than InvRescaleNet, such as `{'MyNet': MyNet}.get`; see `build_network`.
 
@@ -95,8 +118,8 @@ class Rescaler:
             CheckpointError: The file is missing, damaged, or of another network.
         """
         if device == 'auto':
-            device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        return cls(build_network(read_checkpoint(path), find_class=find_class), device, precision)
+            device = 'cuda' if torch.cuda.is_available() and engine != 'openvino' else 'cpu'
+        return cls(build_network(read_checkpoint(path), find_class=find_class), device, precision, engine)
 
     @classmethod
     def builtin(cls, name: str = builtin.DEFAULT, device: torch.device | str = 'auto') -> Rescaler:
@@ -137,7 +160,8 @@ class Rescaler:
         with _reproducible_convolutions(self.device), autocast(self.precision, self.device):
             for window in self._windows(lr_size, overlap):
                 area = magnify(window.area, self.scale, hr_size)
-                small = pixels.check_result(self.net.downscale(pixels.read_region(image, area).to(self.device))[0])
+                large = pixels.read_region(image, area).to(self.device)
+                small = pixels.check_result(self._computes.downscale(large)[0])
                 small = quantize(pixels.luma(small) if grey else small)
                 pixels.write_region(lr, window.core, small[(..., *relative(window.core, window.area))])
         return lr
@@ -197,7 +221,7 @@ class Rescaler:
                 epsilon = draw_epsilon(latent_shape, seed, name, window.area if has_latent_per_pixel else None)
                 of_cells = sigma_of_cells(sigma, window.area, lr_size, self.scale)
                 small = pixels.read_region(lr, window.area)
-                restored = self.net.restore(small.to(self.device), epsilon.to(self.device), of_cells)
+                restored = self._computes.restore(small.to(self.device), epsilon.to(self.device), of_cells)
                 restored = pixels.check_result(restored)
                 area, core = (magnify(region, self.scale, hr_size) for region in window)
                 restored = restored[(..., *relative(core, area))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Callable
@@ -12,10 +11,10 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Machine, medians, peak_memory
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
-from irnsigma_plugin.formats.onnx import export_onnx
+from irnsigma_plugin.formats.openvino import CompiledNet
 from irnsigma_plugin.rescaling.precision import autocast
 
-Engine = Mapping[str, Mapping[str, Callable[[list], object]]]
+Engine = Mapping[str, Mapping[str, Callable[..., object]]]
 
 COLUMNS = (
     ('work', 'what', '{}'),
@@ -41,7 +40,7 @@ def benchmark_inference(
 ) -> Iterator[dict]:
     """Both directions of an image of the given width and height, in each precision, beside the textbook in float32.
 
-    `engine` has more works by direction and name, of numpy arrays; see :func:`openvino_engine`.
+    `engine` has more works by direction and name; see :func:`openvino_engine`.
     """
     width, height = size
     hr = torch.rand(1, 3, height, width, device=machine.device)
@@ -57,8 +56,8 @@ def benchmark_inference(
 
         works = {'textbook': partial(call, nets['textbook'])}
         works.update((precision, partial(in_precision, precision)) for precision in precisions)
-        inputs = [each.contiguous().numpy() for each in ((hr,) if direction == 'downscale' else (lr, z)) if engine]
-        works.update((name, partial(infer, inputs)) for name, infer in engine.get(direction, {}).items())
+        inputs = (hr,) if direction == 'downscale' else (lr, z)
+        works.update((name, partial(infer, *inputs)) for name, infer in engine.get(direction, {}).items())
         with torch.inference_mode():
             memory = {name: peak_memory(machine.device, work) for name, work in works.items()}
             taken = medians(machine.device, works, runs)
@@ -69,20 +68,12 @@ def benchmark_inference(
 
 
 def openvino_engine(net: InvRescaleNet, precisions: Sequence[str]) -> Engine:
-    """The ONNX models of a network, on the CPU, as OpenVINO runs them with torch's number of threads."""
-    import openvino
-
-    core, engine = openvino.Core(), {}
-    with tempfile.TemporaryDirectory() as folder:
-        export_onnx(net, folder)
-        for direction in ('downscale', 'upscale'):
-            engine[direction] = {}
-            for precision in precisions:
-                hint = precision.replace('fp', 'f')
-                settings = {'INFERENCE_PRECISION_HINT': hint, 'INFERENCE_NUM_THREADS': torch.get_num_threads()}
-                compiled = core.compile_model(f'{folder}/{direction}.onnx', 'CPU', settings)
-                engine[direction][f'openvino {precision}'] = compiled.create_infer_request().infer
-    return engine
+    """Both halves of a network, as `Rescaler(engine='openvino')` computes them; upscaling takes sigma 1."""
+    compiled = {f'openvino {precision}': CompiledNet(net, precision) for precision in precisions}
+    return {
+        'downscale': {name: each.downscale for name, each in compiled.items()},
+        'upscale': {name: partial(each.restore, sigma=1.0) for name, each in compiled.items()},
+    }
 
 
 def benchmark_training(
