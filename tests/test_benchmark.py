@@ -65,6 +65,7 @@ def test_every_part(load, tmp_path, photographs, options, elsewhere, monkeypatch
         [
             '--parts',
             'inference',
+            'networks',
             'training',
             'step',
             'loader',
@@ -78,6 +79,9 @@ def test_every_part(load, tmp_path, photographs, options, elsewhere, monkeypatch
             '2',
             '--sizes',
             '64x48',
+            '--networks',
+            '{scale: 2, block_num: [1]}',
+            '{scale: 2, block_num: [1], subnet: residual}',
             '--precisions',
             'fp32',
             'bf16',
@@ -112,6 +116,15 @@ def test_every_part(load, tmp_path, photographs, options, elsewhere, monkeypatch
     ]
     for row in figures['inference'] + figures['training']:
         assert row['speedup'] == row['textbook_seconds'] / row['seconds']
+
+    dense, residual = figures['networks']
+    assert dense['downscale_ratio'] == dense['upscale_ratio'] == 1
+    assert residual['upscale_ratio'] == residual['upscale_seconds'] / dense['upscale_seconds']
+    # Two operations a weight, of kernels of 9 weights, at a quarter of the pixels.
+    of_f, of_g_or_h = (9 + 41 + 73 + 105) * 32 + 137 * 3, (3 + 35 + 67 + 99) * 32 + 131 * 9
+    assert dense['mflop_per_pixel'] == pytest.approx(2 * 9 / 4 * (of_f + 2 * of_g_or_h) / 1e6)
+    of_f, of_g_and_h = 9 * 32 + 2 * 32 * 32 + 32 * 3, 3 * 32 + 2 * 32 * 32 + 32 * 18
+    assert residual['mflop_per_pixel'] == pytest.approx(2 * 9 / 4 * (of_f + of_g_and_h) / 1e6)
 
     step = figures['step']
     assert (step['batch'], step['patch'], step['vgg_weights']) == (1, 32, 'random')
