@@ -4,6 +4,7 @@
 Every figure is the median of runs that take turns, so that a machine that changes its speed changes all of them.
 
     inference  both directions of images, in each of --precisions
+    networks   both directions of an image with networks of other settings, --networks, beside each other
     quality    what each of --precisions makes of images with a trained network
     lossy      what is restored from small images that are JPEG, WebP or AVIF files
     training   a training step of the network alone, and with recomputed blocks
@@ -22,7 +23,8 @@ import platform
 from pathlib import Path
 
 import torch
-from benchmarks import loader, lossy, network, quality, sizes, step, table
+import yaml
+from benchmarks import loader, lossy, network, networks, quality, sizes, step, table
 from benchmarks.measure import measure_machine
 from benchmarks.textbook import randomise, textbook
 
@@ -52,6 +54,7 @@ while.
 examples:
   python scripts/benchmark.py
   python scripts/benchmark.py --parts inference --precisions fp32 bf16 fp16 --sizes 480x320
+  python scripts/benchmark.py --parts networks --networks '{{}}' '{{subnet: residual}}' --threads 1
   python scripts/benchmark.py --parts quality --precisions bf16 fp16 --model net_g.safetensors --images BSD100/HR
   python scripts/benchmark.py --parts lossy --model irnsigma_x4 --images Set14/HR
   python scripts/benchmark.py --parts step loader --images BSDS400
@@ -71,7 +74,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         '--parts',
         nargs='+',
         default=['inference', 'training'],
-        choices=['inference', 'training', 'step', 'loader', 'sizes', 'quality', 'lossy'],
+        choices=['inference', 'networks', 'training', 'step', 'loader', 'sizes', 'quality', 'lossy'],
         help='what to measure (default: inference training)',
     )
     parser.add_argument('--runs', type=int, default=7, help='medians are of so many (default: 7)')
@@ -89,6 +92,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default=['480x320', '2040x1356'],
         metavar='WxH',
         help='images of the inference (default: 480x320 2040x1356)',
+    )
+    what.add_argument(
+        '--networks',
+        nargs='+',
+        type=yaml.safe_load,
+        metavar='ARGUMENTS',
+        help="of `networks`, as in an option file's network_g: '{block_num: [4, 4], growth_channels: 16}'",
     )
     what.add_argument(
         '--precisions',
@@ -121,6 +131,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if 'loader' in args.parts and args.images is None:
         parser.error('loader needs photographs: --images FOLDER')
+    if 'networks' in args.parts and (args.networks is None or args.device != 'cpu'):
+        parser.error('networks needs --networks, and runs on the CPU')
     for part in {'quality', 'lossy'} & set(args.parts):
         if args.images is None or args.model is None:
             parser.error(f'{part} needs a trained network and photographs: --model FILE --images FOLDER')
@@ -183,6 +195,9 @@ def measure(args: argparse.Namespace) -> dict:
             )
         )
         figures['inference'] = table.show(network.COLUMNS, rows)
+    if 'networks' in args.parts:
+        size = tuple(map(int, args.sizes[0].split('x')))
+        figures['networks'] = table.show(networks.COLUMNS, networks.benchmark_networks(args.networks, size, args.runs))
     if 'training' in args.parts:
         rows = network.benchmark_training(machine, nets, args.batch or 4, args.patch or 144, args.runs)
         figures['training'] = table.show(network.COLUMNS, rows)

@@ -60,6 +60,8 @@ def test_checkpoints_of_the_original_implementation(scale):
         {'scale': 4, 'block_num': [1, 11], 'growth_channels': 2},
         {'scale': 4, 'block_num': [8, 8], 'growth_channels': 32},
         {'scale': 8, 'block_num': [2, 1, 3], 'growth_channels': 4},
+        {'scale': 3, 'block_num': [2], 'growth_channels': 5, 'subnet': 'residual'},
+        {'scale': 4, 'block_num': [1, 11], 'growth_channels': 2, 'sigma_input': True, 'subnet': 'residual'},
     ],
     ids=str,
 )
@@ -117,6 +119,7 @@ def test_a_discriminators_file_is_pointed_out(tmp_path):
 
 
 def test_weights_of_sigma_show_that_there_are_some(tmp_path):
+    check_fits(tiny(sigma_input=True, subnet='residual'), tiny(subnet='residual').state_dict(), 'net.pth')
     net = tiny(sigma_input=True)
     torch.save(net.state_dict(), tmp_path / 'net.pth')
     built = Rescaler.from_checkpoint(tmp_path / 'net.pth', 'cpu').net
@@ -167,6 +170,10 @@ def without(state_dict: dict, part: str) -> dict:
             r'operations\.4\.H\.conv1\.bias has shape \(4,\) instead of \(3,\)',
         ),
         ({**tiny().state_dict(), 'operations.999999999.F': torch.zeros(3)}, 'not of InvRescaleNet'),
+        (
+            without(tiny(subnet='residual').state_dict(), 'operations.4.GH.conv3'),
+            r'subnet residual, but 2 keys are missing \(first: operations\.4\.GH\.conv3\.weight',
+        ),
     ],
     ids=[
         'ESRGAN',
@@ -181,6 +188,7 @@ def without(state_dict: dict, part: str) -> dict:
         'unknown layer',
         'inconsistent growth',
         'absurd number',
+        'missing residual layer',
     ],
 )
 def test_other_weights_are_refused(state_dict, message):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from irnsigma_plugin.archs import dense_block, dense_kernels
-from irnsigma_plugin.archs.dense_block import DenseBlock, compile_blocks
+from irnsigma_plugin.archs.dense_block import DenseBlock, ResidualBlock, compile_blocks
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 
 
@@ -31,6 +31,32 @@ def test_equals_the_layers_written_out():
     torch.testing.assert_close(block(x), layer(5, x, x1, x2, x3, x4))
 
 
+def test_residual_equals_the_layers_written_out():
+    block = randomise(ResidualBlock(4, 5, growth_channels=6), std=0.2)
+    x = random_image(2, 4, 5, 7) - 0.5
+
+    def layer(k, x):
+        conv = getattr(block, f'conv{k}')
+        return F.conv2d(x, conv.weight, conv.bias, padding=1)
+
+    def activate(y):
+        return torch.where(y > 0, y, 0.2 * y)
+
+    x1 = activate(layer(1, x))
+    x2 = x1 + activate(layer(2, x1))
+    x3 = x2 + activate(layer(3, x2))
+    torch.testing.assert_close(block(x), layer(4, x3))
+
+
+def test_initial_residual_weights():
+    torch.manual_seed(0)
+    block = ResidualBlock(3, 9, growth_channels=32)
+    assert torch.equal(block(random_image(1, 3, 4, 4)), torch.zeros(1, 9, 4, 4))
+    for conv, gain in ((block.conv1, 1), (block.conv2, 0.1), (block.conv3, 0.1)):
+        xavier = (2 / (9 * conv.in_channels + 9 * 32)) ** 0.5
+        torch.testing.assert_close(conv.weight.std().item(), gain * xavier, rtol=0.1, atol=0)
+
+
 def test_initial_weights():
     torch.manual_seed(0)
     block = DenseBlock(3, 9, growth_channels=32)
@@ -44,8 +70,12 @@ def test_initial_weights():
         torch.testing.assert_close(conv.weight.std().item(), 0.1 * xavier, rtol=0.1, atol=0)
 
 
-def test_gradients_and_input_is_left_alone():
-    block = randomise(DenseBlock(2, 1, growth_channels=2), std=0.2).double()
+every_kind = pytest.mark.parametrize('kind', [DenseBlock, ResidualBlock])
+
+
+@every_kind
+def test_gradients_and_input_is_left_alone(kind):
+    block = randomise(kind(2, 1, growth_channels=2), std=0.2).double()
     x = random_image(1, 2, 3, 3, dtype=torch.float64).requires_grad_()
     copy = x.detach().clone()
     assert torch.autograd.gradcheck(block, x)
@@ -80,8 +110,9 @@ def test_an_input_without_gradient():
     assert all(parameter.grad.abs().sum() > 0 for parameter in block.parameters())
 
 
-def test_autocast_is_for_the_convolutions():
-    block = randomise(DenseBlock(3, 4, growth_channels=8), std=0.05)
+@every_kind
+def test_autocast_is_for_the_convolutions(kind):
+    block = randomise(kind(3, 4, growth_channels=8), std=0.05)
     x = random_image(1, 3, 8, 8).requires_grad_()
     with torch.autocast('cpu', torch.bfloat16):
         y = block(x)

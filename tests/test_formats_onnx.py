@@ -116,9 +116,10 @@ def test_one_input_at_sigma_0_is_the_faithful_image(tmp_path):
         onnx_export.export_onnx(net, tmp_path, sigma=1.5)
 
 
-def test_a_network_that_is_told_sigma(tmp_path):
+@pytest.mark.parametrize('subnet', ['dense', 'residual'])
+def test_a_network_that_is_told_sigma(tmp_path, subnet):
     installed()
-    net = randomise(InvRescaleNet(2, [1], 3, sigma_input=True)).eval()
+    net = randomise(InvRescaleNet(2, [1], 3, sigma_input=True, subnet=subnet)).eval()
     onnx_export.export_onnx(net, tmp_path, ['up'])
     lr, epsilon, sigma = torch.rand(2, 3, 5, 4), torch.randn(2, 9, 5, 4), torch.tensor([0.2, 1]).view(2, 1, 1, 1)
     sigma = sigma.expand(2, 1, 5, 4)

@@ -193,6 +193,16 @@ def test_clamp_of_weights_that_do_not_tell_it_is_that_of_the_registration(spandr
     torch.testing.assert_close(load(spandrel, path)(lr), expected)
 
 
+def test_residual_sub_networks(spandrel, tmp_path):
+    net = InvRescaleNet(2, [2], 4, subnet='residual')
+    torch.nn.init.normal_(net.operations[2].GH.conv4.weight)
+    torch.save(net.state_dict(), tmp_path / 'net_g.pth')
+    lr = torch.rand(1, 3, 4, 5)
+    with torch.no_grad():
+        expected = net.upscale(lr, torch.zeros(net.latent_shape(lr.shape))).clamp(0, 1)
+    torch.testing.assert_close(load(spandrel, tmp_path / 'net_g.pth')(lr), expected)
+
+
 @pytest.mark.parametrize('settings', [{'sigma': 1.5}, {'clamp': 0}], ids=str)
 def test_settings_out_of_range_are_refused(spandrel, settings):
     with pytest.raises(ValueError, match=next(iter(settings))):

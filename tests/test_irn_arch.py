@@ -10,13 +10,21 @@ from benchmarks.textbook import textbook
 from helpers.invertibility import ROUND_TRIP, assert_same_state, check_inverse, random_image, randomise, state_of
 from torch import nn
 
-from irnsigma_plugin.archs.dense_block import DenseBlock
-from irnsigma_plugin.archs.irn_arch import LEVELS, CouplingBlock, HaarDownsampling, InvRescaleNet, LearnableDownsampling
+from irnsigma_plugin.archs.dense_block import DenseBlock, ResidualBlock
+from irnsigma_plugin.archs.irn_arch import (
+    LEVELS,
+    SUBNETS,
+    CouplingBlock,
+    HaarDownsampling,
+    InvRescaleNet,
+    LearnableDownsampling,
+)
 from irnsigma_plugin.archs.rescaling_net import quantize
 from irnsigma_plugin.losses.mixture_loss import charbonnier, latent_energy, squared_error
 
 SCALES = (2, 3, 4, 8)
 PARITY = Path(__file__).parent / 'data' / 'parity'
+every_subnet = pytest.mark.parametrize('subnet', SUBNETS)
 
 
 @pytest.fixture(scope='module', params=SCALES, ids='x{}'.format)
@@ -89,11 +97,27 @@ def test_keys_are_those_of_the_original():
     assert 'operations.0.conv_weights' in InvRescaleNet(3, [1], growth_channels=1).state_dict()
 
 
+def test_keys_and_size_of_residual_sub_networks():
+    net = InvRescaleNet(2, [1], subnet='residual')
+    names = {
+        f'operations.1.{subnet}.conv{k}.{kind}'
+        for subnet in ('F', 'GH')
+        for k in range(1, 5)
+        for kind in ('weight', 'bias')
+    }
+    assert set(net.state_dict()) == names | {'operations.0.haar_weights'}
+    # Of F 9 -> 32 -> 32 -> 32 -> 3, of GH 3 -> 32 -> 32 -> 32 -> 18: 9 weights a pair of channels, and the biases.
+    weights = 9 * (9 * 32 + 2 * 32 * 32 + 32 * 3) + 9 * (3 * 32 + 2 * 32 * 32 + 32 * 18)
+    assert sum(parameter.numel() for parameter in net.operations[1].parameters()) == weights + 3 * 32 + 3 + 3 * 32 + 18
+
+
+@pytest.mark.parametrize(('subnet', 'width'), [('dense', 8), ('residual', 16)])
 @pytest.mark.parametrize('dtype', ROUND_TRIP)
 @pytest.mark.parametrize('scale', SCALES)
-def test_round_trip_with_randomised_weights(scale, dtype):
+def test_round_trip_with_randomised_weights(scale, dtype, subnet, width):
+    torch.manual_seed(0)
     std = 0.01 if scale == 3 else 0.02  # more would make the learnable matrix ill-conditioned
-    net = randomise(InvRescaleNet(scale, growth_channels=8), std=std).to(dtype).requires_grad_(False)
+    net = randomise(InvRescaleNet(scale, growth_channels=width, subnet=subnet), std=std).to(dtype).requires_grad_(False)
     hr = random_image(2, 3, 48, 24, dtype=dtype)
     lr, z = net.downscale(hr)
     fresh_lr, fresh_z = InvRescaleNet(scale, growth_channels=1).to(dtype).downscale(hr)
@@ -104,8 +128,9 @@ def test_round_trip_with_randomised_weights(scale, dtype):
 
 @pytest.mark.parametrize(('height', 'width'), [(1, 1), (5, 1), (2, 3), (7, 30), (17, 16), (23, 25)])
 @pytest.mark.parametrize('scale', SCALES)
-def test_any_size(scale, height, width):
-    net = randomise(InvRescaleNet(scale, [1] * (scale.bit_length() - 1), growth_channels=4), std=0.02)
+@every_subnet
+def test_any_size(subnet, scale, height, width):
+    net = randomise(InvRescaleNet(scale, [1] * (scale.bit_length() - 1), growth_channels=4, subnet=subnet), std=0.02)
     hr = random_image(2, 3, height, width)
     small = (-(-height // scale), -(-width // scale))
     with torch.no_grad():
@@ -116,15 +141,17 @@ def test_any_size(scale, height, width):
         assert net(hr, 0.5).restored.shape == hr.shape
 
 
-def test_forward_stores_nothing():
-    net = randomise(InvRescaleNet(4, [1, 1], growth_channels=4))
+@every_subnet
+def test_forward_stores_nothing(subnet):
+    net = randomise(InvRescaleNet(4, [1, 1], growth_channels=4, subnet=subnet))
     before = state_of(net)
     net(random_image(1, 3, 9, 10), torch.tensor([0.5])).restored.sum().backward()
     assert_same_state(before, state_of(net))
 
 
-def test_gradient_reaches_every_trainable_parameter():
-    net = randomise(InvRescaleNet(3, [2], growth_channels=4))
+@every_subnet
+def test_gradient_reaches_every_trainable_parameter(subnet):
+    net = randomise(InvRescaleNet(3, [2], growth_channels=4, subnet=subnet))
     net(random_image(1, 3, 9, 9), 1.0).restored.square().sum().backward()
     assert [name for name, parameter in net.named_parameters() if not parameter.grad.any()] == []
 
@@ -156,6 +183,8 @@ def test_built_by_basicsr():
         ({'clamp': 0}, 'clamp'),
         ({'clamp': float('nan')}, 'clamp'),
         ({'clamp': '1'}, 'clamp'),
+        ({'subnet': 'desne'}, 'subnet'),
+        ({'subnet': None}, 'subnet'),
     ],
 )
 def test_wrong_arguments_are_named(arguments, name):
@@ -230,6 +259,19 @@ def assert_same_gradients(actual, expected):
 )
 def test_receptive_field(arguments, expected):
     assert InvRescaleNet(*arguments).receptive_field() == expected
+    assert InvRescaleNet(*arguments, subnet='residual').receptive_field() == expected * 4 / 5
+
+
+@every_subnet
+def test_nothing_further_away_than_the_receptive_field_counts(subnet):
+    net = randomise(InvRescaleNet(2, [1], 2, subnet=subnet), std=0.3).double()
+    reach, hr = net.receptive_field(), random_image(1, 3, 64, 2, dtype=torch.float64)
+    changed = hr.clone()
+    changed[:, :, 32] += 1  # in one row of cells
+    with torch.no_grad():
+        (_, z), (_, expected) = net.downscale(changed), net.downscale(hr)
+    rows = (z - expected).abs().sum((0, 1, 3)).nonzero()
+    assert (rows.min(), rows.max()) == (16 - reach // 2, 16 + reach // 2)
 
 
 class Affine(nn.Module):
@@ -244,11 +286,22 @@ class Affine(nn.Module):
         return (self.factor * x.mean(1, keepdim=True) + self.shift).expand(-1, self.out_channels, -1, -1)
 
 
-def test_coupling_by_hand():
-    block = CouplingBlock(3, Affine, split=1, clamp=0.8)
+class AffineHeads(Affine):
+    """Two of them side by side, one in each half of the result."""
+
+    def forward(self, x):
+        return torch.cat([head(x) for head in self.heads], 1) if hasattr(self, 'heads') else super().forward(x)
+
+
+@pytest.mark.parametrize('shared', [False, True])
+def test_coupling_by_hand(shared):
+    block = CouplingBlock(3, AffineHeads, split=1, clamp=0.8, shared=shared)
+    if shared:
+        block.GH.heads = nn.ModuleList((Affine(1, 2), Affine(1, 2)))
+    g, h = block.GH.heads if shared else (block.G, block.H)
     block.F.factor, block.F.shift = 2.0, 1.0
-    block.G.factor, block.G.shift = -1.0, 0.5
-    block.H.factor = math.log(3) / 10
+    g.factor, g.shift = -1.0, 0.5
+    h.factor = math.log(3) / 10
     x = torch.tensor([1.0, 3.0, 5.0]).view(1, 3, 1, 1)
     # y1 = 1 + (2 · (3 + 5)/2 + 1) = 10; H(y1) = ln 3, sigmoid 3/4, s = 0.8 · (2 · 3/4 - 1) = 0.4;
     # G(y1) = -9.5; y2 = (3, 5) · exp(0.4) - 9.5.
@@ -259,8 +312,10 @@ def test_coupling_by_hand():
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 @pytest.mark.parametrize(('channels', 'split', 'clamp'), [(12, 3, 1.0), (48, 3, 1.0), (5, 2, 3.0)])
-def test_inverse_of_coupling(channels, split, clamp, dtype):
-    block = randomise(CouplingBlock(channels, partial(DenseBlock, growth_channels=8), split, clamp)).to(dtype)
+@pytest.mark.parametrize(('kind', 'shared'), [(DenseBlock, False), (DenseBlock, True), (ResidualBlock, True)])
+def test_inverse_of_coupling(kind, shared, channels, split, clamp, dtype):
+    block = CouplingBlock(channels, partial(kind, growth_channels=8), split, clamp, shared)
+    block = randomise(block, std=0.05 if kind is DenseBlock else 0.1).to(dtype)
     x = random_image(2, channels, 5, 7, dtype=dtype)
     assert (block(x) - x).abs().mean() > 0.1
     check_inverse(block, x, x.shape)
@@ -319,10 +374,11 @@ def test_sigma_is_a_channel_of_every_sub_network():
     torch.testing.assert_close(zero, net.upscale(lr, 0 * epsilon))
 
 
+@every_subnet
 @pytest.mark.parametrize('scale', [2, 3, 4])
-def test_sigma_of_a_cell_reaches_its_pixels(scale):
+def test_sigma_of_a_cell_reaches_its_pixels(scale, subnet):
     """In every level: a number, and a map of that number, are the same."""
-    net = randomise(InvRescaleNet(scale, [1] * len(LEVELS[scale]), 3, sigma_input=True))
+    net = randomise(InvRescaleNet(scale, [1] * len(LEVELS[scale]), 3, sigma_input=True, subnet=subnet))
     lr = random_image(1, 3, 4, 3)
     epsilon = torch.randn(net.latent_shape(lr.shape))
     with torch.no_grad():
@@ -332,19 +388,21 @@ def test_sigma_of_a_cell_reaches_its_pixels(scale):
     assert (number - other).abs().min() > 0
 
 
-def test_sigma_input_learns_and_is_saved():
-    net = InvRescaleNet(4, [1, 1], 3, sigma_input=True)
-    plain = InvRescaleNet(4, [1, 1], 3)
-    names = {f'operations.{i}.{s}.sigma{k}' for i in (1, 3) for s in 'FGH' for k in range(1, 6)}
+@pytest.mark.parametrize(('subnet', 'names', 'readers'), [('dense', 'F G H', 5), ('residual', 'F GH', 1)])
+def test_sigma_input_learns_and_is_saved(subnet, names, readers):
+    net = InvRescaleNet(4, [1, 1], 3, sigma_input=True, subnet=subnet)
+    plain = InvRescaleNet(4, [1, 1], 3, subnet=subnet)
+    names = {f'operations.{i}.{s}.sigma{k}' for i in (1, 3) for s in names.split() for k in range(1, readers + 1)}
     assert net.state_dict().keys() - plain.state_dict().keys() == names
     randomise(net)(random_image(2, 3, 8, 8), torch.tensor([0.0, 1.0])).restored.sum().backward()
     gradients = dict(net.named_parameters())
     assert [name for name in names if not gradients[name].grad.any()] == []
 
 
-def test_a_network_that_was_not_told_sigma_begins_as_it_is():
-    plain = randomise(InvRescaleNet(2, [1], 3))
-    net = randomise(InvRescaleNet(2, [1], 3, sigma_input=True))
+@every_subnet
+def test_a_network_that_was_not_told_sigma_begins_as_it_is(subnet):
+    plain = randomise(InvRescaleNet(2, [1], 3, subnet=subnet))
+    net = randomise(InvRescaleNet(2, [1], 3, sigma_input=True, subnet=subnet))
     net.load_state_dict(plain.state_dict())
     hr, epsilon, sigma = random_image(1, 3, 6, 8), torch.randn(1, 9, 3, 4), torch.tensor([0.5])
     torch.testing.assert_close(net(hr, sigma, epsilon), plain(hr, sigma, epsilon))
@@ -359,8 +417,9 @@ def test_clamp_bounds_the_scale(clamp):
         torch.testing.assert_close(block(x)[:, 1:], torch.full((1, 3, 1, 1), expected))
 
 
-def test_gradients_of_coupling_in_both_directions():
-    block = randomise(CouplingBlock(4, partial(DenseBlock, growth_channels=2), split=3), std=0.2).double()
+@pytest.mark.parametrize(('kind', 'shared'), SUBNETS.values())
+def test_gradients_of_coupling_in_both_directions(kind, shared):
+    block = randomise(CouplingBlock(4, partial(kind, growth_channels=2), 3, shared=shared), std=0.2).double()
     x = random_image(1, 4, 2, 2, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(block, x)
     assert torch.autograd.gradcheck(block.inverse, x)

@@ -1,66 +1,67 @@
-"""The sub-network inside a coupling block."""
+"""The sub-networks inside a coupling block."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from irnsigma_plugin.archs.dense_kernels import CONVOLUTIONS, dense
+from irnsigma_plugin.archs.dense_kernels import CONVOLUTIONS, dense, residual
 
 
-class DenseBlock(nn.Module):
-    """Five 3x3 convolutions, each of which sees the input and the outputs of all before it.
+class Subnet(nn.Module):
+    """Padded 3x3 convolutions conv1 to convK, whose weights `compute` makes a function of an image and sigma of.
 
-    `x_k = LeakyReLU(conv_k([x_0, x_1, ..., x_{k-1}]))` for k = 1..4, with x_0 the input and slope 0.2; the result is
-    `conv_5([x_0, x_1, ..., x_4])`. conv_5 starts at zero, so a fresh block returns 0 and a fresh coupling
-    block is the identity; the others start at Xavier x 0.1.
+    The last starts at zero, so that a fresh sub-network returns 0 and a fresh coupling block is the identity.
 
     Convolutions of few channels are fastest with the channels innermost, so everything is channels-last.
 
     Args:
-        in_channels, out_channels: Of the input and of the result.
-        growth_channels: What each of conv_1 to conv_4 adds.
-        sigma_input: Let x_0 have one more channel where it is given. Its weights, `sigma1` to `sigma5`, start at zero.
+        channels: (inputs, outputs) of each convolution; the first reads the input alone.
+        gains: What Xavier's standard deviation is multiplied by at the start, for each but the last.
+        sigma_readers: So many convolutions, from the first, read the input of the sub-network: where sigma is given, it
+            is one more channel of theirs. The weights of it, `sigma1` and so on, start at zero.
 
     Shape:
-        (N, in_channels, H, W) and, for `sigma_input`, (N, 1, H, W) -> (N, out_channels, H, W).
+        (N, in_channels, H, W) and, where there are `sigma_readers`, (N, 1, H, W) -> (N, out_channels, H, W).
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, growth_channels: int = 32, sigma_input: bool = False
-    ) -> None:
+    def __init__(self, channels: Sequence[tuple[int, int]], gains: Sequence[float], sigma_readers: int) -> None:
         super().__init__()
-        self.in_channels = in_channels
-        for k in range(1, CONVOLUTIONS + 1):
-            inputs = in_channels + (k - 1) * growth_channels
-            conv = nn.Conv2d(inputs, growth_channels if k < CONVOLUTIONS else out_channels, 3, padding=1)
-            if k == CONVOLUTIONS:
+        self.in_channels, self.convolutions, self.sigma_readers = channels[0][0], len(channels), sigma_readers
+        for k, ((inputs, outputs), gain) in enumerate(zip(channels, (*gains, 0)), 1):
+            conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+            if gain == 0:
                 nn.init.zeros_(conv.weight)
             elif not conv.weight.is_meta:  # where it would import torch._dynamo, which takes seconds
-                nn.init.xavier_normal_(conv.weight, gain=0.1)
+                nn.init.xavier_normal_(conv.weight, gain=gain)
             nn.init.zeros_(conv.get_parameter('bias'))
             self.add_module(f'conv{k}', conv)
-            if sigma_input:
-                self.register_parameter(f'sigma{k}', nn.Parameter(torch.zeros(conv.out_channels, 1, 3, 3)))
+            if k <= sigma_readers:
+                self.register_parameter(f'sigma{k}', nn.Parameter(torch.zeros(outputs, 1, 3, 3)))
         self.to(memory_format=torch.channels_last)
 
+    def compute(self, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+        raise NotImplementedError
+
     def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
-        convolutions = [getattr(self, f'conv{k}') for k in range(1, CONVOLUTIONS + 1)]
+        convolutions = [getattr(self, f'conv{k}') for k in range(1, self.convolutions + 1)]
         weights = [conv.weight for conv in convolutions]
         if sigma is not None:
             x, c = torch.cat((x, sigma), 1), self.in_channels
-            own = [self.get_parameter(f'sigma{k}') for k in range(1, CONVOLUTIONS + 1)]
-            weights = [torch.cat((w[:, :c], s, w[:, c:]), 1) for w, s in zip(weights, own)]
+            for k in range(self.sigma_readers):
+                own, w = self.get_parameter(f'sigma{k + 1}'), weights[k]
+                weights[k] = torch.cat((w[:, :c], own, w[:, c:]), 1)
         tensors = [x, *weights, *(conv.bias for conv in convolutions)]
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             tensors = [tensor.to(dtype) for tensor in tensors]
         x = tensors[0].contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, enabled=False):
-            return dense(x, tensors[1 : 1 + CONVOLUTIONS], tensors[1 + CONVOLUTIONS :])
+            return self.compute(x, tensors[1 : 1 + self.convolutions], tensors[1 + self.convolutions :])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         for name, own in self.named_parameters(recurse=False):  # of sigma, which a network without them ignores
@@ -68,19 +69,65 @@ class DenseBlock(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *others)
 
 
+class DenseBlock(Subnet):
+    """Five 3x3 convolutions, each of which sees the input and the outputs of all before it.
+
+    `x_k = LeakyReLU(conv_k([x_0, x_1, ..., x_{k-1}]))` for k = 1..4, with x_0 the input and slope 0.2; the result is
+    `conv_5([x_0, x_1, ..., x_4])`. conv_1 to conv_4 start at Xavier x 0.1.
+
+    Args:
+        in_channels, out_channels: Of the input and of the result.
+        growth_channels: What each of conv_1 to conv_4 adds.
+        sigma_input: Let x_0 have one more channel where it is given.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, growth_channels: int = 32, sigma_input: bool = False
+    ) -> None:
+        inputs = [in_channels + k * growth_channels for k in range(CONVOLUTIONS)]
+        outputs = [growth_channels] * (CONVOLUTIONS - 1) + [out_channels]
+        gains = [0.1] * (CONVOLUTIONS - 1)
+        super().__init__(list(zip(inputs, outputs)), gains, CONVOLUTIONS if sigma_input else 0)
+
+    def compute(self, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+        return dense(x, weights, biases)
+
+
+class ResidualBlock(Subnet):
+    """Four 3x3 convolutions of equal width, the inner ones added to what they see.
+
+    `x_1 = a(conv_1(x_0))` and `x_k = x_{k-1} + a(conv_k(x_{k-1}))` for k = 2, 3, with x_0 the input and a the
+    LeakyReLU of slope 0.2; the result is `conv_4(x_3)`. conv_1 starts at Xavier, conv_2 and conv_3 at Xavier x 0.1.
+
+    Args:
+        in_channels, out_channels: Of the input and of the result.
+        growth_channels: Width of x_1 to x_3.
+        sigma_input: Let x_0 have one more channel where it is given.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, growth_channels: int = 32, sigma_input: bool = False
+    ) -> None:
+        widths = [in_channels, *[growth_channels] * 3, out_channels]
+        super().__init__(list(zip(widths, widths[1:])), (1, 0.1, 0.1), int(sigma_input))
+
+    def compute(self, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+        return residual(x, weights, biases)
+
+
 def compile_blocks(net: nn.Module) -> None:
-    """Let torch compile the dense blocks of a network, each kind once, for where gradients are recorded.
+    """Let torch compile the sub-networks of a network, each kind once, for where gradients are recorded.
 
     Without them an image may have any size, and each would be compiled anew.
     """
     from torch._dynamo import config  # which takes seconds
 
     config.cache_size_limit = max(config.cache_size_limit, 32)  # kinds; torch gives up at 8, x4 with sigma has 9
-    compiled = torch.compile(DenseBlock.forward, dynamic=False)
+    compiled = torch.compile(Subnet.forward, dynamic=False)
 
-    def forward(self: DenseBlock, *inputs: Tensor) -> Tensor:
-        return (compiled if torch.is_grad_enabled() else DenseBlock.forward)(self, *inputs)
+    def forward(self: Subnet, *inputs: Tensor) -> Tensor:
+        return (compiled if torch.is_grad_enabled() else Subnet.forward)(self, *inputs)
 
-    blocks: list[Any] = [module for module in net.modules() if type(module) is DenseBlock]
+    blocks: list[Any] = [module for module in net.modules() if isinstance(module, Subnet)]
     for block in blocks:
         block.forward = MethodType(forward, block)

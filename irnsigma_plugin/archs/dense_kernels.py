@@ -1,9 +1,10 @@
-"""The fast ways to compute a dense block, with and without gradients, on the hardware at hand."""
+"""The fast ways to compute a sub-network, with and without gradients, on the hardware at hand."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Callable
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from irnsigma_plugin.archs.grid import windows
 
 NEGATIVE_SLOPE = 0.2
 CONVOLUTIONS = 5
+Merge = Callable[[Tensor, Tensor, int], Tensor]
 # Largest side of the cells in which an image is walked through where no gradient is recorded. What one needs
 # stays in a processor's cache, and memory no longer grows with the image; smaller ones would spend more
 # on their margins. GPUs have no such cache, but want large pieces of work.
@@ -32,10 +34,29 @@ def dense(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Ten
         weights, biases: Of conv_1 to conv_5, of the type of `x`.
     """
     if not (torch.is_grad_enabled() or _is_traced()):
-        return _in_windows(x, weights, biases)
+        return _in_windows(x, weights, biases, _concatenate)
     if x.device.type == 'cuda' and x.dtype.itemsize == 2:
         return _in_one_piece(*aligned(x, weights, biases))[:, : weights[-1].shape[0]]
     return _in_one_piece(x, *weights, *biases)
+
+
+def residual(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """What a :class:`~irnsigma_plugin.archs.dense_block.ResidualBlock` computes, of what :func:`dense` takes."""
+    if not (torch.is_grad_enabled() or _is_traced()):
+        return _in_windows(x, weights, biases, _add)
+    *others, last = zip(weights, biases)
+    for k, (weight, bias) in enumerate(others, 1):
+        new = F.leaky_relu(F.conv2d(x, weight, bias, padding=1), NEGATIVE_SLOPE)
+        x = _add(x, new, k)
+    return F.conv2d(x, *last, padding=1)
+
+
+def _concatenate(x: Tensor, new: Tensor, k: int) -> Tensor:
+    return torch.cat((x, new), 1)
+
+
+def _add(x: Tensor, new: Tensor, k: int) -> Tensor:
+    return x + new if k > 1 else new
 
 
 def _in_one_piece(x: Tensor, *parameters: Tensor) -> Tensor:
@@ -169,30 +190,35 @@ def _convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, x_wanted:
     return x_gradient, weight_gradient
 
 
-def _in_windows(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """The block's result, without a gradient, window by window.
+def _in_windows(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], merge: Merge) -> Tensor:
+    """The sub-network's result, without a gradient, window by window.
 
-    An output pixel depends on the input up to five pixels away, one per convolution: a window starts with a margin of
-    five, each convolution uses one of it up, and no value differs from the whole image's.
+    An output pixel depends on the input one pixel further away for each convolution: a window starts with a margin of
+    as many, each convolution uses one of it up, and no value differs from the whole image's.
+
+    Args:
+        merge: What conv_{k+1} sees, of what conv_k saw, its result after the activation, and k.
     """
     batch, _, height, width = x.shape
     shape = (batch, weights[-1].shape[0], height, width)
     result = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    for area, (rows, columns) in windows(height, width, CELL.get(x.device.type, max(height, width)), CONVOLUTIONS):
+    for area, (rows, columns) in windows(height, width, CELL.get(x.device.type, max(height, width)), len(weights)):
         # Pixels between the cell and the image's border, where every convolution pads with zeros.
         room = (rows.start, height - rows.stop, columns.start, width - columns.stop)
-        result[..., rows, columns] = _window(x[(..., *area)], room, weights, biases)
+        result[..., rows, columns] = _window(x[(..., *area)], room, weights, biases, merge)
     return result
 
 
-def _window(x: Tensor, room: Sequence[int], weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """The result of a window, given with a margin of five pixels or the `room` there is."""
+def _window(
+    x: Tensor, room: Sequence[int], weights: Sequence[Tensor], biases: Sequence[Tensor], merge: Merge
+) -> Tensor:
+    """The result of a window, given with a margin of a pixel for each convolution or the `room` there is."""
     x = x.contiguous(memory_format=torch.channels_last)
     for k, (weight, bias) in enumerate(zip(weights, biases), 1):
         y = convolve(x, weight, bias)
         # A convolution's outermost pixels lack neighbours, unless they are the image's own.
-        up, down, left, right = (int(pixels > CONVOLUTIONS - k) for pixels in room)
+        up, down, left, right = (int(pixels > len(weights) - k) for pixels in room)
         inside = (..., slice(up, x.shape[-2] - down), slice(left, x.shape[-1] - right))
         y = y[inside]
-        x = torch.cat((x[inside], F.leaky_relu(y, NEGATIVE_SLOPE, inplace=True)), 1) if k < CONVOLUTIONS else y
+        x = merge(x[inside], F.leaky_relu(y, NEGATIVE_SLOPE, inplace=True), k) if k < len(weights) else y
     return x

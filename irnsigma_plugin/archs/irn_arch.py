@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from irnsigma_plugin.archs.dense_block import DenseBlock
+from irnsigma_plugin.archs.dense_block import DenseBlock, ResidualBlock
 from irnsigma_plugin.archs.rescaling_net import RescalingNet, reflection_pad, scale_noise
 from irnsigma_plugin.checks import finite, flag, is_whole, one_of, raise_faults, whole
 
@@ -117,27 +117,40 @@ class CouplingBlock(InvertibleModule):
         subnet: `subnet(in_channels, out_channels)` builds F, G and H.
         split: Channels of x1; 3, the low-resolution image's, in IRN.
         clamp: Bound of the log-scale |s|, > 0.
+        shared: Let one network GH give G(y1) and H(y1), side by side, as in RealNVP and Glow.
     """
 
+    G: nn.Module
+    H: nn.Module
+    GH: nn.Module
+
     def __init__(
-        self, channels: int, subnet: Callable[[int, int], nn.Module], split: int = 3, clamp: float = 1.0
+        self,
+        channels: int,
+        subnet: Callable[[int, int], nn.Module],
+        split: int = 3,
+        clamp: float = 1.0,
+        shared: bool = False,
     ) -> None:
         super().__init__()
         self.split_sizes = (split, channels - split)
         self.clamp = clamp
+        self.shared = shared
         self.F = subnet(channels - split, split)
-        self.G = subnet(split, channels - split)
-        self.H = subnet(split, channels - split)
+        for name in ('GH',) if shared else ('G', 'H'):
+            setattr(self, name, subnet(split, len(name) * (channels - split)))
 
     def forward(self, x: Tensor) -> Tensor:
         x1, x2 = self._split(x)
         y1 = x1 + self.F(x2)
-        y2 = x2 * self._log_scale(y1).exp() + self.G(y1)
+        shift, log_scale = self._shift_and_log_scale(y1)
+        y2 = x2 * log_scale.exp() + shift
         return torch.cat((y1, y2), 1)
 
     def inverse(self, y: Tensor, *sigma: Tensor) -> Tensor:
         y1, y2 = self._split(y)
-        x2 = (y2 - self.G(y1, *sigma)) * (-self._log_scale(y1, *sigma)).exp()
+        shift, log_scale = self._shift_and_log_scale(y1, *sigma)
+        x2 = (y2 - shift) * (-log_scale).exp()
         x1 = y1 - self.F(x2, *sigma)
         return torch.cat((x1, x2), 1)
 
@@ -145,9 +158,11 @@ class CouplingBlock(InvertibleModule):
         x1, x2 = (part.contiguous(memory_format=torch.channels_last) for part in x.split(self.split_sizes, dim=1))
         return x1, x2  # in the layout of the sub-networks
 
-    def _log_scale(self, y1: Tensor, *sigma: Tensor) -> Tensor:
+    def _shift_and_log_scale(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """G, and s of H."""
+        g, h = self.GH(*inputs).chunk(2, 1) if self.shared else (self.G(*inputs), self.H(*inputs))
         # In the image's precision: under autocast H comes in a lower one, whose errors exp would magnify.
-        return self.clamp * (2 * torch.sigmoid(self.H(y1, *sigma).to(y1.dtype)) - 1)
+        return g, self.clamp * (2 * torch.sigmoid(h.to(inputs[0].dtype)) - 1)
 
 
 IMAGE_CHANNELS = 3
@@ -156,6 +171,8 @@ LEVELS = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
 DEFAULT_BLOCK_NUM = {2: (8,), 3: (12,), 4: (8, 8), 8: (8, 8, 8)}
 #: Entry of a state dict that tells the clamp of an :class:`InvRescaleNet`, where it is not 1.
 CLAMP_KEY = 'log_scale_clamp'
+#: Sub-networks of the coupling blocks by name, and whether one gives both G and H.
+SUBNETS: dict[str, tuple[type[nn.Module], bool]] = {'dense': (DenseBlock, False), 'residual': (ResidualBlock, True)}
 #: What sigma = 1 is to the sub-networks. Their weights of it start at zero, beside trained ones: with a larger input
 #: they learn faster than those.
 SIGMA_GAIN = 4.0
@@ -179,11 +196,13 @@ class InvRescaleNet(RescalingNet):
         scale: 2, 3, 4 or 8.
         block_num: Coupling blocks of each level. By default the paper's: [8] for x2, [12] for x3, [8, 8]
             for x4, [8, 8, 8] for x8.
-        growth_channels: Growth of the dense blocks. Fewer are faster and weaker; prefer depth to width.
+        growth_channels: Growth of the dense blocks, or width of the residual ones. Fewer are faster and weaker; prefer
+            depth to width.
         clamp: Bound of a coupling block's log-scale.
         sigma_input: Whether the sub-networks see sigma when they restore, as one more channel of their inputs. In the
             paper they know it by the spread of z alone, and learn slowly to tell one sigma from another. Downscaling,
             and `upscale` as its inverse, are as without it; so are weights that have none of it yet.
+        subnet: `dense`, the paper's; `residual`, lighter ones, with one for both G and H.
 
     Attributes:
         checkpoint_blocks: Whether coupling blocks are computed a second time in the backward pass, so that only
@@ -199,7 +218,7 @@ class InvRescaleNet(RescalingNet):
         (torch.Size([1, 3, 16, 12]), torch.Size([1, 45, 16, 12]))
     """
 
-    half_precision = True  # only dense blocks are computed in it
+    half_precision = True  # only the sub-networks are computed in it
     operations: Any  # nn.ModuleList, of InvertibleModule
 
     def __init__(
@@ -209,25 +228,30 @@ class InvRescaleNet(RescalingNet):
         growth_channels: int = 32,
         clamp: float = 1.0,
         sigma_input: bool = False,
+        subnet: str = 'dense',
     ) -> None:
         super().__init__()
-        raise_faults('InvRescaleNet', InvRescaleNet.check(scale, block_num, growth_channels, clamp, sigma_input))
+        faults = InvRescaleNet.check(scale, block_num, growth_channels, clamp, sigma_input, subnet)
+        raise_faults('InvRescaleNet', faults)
         self.scale = scale
         self.sigma_input = sigma_input
         self.clamp = clamp
         self.checkpoint_blocks = False
 
-        subnet = partial(DenseBlock, growth_channels=growth_channels, sigma_input=sigma_input)
+        kind, shared = SUBNETS[subnet]
+        build = partial(kind, growth_channels=growth_channels, sigma_input=sigma_input)
         operations: list[InvertibleModule] = []
         channels = IMAGE_CHANNELS
         for factor, blocks in zip(LEVELS[scale], block_num or DEFAULT_BLOCK_NUM[scale]):
             operations.append(HaarDownsampling(channels) if factor == 2 else LearnableDownsampling(factor))
             channels *= factor**2
-            operations.extend(CouplingBlock(channels, subnet, IMAGE_CHANNELS, clamp) for _ in range(blocks))
+            operations.extend(CouplingBlock(channels, build, IMAGE_CHANNELS, clamp, shared) for _ in range(blocks))
         self.operations = nn.ModuleList(operations)
 
     @staticmethod
-    def check(scale: Any, block_num: Any, growth_channels: Any, clamp: Any, sigma_input: Any) -> Iterator[str]:
+    def check(
+        scale: Any, block_num: Any, growth_channels: Any, clamp: Any, sigma_input: Any, subnet: Any
+    ) -> Iterator[str]:
         scale_faults = list(one_of(*LEVELS)('scale', scale))
         yield from scale_faults
         if block_num is not None:
@@ -240,6 +264,7 @@ class InvRescaleNet(RescalingNet):
         yield from whole()('growth_channels', growth_channels)
         yield from finite(above=0)('clamp', clamp)
         yield from flag('sigma_input', sigma_input)
+        yield from one_of(*SUBNETS)('subnet', subnet)
 
     def downscale(self, hr: Tensor) -> tuple[Tensor, Tensor]:
         x = reflection_pad(hr, self.scale)
@@ -277,10 +302,14 @@ class InvRescaleNet(RescalingNet):
     def receptive_field(self) -> int:
         """480 hr pixels for x4 with [8, 8] (2·80 + 4·80): a coupling block reaches as far as F and then G or H.
 
-        These are five 3x3 convolutions each, so that is 10 pixels of the level that the block is on.
+        These are five 3x3 convolutions each, so that is 10 pixels of the level that the block is on. Residual ones
+        have four: 384 hr pixels.
         """
-        blocks = self.coupling_blocks()
-        return sum(factor * (_reach(block.F) + max(_reach(block.G), _reach(block.H))) for block, factor in blocks)
+        reaches = (
+            (factor, {name: _reach(subnet) for name, subnet in block.named_children()})
+            for block, factor in self.coupling_blocks()
+        )
+        return sum(factor * (reach.pop('F') + max(reach.values())) for factor, reach in reaches)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -31,13 +31,13 @@ NETWORK_ENTRY = 'network_g'
 def hidden_arguments(cls: type[InvRescaleNet]) -> dict[str, Any]:
     """Arguments that the weights do not show, such as the clamp, and their defaults."""
     arguments = inspect.signature(cls).parameters.items()
-    shown = 'scale', 'block_num', 'growth_channels', 'sigma_input'
+    shown = 'scale', 'block_num', 'growth_channels', 'sigma_input', 'subnet'
     return {name: each.default for name, each in arguments if name not in shown}
 
 
 HIDDEN_ARGUMENTS = hidden_arguments(InvRescaleNet)
 DEFAULT_CLAMP: float = HIDDEN_ARGUMENTS['clamp']
-_SIGMA_WEIGHTS = re.compile(r'\.[FGH]\.sigma[1-5]$')
+_SIGMA_WEIGHTS = re.compile(r'\.(F|GH?|H)\.sigma[1-5]$')
 
 
 class CheckpointError(RuntimeError):
@@ -249,6 +249,8 @@ def _discover(checkpoint: Checkpoint, clamp: float = DEFAULT_CLAMP) -> tuple[dic
     settings: dict[str, Any] = {'scale': scale, 'block_num': block_num, 'growth_channels': growth}
     if _is_told_sigma(state_dict):
         settings['sigma_input'] = True
+    if any('.GH.' in key for key in state_dict):
+        settings['subnet'] = 'residual'
     faults = 'every level needs a coupling block'
     if all(block_num):
         with torch.device('meta'):
@@ -311,7 +313,7 @@ def _extension(checkpoint: Checkpoint, cls: type | None) -> RescalingNet:
 
 def _levels(state_dict: StateDict) -> tuple[list[int], list[int]]:
     """Factor of each downsampling layer, and the number of coupling blocks after it."""
-    matches = (re.match(r'operations\.(\d+)\.(haar_weights|conv_weights|F|G|H)\b', key) for key in state_dict)
+    matches = (re.match(r'operations\.(\d+)\.(haar_weights|conv_weights|F|GH?|H)\b', key) for key in state_dict)
     kinds = {int(match[1]): match[2] for match in matches if match}
     factors, block_num = [], []
     # A missing layer counts as a block, so that it will be missed by name; no more layers than weights, though.

@@ -58,7 +58,11 @@ class IRNArchitecture(Architecture[Upscaler]):
             name='IRN_sigma',
             detect=KeyCondition.has_all(
                 KeyCondition.has_any('operations.0.haar_weights', 'operations.0.conv_weights'),
-                *(f'operations.1.{subnet}.conv{k}.weight' for subnet in 'FGH' for k in (1, 5)),
+                'operations.1.F.conv1.weight',
+                KeyCondition.has_any(
+                    KeyCondition.has_all(*(f'operations.1.{subnet}.conv5.weight' for subnet in 'FGH')),
+                    'operations.1.GH.conv4.weight',
+                ),
             ),
         )
 

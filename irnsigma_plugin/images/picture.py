@@ -166,17 +166,14 @@ def read_size(path: str | os.PathLike) -> tuple[int, int]:
     try:
         with _no_pixel_limit(), open(path, 'rb') as file, _open(file, os.fspath(path), None) as image:
             return image.height, image.width
+    except ImageReadError:
+        raise
     except Exception as error:  # as of any damaged file
-        fault = f'{path}: missing or not an image; copy it again or remove it.'
-        raise error if isinstance(error, ImageReadError) else ImageReadError(fault) from error
+        raise ImageReadError(f'{path}: missing or not an image; copy it again or remove it.') from error
 
 
 def fitted(picture: Picture, path: str | os.PathLike) -> Picture:
-    """A picture as a file whose name ends so can hold it, without camera data (with a warning) if they are too long.
-
-    Raises:
-        ValueError: It has 16 bits, transparency or a size that the file cannot hold.
-    """
+    """A picture as a file of that name can hold it, else a ValueError; too long camera data costs a warning."""
     kind, alpha, exif = lossy.KINDS.get(Path(path).suffix.lower()), picture.alpha, picture.exif
     if kind is None:
         return picture
@@ -198,8 +195,7 @@ def fitted(picture: Picture, path: str | os.PathLike) -> Picture:
 def write_picture(picture: Picture, path: str | os.PathLike, quality: int = DEFAULT_QUALITY) -> None:
     """Write a file, completely or not at all; raises WriteError if that is impossible.
 
-    It is a JPEG, WebP or AVIF file of that quality (1 to 100) if `path` ends so; the picture must be :func:`fitted`
-    then. Otherwise it is a PNG file.
+    It is a JPEG, WebP or AVIF file of a :func:`fitted` picture and that quality, 1 to 100, if `path` ends so, else PNG.
     """
     kind = lossy.KINDS.get(Path(path).suffix.lower())
     chunks = b''

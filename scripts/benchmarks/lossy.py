@@ -16,7 +16,7 @@ from irnsigma_plugin.images.picture import Picture, read_picture, read_rgb_image
 from irnsigma_plugin.rescaling.pictures import downscale_picture, note_quality, upscale_picture
 from irnsigma_plugin.rescaling.rescaler import Rescaler
 
-FILES = (('png', None), ('jpg', 95), ('jpg', 90), ('jpg', 75), ('webp', 90))
+FILES = (('png', None), ('jpg', 95), ('jpg', 90), ('jpg', 75))
 SIGMAS = (0.0, 1.0)
 COLUMNS = (
     ('lr', 'format', '{}'),
