@@ -59,6 +59,17 @@ def test_files_are_those_of_the_commands(studio, bits):
     assert studio.measure(alone, studio.restore(alone, 0, 0)) == {}
 
 
+def test_what_is_small_is_told_by_its_note(studio):
+    command('downscale photos small/')
+    command('upscale small restored/')
+    assert studio.open(Path('small/photo0.png')).original is None
+    restored = studio.open(Path('restored/photo0.png'))  # it has a note, too, but is a photograph like any other
+    assert restored.original is restored.picture
+    damaged = read_picture('small/photo0.png')._replace(text='{')
+    write_picture(damaged, 'damaged.png')
+    assert studio.open(Path('damaged.png')).original is None
+
+
 def test_figures_are_those_of_evaluate(studio):
     small = studio.shrink(studio.open(Path('photos/photo0.png')), 'own')
     command('evaluate photos --sigmas 0 0.5 --seed 3 --output results')

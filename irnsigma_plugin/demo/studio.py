@@ -18,7 +18,7 @@ from irnsigma_plugin.evaluation.pictures import decode_png
 from irnsigma_plugin.evaluation.report import draw_curve
 from irnsigma_plugin.evaluation.restore import to_bgr
 from irnsigma_plugin.images.picture import Picture, check_size, decode_picture, to_8_bit, write_picture
-from irnsigma_plugin.rescaling.pictures import downscale_picture, upscale_picture
+from irnsigma_plugin.rescaling.pictures import downscale_picture, is_small, upscale_picture
 from irnsigma_plugin.rescaling.rescaler import Rescaler
 
 
@@ -32,7 +32,7 @@ class Photograph(NamedTuple):
     @property
     def original(self) -> Picture | None:
         """The picture, unless it is a small one already, which is told by its note."""
-        return self.picture if self.picture.text is None else None
+        return None if is_small(self.picture) else self.picture
 
 
 class Small(NamedTuple):

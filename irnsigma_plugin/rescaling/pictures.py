@@ -51,6 +51,14 @@ def read_note(text: str) -> LrNote | None:
     return note
 
 
+def is_small(picture: Picture) -> bool:
+    """Whether a picture has the note of a small one, be it damaged; a restored one has another."""
+    try:
+        return picture.text is not None and read_note(picture.text) is not None
+    except (ValueError, RecursionError):
+        return True
+
+
 def settings_of(
     rescaler: Rescaler, overlap: int | None = None, sigma: float | np.ndarray | None = None, seed: int = 0
 ) -> dict[str, Any]:
