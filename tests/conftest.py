@@ -17,6 +17,8 @@ SHARED_DIR = REPO_ROOT.parent / 'shared'
 
 # Before torch is imported anywhere. Small tensors gain nothing from more threads, and two processes share two cores.
 os.environ.setdefault('OMP_NUM_THREADS', '1' if 'PYTEST_XDIST_WORKER' in os.environ else '2')
+# OpenVINO compiles for seconds, and keeps it in the user's folder of caches: its own tests have one of their own.
+os.environ['IRNSIGMA_ENGINE'] = 'torch'
 if (SHARED_DIR / 'torch_home').is_dir():
     os.environ.setdefault('TORCH_HOME', str(SHARED_DIR / 'torch_home'))
 
@@ -35,10 +37,9 @@ def _no_server() -> Iterator[None]:
 
 @pytest.fixture(scope='session', autouse=True)
 def _one_precision() -> Iterator[None]:
-    """No result depends on what this machine is fast in: `auto` is fp32 and torch, except in other processes."""
+    """No result depends on what this machine is fast in: `auto` is fp32, except in other processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rescaler, 'native_precision', lambda device: 'fp32')
-        patch.setattr(rescaler, 'native_engine', lambda device, precision: 'torch')
         yield
 
 

@@ -68,7 +68,17 @@ def server(tmp_path_factory, checkout_path) -> Iterator[Server]:
     env['MPLCONFIGDIR'] = str(folder / 'temporary')  # matplotlib's list of fonts
     torch.save({'params': randomise(InvRescaleNet(4, [1, 1], 2)).state_dict()}, folder / 'model.pth')
     process = subprocess.Popen(
-        [sys.executable, '-c', SERVER, '--port', str(port), '--model', str(folder / 'model.pth')],
+        [
+            sys.executable,
+            '-c',
+            SERVER,
+            '--port',
+            str(port),
+            '--model',
+            str(folder / 'model.pth'),
+            '--precision',
+            'fp32',
+        ],
         cwd=folder / 'work',
         env={**os.environ, **env},
         stdout=subprocess.PIPE,

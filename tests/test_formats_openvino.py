@@ -42,6 +42,7 @@ def installed():
 def folder(tmp_path, monkeypatch):
     """Where this test keeps what is compiled; it begins empty."""
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    monkeypatch.delenv('IRNSIGMA_ENGINE', raising=False)
     return tmp_path / 'irnsigma_plugin' / 'openvino'
 
 
@@ -230,6 +231,8 @@ def test_without_the_package_it_is_named(net, monkeypatch):
 def test_auto_is_what_was_measured(installed, monkeypatch, device, precision, capability, expected):
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: capability)
     assert native_engine(torch.device(device), precision) == expected
+    monkeypatch.setenv('IRNSIGMA_ENGINE', 'torch')
+    assert native_engine(torch.device(device), precision) == 'torch'
 
 
 def test_an_unknown_engine_is_refused(net):

@@ -73,7 +73,8 @@ def test_what_a_wheel_says_of_itself(environment, source):
     environment.install(source)
     (installed,) = metadata.distributions(name='irnsigma_plugin', path=[str(environment.site)])
     assert installed.version == irnsigma_plugin.__version__
-    assert {'demo', 'onnx', 'safetensors', 'spandrel', 'test'} == set(installed.metadata.get_all('Provides-Extra'))
+    extras = {'demo', 'heif', 'onnx', 'openvino', 'safetensors', 'spandrel', 'test'}
+    assert extras == set(installed.metadata.get_all('Provides-Extra'))
     assert {'filelock', 'safetensors'} < set(installed.requires)
     assert [(each.name, each.value) for each in installed.entry_points] == [('irnsigma', 'irnsigma_plugin.cli:main')]
     for file in DATA:

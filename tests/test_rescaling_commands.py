@@ -382,10 +382,10 @@ def test_an_interruption_leaves_whole_files_only(monkeypatch, capsys):
         cv2.imwrite(f'photos/photo{index}.png', np.zeros((70, 97, 3), np.uint8))
     begun, interrupted = threading.Event(), threading.Event()
 
-    def slow_write(picture, path):
+    def slow_write(picture, path, quality):
         begun.set()
         assert interrupted.wait(10)
-        write_picture(picture, path)
+        write_picture(picture, path, quality)
 
     def interrupt(picture, path):
         if path.name == 'photo1.png':

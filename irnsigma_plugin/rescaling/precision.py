@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -55,8 +56,13 @@ def native_precision(device: torch.device) -> str:
 
 
 def native_engine(device: torch.device, precision: str) -> str:
-    """openvino where it is installed and was measured to be faster: in fp32, on processors with AVX-512; else torch."""
+    """openvino where it is installed and was measured to be faster: in fp32, on processors with AVX-512; else torch.
+
+    The environment variable IRNSIGMA_ENGINE=torch makes it torch in any case.
+    """
     import torch
 
+    if os.environ.get('IRNSIGMA_ENGINE') == 'torch':
+        return 'torch'
     fast = device.type == 'cpu' and precision == 'fp32' and torch.backends.cpu.get_cpu_capability() == 'AVX512'
     return 'openvino' if fast and importlib.util.find_spec('openvino') else 'torch'
