@@ -88,7 +88,8 @@ def draw_curve(scores: Scores, axes: tuple[str, str], vain: bool = False) -> byt
     figure = new_figure(5, 4)
     plot = figure.add_subplot()
     plot.plot(x, y, 'o-', color='tab:blue')
-    sides = itertools.cycle([((7, 5), 'left'), ((-7, -13), 'right')])  # neighbours can lie close together
+    # Beside a curve that rises to the right, by turns, as neighbours can lie close together.
+    sides = itertools.cycle([((7, -13), 'left'), ((-7, 5), 'right')])
     for sigma, point, (offset, alignment) in zip(sigmas, zip(x, y), sides):
         plot.annotate(f'σ = {sigma:g}', point, textcoords='offset points', xytext=offset, ha=alignment)
     plot.margins(0.2)
