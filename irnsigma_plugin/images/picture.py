@@ -184,8 +184,9 @@ def fitted(picture: Picture, path: str | os.PathLike) -> Picture:
         'transparency': kind == 'JPEG' and alpha is not None and alpha.min() < 255,
         f'sides of more than {lossy.LONGEST[kind]} pixels': max(picture.pixels.shape) > lossy.LONGEST[kind],
     }
-    for what in (what for what, is_there in faults.items() if is_there):
-        raise ValueError(f'a {kind} file cannot hold {what}; make it a PNG file.')
+    fault = next((what for what, is_there in faults.items() if is_there), None)
+    if fault:
+        raise ValueError(f'a {kind} file cannot hold {fault}; make it a PNG file.')
     if kind == 'JPEG' and len(exif or b'') > lossy.MOST_EXIF:
         left_out = 'its camera data (EXIF) are too long for a JPEG file'
         picture = picture._replace(exif=None, warnings=(*picture.warnings, left_out))
