@@ -76,6 +76,14 @@ def test_option_file_says_how_to_run_it_and_is_named_after_it(file):
     assert load(file)['name'] == file.stem.replace('train_', '')
 
 
+@pytest.mark.parametrize('file', OPTION_FILES, ids=lambda file: file.stem)
+def test_what_a_training_leaves_fits_the_test_of_its_name(file):
+    test = file.with_name(file.name.replace('train_', 'test_'))
+    if test == file or not test.exists():
+        pytest.skip('no pair')
+    assert load(test)['network_g'] == load(file)['network_g']
+
+
 def test_training_values_of_the_papers():
     """The table of published settings, against the option files."""
     shared = {'weight_decay': 1e-5, 'grad_clip': 10, 'batch': 16, 'patch': 144, 'guidance': 16}

@@ -179,6 +179,7 @@ def test_options_of_ones_own(tmp_path, photographs, monkeypatch):
     monkeypatch.setattr(reproduce, 'imagenet_weights', lambda name: None)
     arguments = ['--budget', 'small', '--train', str(photographs), '--test', str(photographs), '--iterations', '70']
     forced = ['--force_yml', 'datasets:train:batch_size_per_gpu=4', 'train:amp=off', 'train:ema_decay=0.9']
+    forced += ['train:optim_g:lr=8e-5']
     with pytest.raises(KeyError):  # nothing was trained, so that nothing can be said of its cost
         reproduce.main([str(tmp_path / 'study'), *arguments, *forced])
     lengths = {step.name: step.work for step in planned if step.name.startswith('train ')}
@@ -188,6 +189,7 @@ def test_options_of_ones_own(tmp_path, photographs, monkeypatch):
         assert options['datasets']['train']['batch_size_per_gpu'] == 4
         assert options['train']['amp'] in ('off', False)
         assert options['train']['ema_decay'] == 0.9
+        assert options['train']['optim_g']['lr'] == 8e-5
         assert options['train']['scheduler']['periods'] == [options['train']['total_iter']]
 
 

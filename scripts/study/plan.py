@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,8 +94,16 @@ def forced(entries: Sequence[str]) -> dict[str, Any]:
         key, equals, value = entry.partition('=')
         if not (key and equals):
             raise ValueError(f'--force_yml {entry}: write KEY=VALUE, with the blocks of a key parted by colons')
-        changes[key.strip().replace(':', '.')] = yaml.safe_load(value)
+        changes[key.strip().replace(':', '.')] = _value(value)
     return changes
+
+
+def _value(text: str) -> Any:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):  # of 1e-4, too, which YAML takes for text
+        with suppress(ValueError):
+            return float(value)
+    return value
 
 
 class OptionFile(NamedTuple):
