@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 HOST_ALLOCATOR = "can't allocate memory"
-# (limit, use) of the control group that a container runs in, versions 2 and 1.
+# (limit, use, prefix of the entries in memory.stat) of the control group that a container runs in, versions 2 and 1.
 CGROUP_FILES = (
-    ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory.current'),
-    ('/sys/fs/cgroup/memory/memory.limit_in_bytes', '/sys/fs/cgroup/memory/memory.usage_in_bytes'),
+    ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory.current', ''),
+    ('/sys/fs/cgroup/memory/memory.limit_in_bytes', '/sys/fs/cgroup/memory/memory.usage_in_bytes', 'total_'),
 )
 
 
@@ -22,9 +22,10 @@ def available_memory(device: torch.device) -> int:
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[0]
     available = [_system_memory()]
-    for limit_file, use_file in CGROUP_FILES:
+    for limit_file, use_file, prefix in CGROUP_FILES:
         try:
-            available.append(int(Path(limit_file).read_text()) - int(Path(use_file).read_text()))
+            used = int(Path(use_file).read_text()) - _file_cache(Path(use_file).with_name('memory.stat'), prefix)
+            available.append(int(Path(limit_file).read_text()) - used)
         except (OSError, ValueError):  # no such group, or its limit is 'max'
             continue
     return max(0, min(available))
@@ -34,6 +35,15 @@ def is_lack_of_memory(error: BaseException) -> bool:
     """Whether an error is OOM, of a GPU or of the machine."""
     from_host = isinstance(error, RuntimeError) and HOST_ALLOCATOR in str(error)  # all that torch's CPU allocator says
     return from_host or isinstance(error, (MemoryError, torch.OutOfMemoryError))
+
+
+def _file_cache(stat_file: Path, prefix: str) -> int:
+    """Bytes of files that a control group keeps in memory for as long as nobody else needs it."""
+    try:
+        entries = dict(line.split() for line in stat_file.read_text().splitlines())
+    except OSError:
+        return 0
+    return sum(int(entries.get(f'{prefix}{kind}active_file', 0)) for kind in ('', 'in'))
 
 
 def _system_memory() -> int:
