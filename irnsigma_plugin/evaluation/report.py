@@ -35,7 +35,8 @@ def write_report(
 def write_csv(scores: Scores, path: Path) -> None:
     """Write one line per image and sigma; the columns of the low-resolution image begin with `lr_`."""
     first = scores.images[0]
-    with atomic_path(path) as temporary, open(temporary, 'w', newline='', encoding='utf-8') as file:
+    settings = {'newline': '', 'encoding': 'utf-8', 'errors': 'surrogateescape'}  # file names may be any bytes
+    with atomic_path(path) as temporary, open(temporary, 'w', **settings) as file:
         writer = csv.writer(file)
         writer.writerow(['image', 'sigma', *first.hr, *(f'lr_{name}' for name in first.lr)])
         for score in scores.images:
