@@ -636,3 +636,5 @@ def test_help_teaches_by_examples(command, capsys):
     assert text.count(f'\n  irnsigma {command} ') >= 2
     assert all(option in text for option in ('--model', '--device', '--overlap'))
     assert 'it changes the result (default: 16 pixels of the small image)' in ' '.join(text.split())
+    default = 'the one that the image notes, else irnsigma_x4' if command == 'upscale' else 'irnsigma_x4'
+    assert f'name of a built-in model (default: {default})' in ' '.join(text.split())
