@@ -24,8 +24,11 @@ def available_memory(device: torch.device) -> int:
     available = [_system_memory()]
     for limit_file, use_file, prefix in CGROUP_FILES:
         try:
-            used = int(Path(use_file).read_text()) - _file_cache(Path(use_file).with_name('memory.stat'), prefix)
-            available.append(int(Path(limit_file).read_text()) - used)
+            left = int(Path(limit_file).read_text()) - int(Path(use_file).read_text())
+            stat = Path(use_file).with_name('memory.stat')
+            entries = dict(line.split() for line in stat.read_text().splitlines()) if stat.exists() else {}
+            # The use has the contents of files in it, which stay only for as long as nobody else needs the memory.
+            available.append(left + sum(int(entries.get(f'{prefix}{kind}active_file', 0)) for kind in ('', 'in')))
         except (OSError, ValueError):  # no such group, or its limit is 'max'
             continue
     return max(0, min(available))
@@ -35,15 +38,6 @@ def is_lack_of_memory(error: BaseException) -> bool:
     """Whether an error is OOM, of a GPU or of the machine."""
     from_host = isinstance(error, RuntimeError) and HOST_ALLOCATOR in str(error)  # all that torch's CPU allocator says
     return from_host or isinstance(error, (MemoryError, torch.OutOfMemoryError))
-
-
-def _file_cache(stat_file: Path, prefix: str) -> int:
-    """Bytes of files that a control group keeps in memory for as long as nobody else needs it."""
-    try:
-        entries = dict(line.split() for line in stat_file.read_text().splitlines())
-    except OSError:
-        return 0
-    return sum(int(entries.get(f'{prefix}{kind}active_file', 0)) for kind in ('', 'in'))
 
 
 def _system_memory() -> int:

@@ -139,10 +139,9 @@ def test_files_of_one_name_are_refused(capsys):
     write_results('Set 14 HR', model=model_hash(torch.load('net_g.pth')['params']))
     assert main([*COMMAND, '--training', 'train.yml', './train.yml']) == 1
     assert capsys.readouterr().err.splitlines() == [
-        'irnsigma: error: other/train.yml: another option file is called train.yml, too, and both would be copied '
-        'beside the card; rename one.',
-        'irnsigma: error: results/test_mine/Set 14 HR: another data set is called Set_14_HR in the card, too; keep its '
-        'results elsewhere, or rename the data set and measure it again.',
+        'irnsigma: error: other/train.yml: another option file has this name, and both get into one folder; rename it.',
+        'irnsigma: error: results/test_mine/Set 14 HR: another data set is called Set_14_HR in the card; rename one '
+        'and measure again.',
     ]
     assert not CARD.parent.exists()
 

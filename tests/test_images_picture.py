@@ -620,7 +620,7 @@ class TestLeftOut:
             (b'\1\15\0\1', b'', ()),
             (b'\11\20\0\1', b'', (fault,)),
             (b'\11\20\0\1', profile, ()),
-            (b'', b'', ()),
+            (b'\11', b'', ()),
         ):
             content = insert(encode(Image.new('RGB', (4, 4))), png.make_chunk(b'cICP', numbers), beside)
             assert decode_picture(content, 'a').warnings == warnings

@@ -27,10 +27,7 @@ DEFAULT_SIGMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 def add_network_arguments(
     parser: argparse.ArgumentParser, precision: str = 'auto', engine: str = 'auto', model: str | None = builtin.DEFAULT
 ) -> None:
-    """Add what :func:`load_rescaler` and the methods of :class:`Rescaler` need; all but `parser` are defaults.
-
-    `model` is None for a command that looks into each image.
-    """
+    """Add what :func:`load_rescaler` and the methods of :class:`Rescaler` need; all but `parser` are defaults."""
     default = model or f'the one that the image notes, else {builtin.DEFAULT}'
     model_help = f'checkpoint (.pth, .safetensors), or the name of a built-in model (default: {default})'
     parser.add_argument('--model', default=model, metavar='FILE|NAME', help=model_help)

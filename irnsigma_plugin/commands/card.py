@@ -48,10 +48,9 @@ def _run(args: argparse.Namespace) -> None:
         raise FileExistsError(f'{output / CARD} is there already; use --overwrite, or another --output.')
     rows = describe(args.model, network_finder(args))
     copies: dict[str, bytes] = {}
-    for file in map(Path, args.training):
-        if copies.setdefault(file.name, content := file.read_bytes()) != content:
-            both = f'another option file is called {file.name}, too, and both would be copied beside the card'
-            raise ValueError(f'{file}: {both}; rename one.')
+    for path in map(Path, args.training):
+        if copies.setdefault(path.name, content := path.read_bytes()) != content:
+            raise ValueError(f'{path}: another option file has this name, and both get into one folder; rename it.')
     training = [f'- [`{name}`]({name}): `python -m basicsr.train -opt {name}`' for name in copies]
     sections: list[str] = []
     index: list[dict[str, Any]] = []
@@ -59,8 +58,7 @@ def _run(args: argparse.Namespace) -> None:
         dataset = table.split('**')[1]
         slug = re.sub('[^A-Za-z0-9]+', '_', dataset).strip('_')
         if any(result['dataset']['type'] == slug for result in index):
-            remedy = 'keep its results elsewhere, or rename the data set and measure it again.'
-            raise ValueError(f'{folder}: another data set is called {slug} in the card, too; {remedy}')
+            raise ValueError(f'{folder}: another data set is called {slug} in the card; rename one and measure again.')
         sections.append(table.strip())
         for picture in filter(Path.exists, (folder / 'curve.png', folder / 'comparison.png')):
             copies[f'{slug}_{picture.name}'] = picture.read_bytes()

@@ -68,9 +68,8 @@ def build_page(studio: Studio, examples: Sequence[Path]) -> gr.Blocks:
                 shrunk = studio.shrink(opened, name)
             os.utime(shrunk.path)  # it is kept from now on, as what is set anew: photograph, small and last
             lr_path = str(shrunk.path)
-            lr_button = gr.DownloadButton(value=lr_path)  # a path alone would not reach a button while this goes on
-            shown = {lr_image: lr_path, lr_file: lr_button, sizes: describe_sizes(shrunk)}
-            yield {photograph: opened, small: shrunk, **shown}
+            button = gr.DownloadButton(value=lr_path)  # a path alone would not reach a button while this goes on
+            yield {photograph: opened, small: shrunk, lr_image: lr_path, lr_file: button, sizes: describe_sizes(shrunk)}
             level = values[sigma]
             painted = painted_map(values[canvas]['layers'], OPACITY, level, shrunk.picture.pixels.shape[:2])
             how = f'at σ = {level:g}' if painted is None else 'by the map'

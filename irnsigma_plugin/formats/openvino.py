@@ -59,10 +59,8 @@ class CompiledNet:
         if precision not in HINTS:
             raise EngineError(f'OpenVINO computes in {" or ".join(HINTS)}, not in {precision}; use the engine torch.')
         with _explained(type(net).__name__):
-            self._core = openvino.Core()
-            processor = [
-                self._core.get_property('CPU', key) for key in ('FULL_DEVICE_NAME', 'OPTIMIZATION_CAPABILITIES')
-            ]
+            self._core = core = openvino.Core()
+            processor = [core.get_property('CPU', key) for key in ('FULL_DEVICE_NAME', 'OPTIMIZATION_CAPABILITIES')]
             versions = __version__, torch.__version__, openvino.__version__
         self._settings = {
             'INFERENCE_PRECISION_HINT': HINTS[precision],

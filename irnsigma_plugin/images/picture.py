@@ -121,7 +121,7 @@ def decode_picture(content: bytes, name: str, most_pixels: int | None = None) ->
             bits = _supported_bits(image, content, name)
             check_memory(*image.size, COPIES * len(image.getbands()) * -(-bits // 8), name)
             metadata.setdefault('icc', image.info.get('icc_profile'))
-            if image.format == 'TIFF' and TIFF_EXIF_TAGS & set(image.tag_v2):
+            if TIFF_EXIF_TAGS & set(getattr(image, 'tag_v2', ())):
                 warnings.append('its camera data (EXIF) cannot be kept, as of any TIFF file')
             # The camera data of a TIFF file is the file's own directory; it would not fit another file.
             metadata.setdefault('exif', None if image.format == 'TIFF' else image.info.get('exif'))
@@ -296,7 +296,7 @@ def _split_png(content: bytes, name: str, metadata: dict[str, Any], warnings: li
                 warnings.append(f'{what} is damaged')
         elif chunk.kind[:1].isupper() or chunk.kind == b'tRNS' or not chunk.intact:
             pixel_chunks.append(chunk.raw)
-        elif chunk.kind == b'cICP':
+        elif chunk.kind == b'cICP' and len(chunk.body) == 4:
             colours = chunk.body[:2]
     if not metadata.get('icc'):
         warnings += _numbered_colours(bytes([number]) for number in colours)
