@@ -5,7 +5,7 @@ Every figure is the median of runs that take turns, so that a machine that chang
 
     inference  both directions of images, in each of --precisions
     networks   both directions of an image with networks of other settings, --networks, beside each other
-    quality    what each of --precisions makes of images with a trained network
+    quality    what each of --precisions makes of photographs with a trained network
     lossy      what is restored from small images that are JPEG, WebP or AVIF files
     training   a training step of the network alone, and with recomputed blocks
     step       the whole training step of an option file, with the discriminator and VGG: where its time goes
@@ -106,7 +106,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         choices=PRECISIONS[1:],
         help='of the convolutions in `inference` and `quality` (default: fp32, and bf16 where `auto` is that here)',
     )
-    what.add_argument('--openvino', action='store_true', help='`inference` by OpenVINO, too (the extra openvino)')
+    what.add_argument(
+        '--openvino', action='store_true', help='`inference` and `quality` by OpenVINO, too (the extra openvino)'
+    )
     what.add_argument('--model', metavar='FILE|NAME', help='checkpoint, or built-in model, of `quality` and `lossy`')
     what.add_argument('--every', type=int, default=1, metavar='N', help='every Nth image in both (default: 1)')
     what.add_argument('--batch', type=int, help='patches of a step (default: 4 in `training`, 2 in `step`)')
@@ -227,7 +229,7 @@ def measure(args: argparse.Namespace) -> dict:
         figures['lossy'] = table.show(lossy.COLUMNS, lossy.benchmark_lossy(device, args.model, images))
     if 'quality' in args.parts:
         figures['quality'] = table.show(
-            quality.COLUMNS, quality.benchmark_quality(device, args.model, images, precisions)
+            quality.COLUMNS, quality.benchmark_quality(device, args.model, images, precisions, args.openvino)
         )
     if 'sizes' in args.parts:
         figures['sizes'] = table.show(

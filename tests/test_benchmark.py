@@ -177,12 +177,12 @@ def test_quality_of_precisions(load, photographs, elsewhere):
         pytest.skip('needs the weights of AlexNet')
     torch.save({'params': randomise(InvRescaleNet(4, [1, 1], 4), std=0.02).state_dict()}, 'net.pth')
     quality = load('benchmarks.quality')
-    rows = list(quality.benchmark_quality(CPU, 'net.pth', sorted(photographs.iterdir()), ['bf16']))
-    assert [(row['precision'], row['sigma']) for row in rows] == [
-        (precision, sigma) for precision in ('fp32', 'bf16') for sigma in (0, 1)
-    ]
+    openvino = importlib.util.find_spec('openvino') is not None
+    rows = list(quality.benchmark_quality(CPU, 'net.pth', sorted(photographs.iterdir()), ['bf16'], openvino))
+    ways = ('fp32', 'bf16', 'openvino bf16')[: 2 + openvino]
+    assert [(row['precision'], row['sigma']) for row in rows] == [(way, sigma) for way in ways for sigma in (0, 1)]
     assert all(row['hr_psnr'] is None for row in rows[:2])
-    for full, half in zip(rows[:2], rows[2:]):
+    for full, half in zip(rows[:2] * 2, rows[2:]):
         assert 0 < abs(full['psnr_y'] - half['psnr_y']) < 0.1
         assert 0 < abs(full['lpips'] - half['lpips']) < 0.01
         assert 40 < half['hr_psnr'] < 100

@@ -77,9 +77,12 @@ def image():
     return (random_image(3, 70, 53).permute(1, 2, 0) * 255).round().byte().numpy()
 
 
-@pytest.mark.parametrize(('scale', 'block_num', 'sigma_input'), [(4, [1, 1], True), (3, [1], False)])
-def test_images_are_those_of_torch(installed, image, scale, block_num, sigma_input):
-    net = randomise(InvRescaleNet(scale, block_num, 4, 0.7, sigma_input), std=0.05)
+@pytest.mark.parametrize(
+    ('scale', 'block_num', 'sigma_input', 'subnet'),
+    [(4, [1, 1], True, 'dense'), (3, [1], False, 'dense'), (2, [2], True, 'residual')],
+)
+def test_images_are_those_of_torch(installed, image, scale, block_num, sigma_input, subnet):
+    net = randomise(InvRescaleNet(scale, block_num, 4, 0.7, sigma_input, subnet), std=0.05)
     torch_s, openvino_s = (Rescaler(net, precision='fp32', engine=name) for name in ('torch', 'openvino'))
     assert (torch_s.engine, openvino_s.engine) == ('torch', 'openvino')
     lr = torch_s.downscale(image)

@@ -76,7 +76,7 @@ class ValOptions:
     seed: int = _field(integer, "seed of the detail's noise; with the image's name it fixes the noise of that image", 0)
     precision: str = _field(one_of(*PRECISIONS), 'of the convolutions; `auto`: bf16 where it is faster', 'fp32')
     lr_metrics: Mapping[str, Any] = _field(
-        keys.LR_METRICS, "metrics of the lr image against bicubic, as BasicSR's `metrics`", {}
+        keys.LR_METRICS, 'metrics of the lr image against bicubic, as `metrics` of the restored one; or `paper`', {}
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What each precision costs in quality and gains in time, with a trained network on photographs."""
+"""What each precision and engine costs in quality and gains in time, with a trained network on photographs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,21 @@ COLUMNS = (
 
 
 def benchmark_quality(
-    device: torch.device, model: str, images: Sequence[Path], precisions: Sequence[str]
+    device: torch.device, model: str, images: Sequence[Path], precisions: Sequence[str], openvino: bool = False
 ) -> Iterator[dict]:
-    """Rows of each precision and sigma; fp32 comes first. The seconds are of both directions, at all sigmas."""
-    names = tuple(dict.fromkeys(('fp32', *precisions)))
-    restorers = {name: Restorer(Rescaler.from_checkpoint(model, device, precision=name), SIGMAS) for name in names}
+    """Rows of each precision and sigma, then of those by `openvino`; fp32 comes first.
+
+    The seconds are of both directions, at all sigmas.
+    """
+    ways = {name: ('torch', name) for name in ('fp32', *precisions)}
+    ways.update((f'openvino {name}', ('openvino', name)) for name in precisions if openvino)
+    restorers = {
+        name: Restorer(Rescaler.from_checkpoint(model, device, precision=precision, engine=engine), SIGMAS)
+        for name, (engine, precision) in ways.items()
+    }
     scale = restorers['fp32'].rescaler.scale
     metrics = {name: metric for name, metric in hr_metrics(scale).items() if name in ('psnr_y', 'lpips')}
-    found: dict[tuple[str, float], list[dict]] = {(name, sigma): [] for name in names for sigma in SIGMAS}
+    found: dict[tuple[str, float], list[dict]] = {(name, sigma): [] for name in ways for sigma in SIGMAS}
     for path in images:
         reference = None
         for name, restorer in restorers.items():
