@@ -56,11 +56,11 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError('--direction, --opset and --sigma are for --format onnx; leave them out.')
     if args.sigma is not None and args.direction == ['down']:
         raise ValueError('--sigma is for --direction up; leave one of them out.')
+    make_folder(args.folder)  # before the work, not after it
     checkpoint = read_checkpoint(args.model)
     target = Path(args.folder, Path(args.model).stem + '.safetensors')
     if args.format == 'safetensors' and target.exists() and target.samefile(builtin.locate(args.model)):
         raise ValueError(f'{target} would replace the checkpoint that it is made of; choose another FOLDER.')
-    make_folder(args.folder)  # before the work, not after it
     net = build_network(checkpoint, find_class=network_finder(args))
     if args.format == 'safetensors':
         from irnsigma_plugin.formats.safetensors import export_safetensors
