@@ -137,3 +137,7 @@ def _build_parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         command.add_command(subparsers)
     return parser
+
+
+if __name__ == '__main__':
+    sys.exit(main())

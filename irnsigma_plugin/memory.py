@@ -49,8 +49,10 @@ def _system_memory() -> int:
 
 
 @contextmanager
-def oom_hint(what: str, remedy: str) -> Iterator[None]:
+def oom_hint(what: str, remedy: str, is_training: bool = True) -> Iterator[None]:
     """Turn OOM, of a GPU or of the machine, within the block into one line: `what` needs it, `remedy` needs less.
+
+    A training is told how to go on, too.
 
     Raises:
         MemoryError: In the place of torch's errors.
@@ -61,7 +63,7 @@ def oom_hint(what: str, remedy: str) -> Iterator[None]:
         if not is_lack_of_memory(error):
             raise
         where = 'GPU' if isinstance(error, torch.OutOfMemoryError) else 'machine'
+        end = ' What was saved is untouched: resume with --auto_resume.' if is_training else ''
         raise MemoryError(
-            f'The {what} needs more memory than the {where} has left: {remedy}, or end what else uses it. What was '
-            'saved is untouched: resume with --auto_resume.'
+            f'The {what} needs more memory than the {where} has left: {remedy}, or end what else uses it.{end}'
         ) from None

@@ -45,7 +45,7 @@ the call, free memory given back before), on a GPU torch's allocator, in what it
 parts are those of IRNSigmaModel.optimize_parameters, timed where they are, on a GPU by events among its work.
 EMA is switched on ({step.EMA_DECAY}), train.compile off. --amp and --channels-last change the plugin's column only.
 
-`loader` makes LMDBs of {loader.PHOTOGRAPHS} photographs at most, as scripts/prepare_data.py does, in a folder for the
+`loader` makes LMDBs of {loader.PHOTOGRAPHS} photographs at most, as `irnsigma prepare` does, in a folder for the
 while.
 
 `sizes` takes {sizes.RUNS_IF_LARGE} runs at most from {sizes.LARGE} pixels a side, as a call can take a minute and more.

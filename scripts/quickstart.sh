@@ -37,7 +37,7 @@ Look at
 2. A training: the built-in model learns from eight more photographs, for a minute or two
 
 END
-python scripts/prepare_data.py $data/train $data --name train --scale 4 --crop-size 240 --step 120
+irnsigma prepare $data/train $data --name train --scale 4 --crop-size 240 --step 120
 
 python -m basicsr.train -opt options/train_IRNsigma_x4_quickstart.yml
 python -m basicsr.test -opt options/test_IRNsigma_x4_quickstart.yml

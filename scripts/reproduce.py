@@ -22,14 +22,16 @@ from study import measured, plan
 from study.report import write_report
 from study.steps import Journal, Step, StudyError
 
+from irnsigma_plugin.compat.registry import registered
+from irnsigma_plugin.compat.start import all_faults
 from irnsigma_plugin.evaluation.dists import calculate_dists
 from irnsigma_plugin.evaluation.measures import hr_metrics
 from irnsigma_plugin.files import atomic_write
 from irnsigma_plugin.imagenet.weights import WeightsError, imagenet_weights
 from irnsigma_plugin.images.names import is_image_name
-from irnsigma_plugin.options.rules import value_at
+from irnsigma_plugin.options.check import outside_faults
+from irnsigma_plugin.options.rules import OptionError, refuse, value_at
 
-PREPARE = Path(__file__).with_name('prepare_data.py')
 EPILOG = """\
 `small` is for two CPU cores, `medium` for a GPU, `paper` is the paper's schedule on DIV2K. Lengths are counted in
 iterations.
@@ -91,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with Journal(args.folder.resolve()) as journal:
             run(args, journal, f'python scripts/reproduce.py {" ".join(sys.argv[1:] if argv is None else argv)}')
-    except (StudyError, WeightsError, KeyboardInterrupt) as error:
+    except (OptionError, StudyError, WeightsError, KeyboardInterrupt) as error:
         print(f'{str(error) or "Interrupted."}\nThe same command again goes on from here.', file=sys.stderr)
         return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0
@@ -103,13 +105,14 @@ def run(args: argparse.Namespace, journal: Journal, command: str) -> None:
     dists = can_measure_dists()
     budget = plan.BUDGETS[args.budget]
     if args.iterations:
-        budget = budget._replace(arms={**budget.arms, **plan.length(args.iterations)})
+        budget = budget._replace(arms=args.iterations)
     budget = budget._replace(changes={**budget.changes, **args.force_yml})
     begin = plan.Start(*(path and path.resolve() for path in (args.start, args.start_discriminator)))
     trainings = plan.trainings(budget, folder / 'datasets', begin, args.seed)
     losses = filter(None, (value_at(each.options, 'train.perceptual_opt') for each in trainings))
     for net in sorted({'alexnet', *(loss['vgg_type'] for loss in losses if loss.get('weights') != 'random')}):
         imagenet_weights(net)  # a WeightsError now, not after hours
+    check(trainings)
     metrics = hr_metrics(measured.SCALE, dists=dists)
     sets = [measured.DataSet(data_set_name(path), path.resolve(), folder, metrics) for path in args.test]
     steps = list(training_steps(args, folder, trainings))
@@ -135,10 +138,20 @@ def run(args: argparse.Namespace, journal: Journal, command: str) -> None:
     print(f'Report: {report / "report.md"}')
 
 
+def check(trainings: list[plan.OptionFile]) -> None:
+    """Refuse option files with faults, and checkpoints that do not fit, now and not after hours."""
+    for name, _, options in trainings:
+        given = {key: path for key, path in options['path'].items() if not str(path).startswith('experiments/')}
+        checkpoints = {**options, 'datasets': {}, 'train': {}, 'val': {}, 'path': given}
+        faults = all_faults(options, True, name, here=False) + outside_faults(checkpoints, registered())
+        refuse((f'{name}: {fault}' for fault in faults), 'The study')
+
+
 def training_steps(args: argparse.Namespace, folder: Path, trainings: list[plan.OptionFile]) -> Iterator[Step]:
     """Steps that make the training data, and train."""
     budget, patch = plan.BUDGETS[args.budget], trainings[0].options['datasets']['train']['gt_size']
-    prepare = [sys.executable, str(PREPARE), str(args.train.resolve()), str(folder / 'datasets'), '--name', 'train']
+    prepare = [sys.executable, '-m', 'irnsigma_plugin.cli', 'prepare', str(args.train.resolve())]
+    prepare += [str(folder / 'datasets'), '--name', 'train']
     prepare += ['--crop-size', str(budget.crop), '--step', str(budget.step), '--min-size', str(patch)]
     yield Step(f'prepare {args.train.resolve()}', 'data set', 1, prepare)
     for file in trainings:

@@ -226,6 +226,10 @@ WRONG_HERE = [
         ['val.metrics.lpips: ImageNet weights alexnet'],
     ),
     (
+        set_option('val', 'metrics', {'dists': {'type': 'calculate_dists', 'better': 'lower'}}),
+        ['val.metrics.dists: ImageNet weights vgg16'],
+    ),
+    (
         set_option('path', 'pretrain_network_g', 'gone.pth'),
         ['path.pretrain_network_g: There is no checkpoint at gone.pth.'],
     ),

@@ -454,6 +454,14 @@ def test_launcher_option_without_launcher_is_refused(monkeypatch, launcher, vari
         getattr(dist_util, f'_init_dist_{launcher}')('nccl')
 
 
+def test_empty_settings_of_slurm_are_a_clear_error(parse, tmp_path):
+    options = options_to_train(write_photographs(tmp_path / 'photographs'))
+    file = write_yaml({**options, 'dist_params': None}, tmp_path / 'own.yml')
+    parse(file)
+    with pytest.raises(OptionError, match=r'^dist_params is empty, .* --launcher slurm: leave it out\.$'):
+        parse(file, '--launcher', 'slurm')
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
 def test_processes_leave_each_other_at_exit(monkeypatch, tmp_path):
     at_exit = []

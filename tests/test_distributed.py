@@ -6,6 +6,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -152,7 +153,9 @@ def error_of_saving(option_file: Path) -> str:
     return str(error.value)
 
 
-def validate(folder: Path, images: int, fail_on: str | None = None) -> tuple[Any, str]:
+def validate(
+    folder: Path, images: int, fail_on: str | None = None, failure: type[Exception] = ValueError
+) -> tuple[Any, str]:
     """Validate with this rank; return the best values that it knows, or its error, and what it wrote to stderr."""
     torch.manual_seed(0)
     net = InvRescaleNet(2, [1], 4).eval()
@@ -179,12 +182,12 @@ def validate(folder: Path, images: int, fail_on: str | None = None) -> tuple[Any
 
     def rescale_or_fail(net, data, device):
         if fail_on and fail_on in data['lq_path'][0]:
-            raise ValueError(f'{fail_on} is broken')
+            raise failure(f'{fail_on} is broken')
         return rescale(net, data, device)
 
     validator.rescale = rescale_or_fail
-    loader = build_dataloader(build_dataset(photographs), photographs)
-    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:  # before the first message makes BasicSR's logger
+        loader = build_dataloader(build_dataset(photographs), photographs)
         try:
             validator.run(net, loader, torch.device('cpu'), 5, None, save_img=True)
         except RuntimeError as error:
@@ -304,6 +307,18 @@ def test_a_failure_on_one_rank_is_an_error_on_all(tmp_path, broken, rank):
     ] * 2
 
 
+@pytest.mark.parametrize(('spoilt', 'rest'), [('photo0', '12'), ('photo1', '02'), ('photo', '')])
+def test_images_that_any_rank_leaves_out_are_named(tmp_path, spoilt, rest):
+    write_photographs(tmp_path / 'photographs3', 3, 32, 48)
+    (best, told), _ = run_ranks(2, validate, tmp_path / 'ranks', tmp_path / 'together', 3, spoilt, FloatingPointError)
+    named = re.findall(rf'photo(.)\.png is left out: {spoilt} is broken', told)
+    assert sorted([*named, *rest]) == ['0', '1', '2']
+    assert ('All images of photographs were left out.' in told) == (not best) == (not rest)
+    if rest:  # in their order
+        csv = tmp_path / 'together/experiments_root/validation/photographs/5/metrics.csv'
+        assert re.findall(r'^photo(.),0,', csv.read_text(), re.MULTILINE) == [*rest]
+
+
 def test_a_report_that_cannot_be_written_is_an_error_on_all(tmp_path):
     write_photographs(tmp_path / 'photographs2', 2, 32, 48)
     (tmp_path / 'together').mkdir()
@@ -327,6 +342,7 @@ def test_a_process_by_itself_keeps_its_own_error():
 def test_unshard_restores_the_order():
     assert unshard([['a', 'd', 'g'], ['b', 'e'], ['c', 'f']]) == list('abcdefg')
     assert unshard([['a'], [], []]) == ['a']
+    assert unshard([[None, 'c'], ['b', 'd']]) == ['b', 'c', 'd']
 
 
 # -------------------------------------------------------------------------------------------------- commands

@@ -489,13 +489,15 @@ class TestFilesThatAnOptionFileNames:
         [
             ('metrics', {'type': 'calculate_psnr', 'crop_border': 4}, 8, 8, '12x12'),
             ('metrics', {'type': 'calculate_lpips', 'better': 'lower'}, 20, 31, '32x32'),
+            ('metrics', {'type': 'calculate_dists', 'better': 'lower', 'crop_border': 1}, 16, 99, '20x20'),
             ('metrics', {'type': 'calculate_niqe', 'crop_border': 0, 'better': 'lower'}, 61, 50, '96x192'),
             ('metrics', {'type': 'calculate_niqe', 'crop_border': 0, 'better': 'lower'}, 191, 99, '96x192'),
             ('lr_metrics', {'type': 'calculate_ssim', 'crop_border': 0}, 43, 99, '44x44'),
         ],
     )
-    def test_images_too_small_for_a_metric(self, opt, tmp_path, key, metric, height, width, smallest):
+    def test_images_too_small_for_a_metric(self, opt, tmp_path, monkeypatch, key, metric, height, width, smallest):
         """Once cut to a multiple of the scale; not those of the training, which are not measured."""
+        monkeypatch.setattr(check, 'check_weights', lambda network: None)
         write_photographs(tmp_path / 'photographs', height=192, width=192)
         opt['datasets']['train']['gt_size'] = opt['network_d']['input_size'] = 8
         opt['datasets']['train']['batch_size_per_gpu'] = 1

@@ -91,20 +91,12 @@ def test_gradient_reaches_the_prediction_only():
     assert not any(module.training for module in loss.vgg.modules())
 
 
-def test_features_of_the_target_can_be_computed_once():
-    loss = random_loss(conv1_2=1.0)
-    prediction, target = images(2, 3, 8, 8), images(2, 3, 8, 8, seed=1)
-    torch.testing.assert_close(
-        loss.distance(loss.features(prediction), loss.features(target)), loss(prediction, target)
-    )
-
-
 @pytest.mark.parametrize(('vgg_type', 'layer'), [('vgg16', 'conv5_3'), ('vgg19', 'conv5_4')])
 def test_default_is_the_last_convolution_before_its_relu(vgg_type, layer):
     loss = build_loss({'type': 'PerSamplePerceptualLoss', 'vgg_type': vgg_type, 'weights': 'random'})
     assert loss.layer_weights == {layer: 1.0}
     assert isinstance(loss.vgg.net[-1], torch.nn.Conv2d)
-    assert loss.features(images(1, 3, 16, 33))[layer].shape == (1, 512, 1, 2)
+    assert loss.vgg(images(1, 3, 16, 33))[layer].shape == (1, 512, 1, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The command `irnsigma prepare`, and the script that calls it."""
+"""The command `irnsigma prepare`."""
 
 import pytest
 from helpers.preparation import save_photographs
@@ -42,8 +42,8 @@ def test_an_interruption_says_how_to_go_on(photographs, tmp_path, capsys, monkey
     assert 'interrupted; the same command again goes on from here' in capsys.readouterr().err
 
 
-def test_the_script_is_the_command(photographs, tmp_path, run_cli, repo_root):
-    script = repo_root / 'scripts' / 'prepare_data.py'
-    assert run_cli(script, photographs, 'set', '--crop-size', '18', check=False).returncode == 2
-    output = run_cli(script, 'photographs', 'set', '--crop-size', '16', '--min-size', '8').stdout
+def test_python_runs_the_command_without_its_script(photographs, tmp_path, run_cli):
+    command = '-m', 'irnsigma_plugin.cli', 'prepare', 'photographs', 'set', '--min-size', '8', '--crop-size'
+    assert run_cli(*command, '18', check=False).returncode == 2
+    output = run_cli(*command, '16').stdout
     assert f'24 pairs of sub-images from 4 images, every one read back:\n  dataroot_gt: {tmp_path}/set/set_hr' in output

@@ -34,6 +34,7 @@ from irnsigma_plugin.imagenet.weights import WeightsError
 from irnsigma_plugin.options.check import option_faults
 from irnsigma_plugin.options.file import read_option_file
 from irnsigma_plugin.options.train_val import expand_metrics
+from irnsigma_plugin.rescaling import rescaler
 from irnsigma_plugin.rescaling.rescaler import Rescaler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -171,26 +172,36 @@ def test_a_start_and_a_seed_of_ones_own():
     assert judges == {**dict.fromkeys(plan.ARMS, '/net_d.pth'), 'IRN': None}  # which has no discriminator
 
 
-def test_options_of_ones_own(tmp_path, photographs, monkeypatch):
-    planned = []
+@pytest.mark.parametrize(('budget', 'start'), [('small', 2_400), ('medium', 10_000), ('paper', 500_000)])
+def test_options_of_ones_own(tmp_path, photographs, monkeypatch, budget, start):
+    planned, known = [], registered()
     monkeypatch.setattr(reproduce, 'write_report', lambda *_: None)
     monkeypatch.setattr(reproduce.Journal, 'run', lambda self, steps: planned.extend(steps))
     monkeypatch.setattr(reproduce, 'can_measure_dists', lambda: False)
     monkeypatch.setattr(reproduce, 'imagenet_weights', lambda name: None)
-    arguments = ['--budget', 'small', '--train', str(photographs), '--test', str(photographs), '--iterations', '70']
+    arguments = ['--budget', budget, '--train', str(photographs), '--test', str(photographs), '--iterations', '70']
     forced = ['--force_yml', 'datasets:train:batch_size_per_gpu=4', 'train:amp=off', 'train:ema_decay=0.9']
-    forced += ['train:optim_g:lr=8e-5']
+    forced += ['train:optim_g:lr=8e-5', 'train:net_d_iters=2']
     with pytest.raises(KeyError):  # nothing was trained, so that nothing can be said of its cost
         reproduce.main([str(tmp_path / 'study'), *arguments, *forced])
     lengths = {step.name: step.work for step in planned if step.name.startswith('train ')}
-    assert lengths == {'train IRN_start': 2400, **{f'train {arm}': 70 for arm in plan.ARMS}}
+    assert lengths == {'train IRN_start': start, **{f'train {arm}': 70 for arm in plan.ARMS}}
     for name in (plan.START, *plan.ARMS):
         options = read_option_file(tmp_path / f'study/options/train_{name}.yml')
         assert options['datasets']['train']['batch_size_per_gpu'] == 4
         assert options['train']['amp'] in ('off', False)
         assert options['train']['ema_decay'] == 0.9
         assert options['train']['optim_g']['lr'] == 8e-5
-        assert options['train']['scheduler']['periods'] == [options['train']['total_iter']]
+        if 'periods' in options['train']['scheduler']:
+            assert options['train']['scheduler']['periods'] == [options['train']['total_iter']]
+        assert options['train'].get('net_d_iters') == (2 if 'network_d' in options else None)
+        assert option_faults(options, True, known) == []
+
+
+def test_a_shorter_paper_leaves_the_discriminator_alone_for_as_large_a_part():
+    files = plan.trainings(plan.BUDGETS['paper']._replace(arms=4_000), Path('/data'), NOTHING, None)
+    alone = {name: options['train'].get('net_d_init_iters') for name, _, options in files}
+    assert alone == {plan.START: None, 'IRN': None, **dict.fromkeys(plan.ARMS[1:], 50)}  # of 5,000 in 400,000
 
 
 def test_the_file_that_is_written_says_what_differs_and_is_read_back(tmp_path):
@@ -241,7 +252,12 @@ def test_mixed_images(two_ends):
         assert found[at] == pytest.approx({key: np.mean([each[key] for each in expected]) for key in METRICS}, abs=1e-5)
 
 
-def test_mixed_weights(two_ends, tmp_path):
+def test_mixed_weights(two_ends, tmp_path, monkeypatch):
+    precisions = []
+    monkeypatch.setattr(rescaler, 'native_precision', lambda device: 'bf16')
+    monkeypatch.setattr(
+        measured, 'Restorer', lambda net, sigmas: precisions.append(net.precision) or Restorer(net, sigmas)
+    )
     nets = {'IRN': randomise(InvRescaleNet(4, [1, 1], 2, clamp=0.8, sigma_input=True), std=0.01), 'IRN+': None}
     nets['IRN+'] = copy.deepcopy(nets['IRN'])
     for parameter in nets['IRN+'].parameters():
@@ -254,13 +270,14 @@ def test_mixed_weights(two_ends, tmp_path):
     net = copy.deepcopy(nets['IRN'])
     for mixed, other in zip(net.parameters(), nets['IRN+'].parameters()):
         mixed.data += 0.25 * (other.data - mixed.data)
-    restorer = Restorer(Rescaler(net), (0.25,))  # IRN is best at 0
+    restorer = Restorer(Rescaler(net, precision='fp32'), (0.25,))  # IRN is best at 0
     expected = []
     for path in two_ends.images().values():
         original, image = restorer.rescale_file(path)
         expected += measure(METRICS, [image.restored[0.25]], original)[0]
     found = two_ends.means(WEIGHTS)
     assert set(found) == {0.25, 0.5, 0.75}
+    assert set(precisions) == {'fp32'}
     for key in METRICS:
         assert found[0.25][key] == pytest.approx(np.mean([each[key] for each in expected]), abs=0.01)
         assert found[0.25][key] != pytest.approx(found[0.5][key], abs=0.01)
@@ -424,6 +441,27 @@ def test_missing_weights_are_named_before_hours_of_training(tmp_path, photograph
     arguments = [str(tmp_path / 'study'), '--train', str(photographs), '--test', str(photographs)]
     assert reproduce.main([*arguments, '--budget', 'small']) == 1
     assert capsys.readouterr().err.startswith('no vgg16: do this\n')
+    assert not (tmp_path / 'study/options').exists()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--force_yml', 'train:optim_g:lr=0'], 'IRN_start: train.optim_g.lr must be a number, more than 0'),
+        (['--start-discriminator', 'net_d.pth'], 'IRN+: path.pretrain_network_d: The checkpoint net_d.pth is not of'),
+    ],
+)
+def test_wrong_options_are_named_before_hours_of_training(
+    tmp_path, photographs, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce, 'imagenet_weights', lambda name: None)
+    monkeypatch.setattr(reproduce, 'can_measure_dists', lambda: False)
+    monkeypatch.setattr(reproduce.Journal, 'run', lambda *_: pytest.fail('a training starts'))
+    torch.save({'params': {'a': torch.zeros(1)}}, 'net_d.pth')
+    arguments = ['study', '--budget', 'small', '--train', str(photographs), '--test', str(photographs), *arguments]
+    assert reproduce.main(arguments) == 1
+    assert message in capsys.readouterr().err.replace(f'{tmp_path}/', '')
     assert not (tmp_path / 'study/options').exists()
 
 

@@ -174,6 +174,16 @@ def test_the_newest_whole_states_stay(opt):
     assert latest.exists()
 
 
+def test_networks_that_are_not_resumed_go_with_the_others(opt):
+    opt['path']['ignore_resume_networks'] = ['network_d']
+    for iteration in (2, 4, 6):
+        save(opt, iteration)
+    Path(opt['path']['models'], 'net_d_6.pth').unlink()  # without which 6 is whole
+    prune(opt, 1, 6)
+    assert os.listdir(opt['path']['training_states']) == ['6.state']
+    assert os.listdir(opt['path']['models']) == ['net_g_6.pth']
+
+
 def test_the_only_whole_state_stays(opt):
     for iteration in (2, 4, 6):
         save(opt, iteration)

@@ -102,11 +102,11 @@ def prune(opt: Mapping[str, Any], keep_last: int, saved: int) -> None:
     for iteration in iterations(folder):
         if iteration > saved:
             continue
-        files = _files(opt, folder, iteration)
         if whole < keep_last:
-            whole += all(zipfile.is_zipfile(path) for path in files)
+            whole += all(zipfile.is_zipfile(path) for path in _files(opt, folder, iteration))
             continue
-        for path in files:  # the state last: it leads the next call to the networks, should this one be killed
+        # The state last: it leads the next call to the networks, should this one be killed.
+        for path in _files(opt, folder, iteration, ignored=()):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
@@ -117,9 +117,10 @@ def iterations(folder: str) -> list[int]:
     return sorted((int(osp.splitext(name)[0]) for name in names if re.fullmatch(r'\d+\.state', name)), reverse=True)
 
 
-def _files(opt: Mapping[str, Any], folder: str, iteration: int) -> list[str]:
-    """The networks that are resumed together with a state, and the state, last."""
-    ignored = opt['path'].get('ignore_resume_networks') or ()
+def _files(opt: Mapping[str, Any], folder: str, iteration: int, ignored: Sequence[str] | None = None) -> list[str]:
+    """The networks that are resumed together with a state, all but those `ignored`, and the state, last."""
+    if ignored is None:
+        ignored = opt['path'].get('ignore_resume_networks') or ()
     labels = [key[len('network_') :] for key in opt if key.startswith('network_') and key not in ignored]
     networks = [osp.join(opt['path']['models'], f'net_{label}_{iteration}.pth') for label in labels]
     return [*networks, osp.join(folder, f'{iteration}.state')]

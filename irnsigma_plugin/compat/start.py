@@ -193,12 +193,17 @@ def _explain(is_train: bool) -> None:
     """List the faults of an option file that BasicSR could not even read to the end."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument('-opt')
-    option_file = parser.parse_known_args()[0].opt
+    parser.add_argument('--launcher')
+    given, _ = parser.parse_known_args()
+    option_file = given.opt
     opt = read_option_file(option_file)
     import_named(value_at(opt, 'imports'))
     expand_metrics(opt)
     if uses_plugin(opt) or not isinstance(opt, dict):
-        refuse(all_faults(opt, is_train, option_file), option_file)
+        faults = all_faults(opt, is_train, option_file)
+        if given.launcher == 'slurm' and isinstance(opt, dict) and opt.get('dist_params', ...) is None:
+            faults.append('dist_params is empty, which BasicSR does not take with --launcher slurm: leave it out.')
+        refuse(faults, option_file)
 
 
 class _RootedOptions(OrderedDict):

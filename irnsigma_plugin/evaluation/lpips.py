@@ -60,6 +60,8 @@ calculate_lpips.check = _check  # type: ignore[attr-defined]
 calculate_lpips.many = lpips_of_many  # type: ignore[attr-defined]
 #: The shortest side, in pixels, that is measured.
 calculate_lpips.smallest = lambda net='alex', **_: BACKBONES[net][1]  # type: ignore[attr-defined]
+#: The network whose ImageNet weights it needs.
+calculate_lpips.imagenet = lambda net='alex', **_: BACKBONES[net][0]  # type: ignore[attr-defined]
 
 
 def _features(image: np.ndarray, crop_border: int, net: str) -> list[Tensor]:

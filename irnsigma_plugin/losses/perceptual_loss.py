@@ -117,21 +117,14 @@ class PerSamplePerceptualLoss(nn.Module):
             if known and layer not in known:
                 yield f'layer_weights.{layer} is no layer of {vgg_type}; its last convolution is {known[-3]}.'
 
-    def features(self, image: Tensor) -> dict[str, Tensor]:
-        """VGG features of (N, 3, H, W) images, for :meth:`distance`."""
-        return self.vgg(image)
-
-    def distance(self, prediction: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:
-        """L_p of two sets of :meth:`features`: (N,)."""
-        first, *others = (
-            weight * charbonnier(prediction[layer], target[layer]) for layer, weight in self.layer_weights.items()
-        )
-        return sum(others, first)
-
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():
-            target_features = self.features(target)
-        return self.distance(self.features(prediction), target_features)
+            expected = self.vgg(target)
+        found = self.vgg(prediction)
+        first, *others = (
+            weight * charbonnier(found[layer], expected[layer]) for layer, weight in self.layer_weights.items()
+        )
+        return sum(others, first)
 
 
 def vgg_layers(vgg_type: str) -> list[str]:

@@ -22,7 +22,6 @@ from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.checkpoints.training_states import read_named_state
 from irnsigma_plugin.checkpoints.weights import CheckpointError, check_arguments, check_fits, read_checkpoint
 from irnsigma_plugin.checks import Rule, did_you_mean, is_whole
-from irnsigma_plugin.evaluation.lpips import BACKBONES, calculate_lpips
 from irnsigma_plugin.evaluation.measures import smallest_size
 from irnsigma_plugin.imagenet.weights import WeightsError, check_weights
 from irnsigma_plugin.losses.perceptual_loss import PerSamplePerceptualLoss
@@ -85,8 +84,8 @@ class _Component(NamedTuple):
 
     def imagenet_network(self) -> str | None:
         """Whose ImageNet weights a block without faults needs."""
-        if self.cls is calculate_lpips:
-            return BACKBONES[self.argument('net')][0]
+        if hasattr(self.cls, 'imagenet'):
+            return self.cls.imagenet(**rules.without_type(self.value))
         is_imagenet = self.cls is PerSamplePerceptualLoss and self.argument('weights') == 'imagenet'
         return self.argument('vgg_type') if is_imagenet else None
 

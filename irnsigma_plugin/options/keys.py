@@ -112,12 +112,12 @@ IMAGES: dict[str, Key] = {  # read by every data set
 LOADING: dict[str, Key] = {  # read around a data set: building, sampling, loading
     'type': Key(text, 'the class of the data set'),
     'name': Key(text, 'what to call the data set', needed=ALWAYS),
-    'use_shuffle': Key(flag, 'whether to draw images in random order', True),
+    'use_shuffle': Key(flag, 'without effect: images to train on are drawn in random order'),
     'num_worker_per_gpu': Key(whole(0), 'how many processes read images; 0 for none', needed=TRAINING),
     'batch_size_per_gpu': Key(whole(), 'how many images a step takes', needed=TRAINING),
     'dataset_enlarge_ratio': Key(finite(above=0), 'repetitions of the images in an epoch', 1),
-    'prefetch_mode': Key(one_of('cpu', 'cuda'), '`cuda` sends batches to the GPU ahead of time'),
-    'num_prefetch_queue': Key(whole(), 'batches that `prefetch_mode: cpu` keeps', 1),
+    'prefetch_mode': Key(one_of('cpu', 'cuda'), '`cuda` sends batches to the GPU ahead of time; `cpu` has no effect'),
+    'num_prefetch_queue': Key(whole(), 'without effect, as `prefetch_mode: cpu`: workers read ahead in any case'),
     'pin_memory': Key(flag, 'whether batches can be sent to a GPU while it works', False),
     'persistent_workers': Key(flag, 'whether worker processes outlive an epoch', False),
 }

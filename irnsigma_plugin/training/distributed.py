@@ -45,6 +45,6 @@ def shard(dataloader: DataLoader) -> DataLoader:
     return DataLoader(Subset(dataset, range(rank, len(dataset), world_size)))
 
 
-def unshard(shares: Sequence[Sequence[Result]]) -> list[Result]:
-    """Put what was made of all ranks' shares, an item of each, into the data set's order."""
+def unshard(shares: Sequence[Sequence[Result | None]]) -> list[Result]:
+    """Put what was made of all ranks' shares, an item of each, into the data set's order; None is left out."""
     return [item for turn in zip_longest(*shares) for item in turn if item is not None]

@@ -262,7 +262,6 @@ class IRNSigmaModel(SRGANModel):
             torch.distributed.broadcast(buffer, 0)
         self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
-    @oom_hint('validation', 'lower batch_size_per_gpu, or validate on smaller images')
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:
         """Measure the network, the EMA weights where there are some, at every sigma of `val.sigmas`."""
         if self.is_train and current_iter >= int(self.opt['train']['total_iter']):
@@ -275,7 +274,9 @@ class IRNSigmaModel(SRGANModel):
         net.eval()
         try:
             # Metrics may draw random numbers, as the first weights of a network; the training draws its own.
-            with torch.random.fork_rng([self.device] if self.device.type == 'cuda' else []):
+            own_rng = torch.random.fork_rng([self.device] if self.device.type == 'cuda' else [])
+            remedy = 'validate on smaller images, or without LPIPS and DISTS, which see each in one piece'
+            with own_rng, oom_hint('validation', remedy, self.is_train):
                 self.validator.run(net, dataloader, self.device, current_iter, tb_logger, save_img)
         finally:
             net.train(was_training)

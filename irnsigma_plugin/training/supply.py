@@ -123,7 +123,8 @@ class TrainingDataset(Dataset):
                     ) from error
                 if not known:
                     limit = f'the training stops after {self.max_corrupt} such images.'
-                    get_root_logger().warning(f'{error} Another image takes its place; {limit}')
+                    # On other ranks BasicSR's logger passes on nothing less.
+                    get_root_logger().error(f'{error} Another image takes its place; {limit}')
             image = (image + 1) % len(self)
 
 

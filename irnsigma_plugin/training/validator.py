@@ -48,37 +48,48 @@ class Validator:
         dataset = dataloader.dataset.opt['name']
         rank, _ = get_dist_info()
 
-        def work() -> tuple[list[list[ImageScore]], bytes | None]:
-            """Scores of each image of this rank's shard, and from rank 0 a picture of the first one."""
-            scores, comparison = [], None
+        def work() -> tuple[list[list[ImageScore] | None], bytes | None, list[str]]:
+            """Scores of each image of this rank's shard, from rank 0 a picture of the first one, what is left out."""
+            scores: list[list[ImageScore] | None] = []
+            comparison, left_out = None, []
             hidden = rank != 0 or not self.opt['val'].get('pbar', True)
             for data in tqdm(shard(dataloader), desc=dataset, unit='image', disable=hidden):
                 try:
                     image = self.rescale(net, data, device)
                 except FloatingPointError as error:
-                    get_root_logger().warning(f'{dataset}: {data["lq_path"][0]} is left out: {error}')
+                    left_out.append(f'{dataset}: {data["lq_path"][0]} is left out: {error}')
+                    scores.append(None)  # in its place in the order
                     continue
                 if save_img:
                     self._save(image, dataset, current_iter)
                 if 'gt' in data and self.metrics:
                     original, lr_ref = to_bgr(data['gt']), to_bgr(data['lq'])
-                    scores.append(score_image(image, original, lr_ref, self.metrics, self.options.lr_metrics))
+                    scored = score_image(image, original, lr_ref, self.metrics, self.options.lr_metrics)
+                    scores.append(scored)
                     if rank == 0 and comparison is None:
-                        comparison = draw_example(original, image, scores[0], self.metrics, self.opt['scale'])
-            return scores, comparison
+                        comparison = draw_example(original, image, scored, self.metrics, self.opt['scale'])
+            return scores, comparison, left_out
 
         shards = on_all_ranks(f'The validation of {dataset}', work)
-        images = unshard([scores for scores, _ in shards])
+        images = unshard([scores for scores, *_ in shards])
+        left_out = [fault for *_, faults in shards for fault in faults]
         scores = Scores(dataset, self.options.sigmas, [score for image in images for score in image])
 
         def conclude() -> None:
-            if rank == 0 and scores.images:
+            if rank != 0:
+                return
+            for fault in left_out:  # the loggers of other ranks pass on errors alone
+                get_root_logger().warning(fault)
+            restored = len(dataloader) - len(left_out)
+            if scores.images:
                 scores.model = model_hash(net.state_dict())
                 self._report(scores, shards[0][1], current_iter, tb_logger)
-            elif rank == 0 and save_img:
-                what, where = f'{len(dataloader)} images of {dataset}', self.opt['path']['visualization']
+            elif left_out and not restored:
+                get_root_logger().warning(f'All images of {dataset} were left out.')
+            elif save_img:
+                what, where = f'{restored} images of {dataset}', self.opt['path']['visualization']
                 get_root_logger().info(f'Restored {what} at sigma {list(self.options.sigmas)} into {where}.')
-            elif rank == 0:
+            else:
                 reason = 'there is nothing to measure (no originals, or no val.metrics), and val.save_img is false.'
                 get_root_logger().warning(f'Nothing came of {dataset}: {reason}')
 

@@ -137,7 +137,8 @@ def measure_weights(data: DataSet, checkpoints: Mapping[str, Path], param_key: s
         # What weights tell of the network's arguments, in characters, is the same at both ends.
         mixed = {key: torch.lerp(one, two, at) if one.is_floating_point() else one for (key, one), two in weights}
         sigma = sigmas[0] + at * (sigmas[1] - sigmas[0])
-        restorer = Restorer(Rescaler(build_network(ends[0]._replace(state_dict=mixed)), device), (sigma,))
+        net = build_network(ends[0]._replace(state_dict=mixed))
+        restorer = Restorer(Rescaler(net, device, 'fp32'), (sigma,))  # as `basicsr.test`
         for image, path in data.images().items():
             original, restored = restorer.rescale_file(path)
             scored = score_image(restored, original, bicubic_downscale(original, SCALE), data.metrics, LR_METRICS)

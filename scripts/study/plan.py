@@ -35,8 +35,8 @@ class Budget(NamedTuple):
     crop: int
     step: int
     changes: Mapping[str, Any] = {}  # of all trainings
-    start: Mapping[str, Any] = {}  # of the start alone
-    arms: Mapping[str, Any] = {}  # of what begins there
+    start: int | None = None  # iterations, where not those of the file
+    arms: int | None = None  # of what begins there
 
 
 SMALL = Budget('train_IRN_x4_small.yml', 'train_IRNsigma_x4_small.yml', 'BSDS400', 240, 120)
@@ -62,17 +62,12 @@ _TINY = {
 }
 
 
-def length(iterations: int) -> dict[str, Any]:
-    """The changes that make a training so long."""
-    return {'train.total_iter': iterations, 'train.scheduler.periods': [iterations]}
-
-
 BUDGETS = {
     'small': SMALL,
-    'medium': SMALL._replace(changes=_WIDE, start=length(10_000), arms=length(20_000)),
+    'medium': SMALL._replace(changes=_WIDE, start=10_000, arms=20_000),
     'paper': Budget('train_IRN_x4.yml', 'train_IRNsigma_x4.yml', 'DIV2K_train_HR', 480, 240),
     # For tests: trained in seconds, nothing to see.
-    'tiny': SMALL._replace(changes=_TINY, start=length(3), arms=length(6), crop=48, step=48),
+    'tiny': SMALL._replace(changes=_TINY, start=3, arms=6, crop=48, step=48),
 }
 
 
@@ -158,8 +153,6 @@ def trainings(budget: Budget, data: Path, start: Start, seed: int | None) -> lis
     for name in ARMS:
         options = copy.deepcopy(irnsigma)
         if name == 'IRN':
-            for key in ('perceptual_opt', 'gan_opt', 'optim_d', 'fake_weighting', 'net_d_iters', 'net_d_init_iters'):
-                options['train'].pop(key, None)
             del options['network_d']
             _change(options, {f'train.{key}': irn['train'][key] for key in ('sigma', 'mixture_opt')})
         elif name == 'IRN+':
@@ -180,10 +173,24 @@ def trainings(budget: Budget, data: Path, start: Start, seed: int | None) -> lis
             name='train', dataroot_gt=str(data / 'train_hr.lmdb'), dataroot_lq=str(data / 'train_lr_x4.lmdb')
         )
         _change(options, {'name': name, 'logger.keep_last': 2})
-        _change(options, {**budget.changes, **(budget.start if name == START else budget.arms)})
+        if iterations := budget.start if name == START else budget.arms:
+            _set_length(options['train'], iterations)
+        _change(options, budget.changes)
+        if 'network_d' not in options:
+            for key in ('perceptual_opt', 'gan_opt', 'optim_d', 'fake_weighting', 'net_d_iters', 'net_d_init_iters'):
+                options['train'].pop(key, None)
         if seed is not None:
             options['manual_seed'] = seed
     return files
+
+
+def _set_length(train: dict[str, Any], iterations: int) -> None:
+    """Make a training so long; milestones stay, for those behind its end do no harm."""
+    if 'net_d_init_iters' in train:
+        train['net_d_init_iters'] = train['net_d_init_iters'] * iterations // train['total_iter']
+    if 'periods' in train['scheduler']:
+        train['scheduler']['periods'] = [iterations]
+    train['total_iter'] = iterations
 
 
 def param_key(options: Mapping[str, Any]) -> str:
