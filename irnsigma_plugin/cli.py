@@ -69,7 +69,8 @@ class _Stream:
         return getattr(self._stream, attribute)
 
     def write(self, text: str) -> int:
-        return self._attempt(self._stream.write, text)
+        encoding = getattr(self._stream, 'encoding', None) or 'utf-8'  # which may not have all of a file's name
+        return self._attempt(self._stream.write, text.encode(encoding, 'backslashreplace').decode(encoding))
 
     def flush(self) -> None:
         self._attempt(self._stream.flush)

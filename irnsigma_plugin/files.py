@@ -52,7 +52,8 @@ def atomic_path(final: str | os.PathLike) -> Iterator[str]:
         yield temporary
         _flush(temporary)
         os.replace(temporary, target)
-        _flush(folder)
+        with contextlib.suppress(OSError):  # some file systems refuse it, and the file is there
+            _flush(folder)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)

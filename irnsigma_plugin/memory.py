@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 HOST_ALLOCATOR = "can't allocate memory"
-# (limit, use) of the control group that a container runs in, versions 2 and 1.
+# (limit, use, prefix of the entries in memory.stat) of the control group that a container runs in, versions 2 and 1.
 CGROUP_FILES = (
-    ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory.current'),
-    ('/sys/fs/cgroup/memory/memory.limit_in_bytes', '/sys/fs/cgroup/memory/memory.usage_in_bytes'),
+    ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory.current', ''),
+    ('/sys/fs/cgroup/memory/memory.limit_in_bytes', '/sys/fs/cgroup/memory/memory.usage_in_bytes', 'total_'),
 )
 
 
@@ -22,9 +22,13 @@ def available_memory(device: torch.device) -> int:
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[0]
     available = [_system_memory()]
-    for limit_file, use_file in CGROUP_FILES:
+    for limit_file, use_file, prefix in CGROUP_FILES:
         try:
-            available.append(int(Path(limit_file).read_text()) - int(Path(use_file).read_text()))
+            left = int(Path(limit_file).read_text()) - int(Path(use_file).read_text())
+            stat = Path(use_file).with_name('memory.stat')
+            entries = dict(line.split() for line in stat.read_text().splitlines()) if stat.exists() else {}
+            # The use has the contents of files in it, which stay only for as long as nobody else needs the memory.
+            available.append(left + sum(int(entries.get(f'{prefix}{kind}active_file', 0)) for kind in ('', 'in')))
         except (OSError, ValueError):  # no such group, or its limit is 'max'
             continue
     return max(0, min(available))

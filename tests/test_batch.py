@@ -78,6 +78,20 @@ def test_results_inside_of_the_source_are_no_sources():
         assert not [path for path in plan(source, to='photos/out') if path.startswith('photos/out')]
 
 
+def test_a_source_inside_of_the_folder_for_results_is_a_source():
+    assert plan('photos/sub', to='.') == {'photos/sub/deep/c.d.tif': 'deep/c.d.png'}
+    assert plan('other/*.webp', to='.') == {'other/f.webp': 'f.png'}
+    assert plan('other/*.webp', to='other') == {'other/f.webp': 'other/f.png'}
+
+
+@pytest.mark.parametrize('again', ['photos/b.jpg', './photos/b.jpg', 'photos', 'linked/b.jpg'])
+def test_a_file_given_twice_is_one_job(again):
+    os.symlink('photos', 'linked')
+    targets = [job.target for job in plan_jobs(['photos', again], 'out')]
+    assert sorted(targets) == sorted(set(targets))
+    assert len(targets) == 4
+
+
 def test_a_source_under_another_name_is_still_a_source():
     os.symlink('photos', 'link')
     with pytest.raises(ValueError, match='photos is both SRC and DST'):

@@ -131,6 +131,21 @@ def test_errors_are_one_line(command, words, capsys):
     assert words in line
 
 
+def test_files_of_one_name_are_refused(capsys):
+    Path('other').mkdir()
+    for folder, text in (('.', 'name: mine\n'), ('other', 'name: other\n')):
+        Path(folder, 'train.yml').write_text(text)
+    assert main([*COMMAND, '--training', 'train.yml', 'other/train.yml']) == 1
+    write_results('Set 14 HR', model=model_hash(torch.load('net_g.pth')['params']))
+    assert main([*COMMAND, '--training', 'train.yml', './train.yml']) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        'irnsigma: error: other/train.yml: another option file has this name, and both get into one folder; rename it.',
+        'irnsigma: error: results/test_mine/Set 14 HR: another data set is called Set_14_HR in the card; rename one '
+        'and measure again.',
+    ]
+    assert not CARD.parent.exists()
+
+
 def test_results_of_evaluate():
     """They name the model themselves."""
     write_photographs(Path('photos'), count=1, height=48, width=48)

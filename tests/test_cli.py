@@ -53,6 +53,8 @@ def test_version(capsys):
         (['fetch'], 'fetch-weights'),
         (['fetch-weights', '--overwritten'], '--overwritten'),
         (['fetch-weights', '--net'], 'irnsigma fetch-weights --help'),
+        (['prepare', 'photos', 'set', '--workers', '-1'], '--workers: must be a whole number, 1 or more, but is'),
+        (['demo', '--port', '78600'], '--port: must be a whole number, 1 to 65535, but is'),
     ],
 )
 def test_wrong_command_line_is_one_line_and_exit_status_2(capsys, argv, part):

@@ -1,5 +1,6 @@
 import errno
 import os
+import stat
 import subprocess
 import sys
 
@@ -85,6 +86,17 @@ def test_an_error_of_the_system_names_the_file_the_reason_and_the_remedy(tmp_pat
     with pytest.raises(WriteError, match=rf'^{full}: cannot be written \(No space left on device\)'):
         atomic_write(full, b'')
     assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_refuses_to_be_flushed_costs_no_finished_file(final, monkeypatch):
+    def refuse(descriptor, flush=os.fsync):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', refuse)
+    write(final, 'new')
+    assert content(final) == 'new'
 
 
 def test_an_error_that_explains_itself_stays(final):

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import itertools
+import logging
 import os
+import re
 import shutil
 import sys
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,6 +152,25 @@ def test_what_killed_processes_and_old_versions_left_is_removed(net, filled):
     assert {path.name for path in filled.iterdir()} == {missing.name, f'{missing.stem}.lr', 'new.lr'}
 
 
+def test_a_folder_that_others_tidy_or_own(net, image, filled, monkeypatch, caplog):
+    def refuse(path, *_, **__):
+        raise PermissionError(13, 'Permission denied', str(path))
+
+    expected = Rescaler(net, precision='fp32', engine='openvino').downscale(image)
+    (lr,), (hr,) = filled.glob('????*.lr'), filled.glob('????*.hr')
+    hr.unlink()
+    (filled / 'gone').symlink_to('nowhere')
+    (filled / 'old.lr').write_bytes(b'')
+    os.utime(filled / 'old.lr', (0, 0))
+    monkeypatch.setattr(os, 'utime', refuse)
+    monkeypatch.setattr(Path, 'unlink', refuse)
+    before = lr.stat().st_mtime_ns
+    rescaler = Rescaler(net, precision='fp32', engine='openvino')
+    assert hr.exists()
+    assert (rescaler.downscale(image) == expected).all()
+    assert lr.stat().st_mtime_ns == before
+
+
 def test_where_nothing_can_be_kept_a_line_says_so(installed, net, folder, caplog):
     folder.parent.mkdir()
     folder.write_text('a file')
@@ -210,8 +233,47 @@ def test_failures_are_named(installed, net, monkeypatch):
     with pytest.raises(EngineError, match='OpenVINO computes on the CPU, but the device is meta: name cpu'):
         Rescaler(InvRescaleNet(4, [1, 1], 4), 'meta', 'fp32', 'openvino')
     monkeypatch.setattr(engine, 'exportable', lambda net: net.half())
+    root = logging.getLogger()
+    before = root.level, root.filters[:], root.handlers[:]
     with pytest.raises(EngineError, match=r'OpenVINO cannot compute downscale of InvRescaleNet \(.+\); use'):
         Rescaler(InvRescaleNet(4, [1, 1], 4), precision='fp32', engine='openvino')
+    assert before == (root.level, root.filters, root.handlers)  # or the warning of a fall-back would be lost
+
+
+@pytest.mark.parametrize('fault', ['no core', 'no processor', 'no shapes', 'no export', 'no version'])
+def test_an_odd_openvino_is_no_reason_to_fail(net, image, monkeypatch, caplog, fault):
+    """As where its plug-in for the processor is missing, or it is of another age."""
+
+    class Model:
+        def export_model(self):
+            raise RuntimeError('not supported')
+
+    class Core:
+        def __init__(self):
+            if fault == 'no core':
+                raise RuntimeError('cannot load plugins.xml')
+
+        def get_property(self, device, key):
+            if fault == 'no processor':
+                raise RuntimeError('Device with "CPU" name is not registered')
+
+        def compile_model(self, *_):
+            return Model()
+
+    odd = types.ModuleType('openvino')
+    odd.Core, odd.convert_model = Core, lambda *_, **__: None
+    if fault != 'no version':
+        odd.__version__ = '2022.1'
+    if fault != 'no shapes':
+        odd.PartialShape = list
+    monkeypatch.setitem(sys.modules, 'openvino', odd)
+    monkeypatch.setattr(engine, 'largest_error', lambda *_: 0.0)
+    monkeypatch.setattr(rescaler_module, 'native_engine', lambda device, precision: 'openvino')
+    rescaler = Rescaler(net, precision='fp32', engine='auto')
+    assert rescaler.engine == 'torch'
+    assert re.match(r'OpenVINO cannot compute .*InvRescaleNet \(.+\); use the engine torch', caplog.messages[-1])
+    with pytest.raises(EngineError, match=r'OpenVINO cannot compute'):
+        Rescaler(net, precision='fp32', engine='openvino')
 
 
 def test_without_the_package_it_is_named(net, monkeypatch):

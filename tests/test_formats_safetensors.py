@@ -136,6 +136,9 @@ def test_the_checkpoint_itself_is_not_replaced(tmp_path, capsys):
     assert main([*command, '--half']) == 1
     assert 'would replace the checkpoint' in capsys.readouterr().err
     assert Path(command[1]).read_bytes() == before
+    command[1] = str(tmp_path / 'none/irn_x3_gc8.pth')
+    assert main(command) == 1
+    assert 'There is no checkpoint' in capsys.readouterr().err
 
 
 class HeirNet(InvRescaleNet):

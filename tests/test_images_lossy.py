@@ -94,6 +94,13 @@ def test_jpeg_drops_opaque_alpha_and_camera_data_that_are_too_long(tmp_path):
     assert (longer.exif, longer.warnings) == (None, ('its camera data (EXIF) are too long for a JPEG file',))
 
 
+def test_webp_drops_a_profile_of_grey(tmp_path):
+    grey = Picture(np.zeros((2, 2), np.uint8), icc=bytes(16) + b'GRAYXYZ ' + bytes(104))
+    picture = fitted(grey, 'a.webp')
+    assert picture == grey._replace(icc=None, warnings=('its colour profile (ICC) is of grey, which WebP has not',))
+    assert fitted(grey, 'a.jpg').icc == fitted(grey, 'a.avif').icc == grey.icc
+
+
 def test_what_is_no_picture_of_ours_has_no_text(tmp_path):
     file = io.BytesIO()
     Image.new('RGB', (2, 2)).save(file, 'jpeg', comment=b'irnsigma')

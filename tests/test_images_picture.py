@@ -606,6 +606,26 @@ class TestDamage:
         assert (picture.icc, len(picture.warnings)) == (None, 1)
 
 
+class TestLeftOut:
+    @pytest.mark.parametrize('tag', [0x8769, 0x8825])
+    def test_camera_data_of_tiff(self, tag):
+        content = encode_by_tifffile(random_image(4, 4), None, extratags=[(65000, 'I', 1, 8, True)])
+        picture = decode_picture(content.replace(*(struct.pack('<HHI', each, 4, 1) for each in (65000, tag))), 'a')
+        assert picture[3:] == (None, None, ('its camera data (EXIF) cannot be kept, as of any TIFF file',))
+
+    def test_numbered_colours_of_png(self):
+        profile = png.make_chunk(b'iCCP', b'a\0\0' + zlib.compress(b'profile'))
+        fault = 'its colours (primaries 9, transfer function 16) are no sRGB, but have no profile'
+        for numbers, beside, warnings in (
+            (b'\1\15\0\1', b'', ()),
+            (b'\11\20\0\1', b'', (fault,)),
+            (b'\11\20\0\1', profile, ()),
+            (b'\11', b'', ()),
+        ):
+            content = insert(encode(Image.new('RGB', (4, 4))), png.make_chunk(b'cICP', numbers), beside)
+            assert decode_picture(content, 'a').warnings == warnings
+
+
 class TestSize:
     def test_more_pixels_than_pillow_allows(self, monkeypatch):
         monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 10)

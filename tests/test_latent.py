@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,11 @@ def test_first_values_never_change(seed, name, expected):
     """Published numbers depend on this noise: if it must change, say so in the release notes."""
     values = draw_epsilon(SHAPE, seed, name).flatten()[:4]
     torch.testing.assert_close(values, torch.tensor(expected), rtol=0, atol=1e-6)
+
+
+def test_a_file_name_that_is_no_text_has_its_own():
+    names = [os.fsdecode(name) for name in (b'caf\xe9', b'caf\xe8')]
+    assert not torch.equal(*(draw_epsilon((1, 1, 4, 4), 0, name) for name in names))
 
 
 def test_does_not_depend_on_what_was_drawn_before():

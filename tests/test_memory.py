@@ -13,13 +13,27 @@ def test_this_machine_has_some_and_not_more_than_is_built_in():
     assert 0 < available_memory(CPU) <= os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
 
-@pytest.mark.parametrize(('limit', 'expected'), [('3000\n', 2000), ('max\n', 10**9), ('500\n', 0), (None, 10**9)])
-def test_a_container_has_what_its_group_leaves(monkeypatch, tmp_path, limit, expected):
+STAT = 'file 990\nactive_file {}\ninactive_file {}\ntotal_active_file {}\ntotal_inactive_file {}\n'
+
+
+@pytest.mark.parametrize(
+    ('limit', 'prefix', 'stat', 'expected'),
+    [
+        ('3000\n', '', None, 2000),
+        ('max\n', '', None, 10**9),
+        ('500\n', '', None, 0),
+        (None, '', None, 10**9),
+        ('1000\n', '', STAT.format(300, 600, 1, 2), 900),  # what was read of files gives way
+        ('1000\n', 'total_', STAT.format(1, 2, 300, 600), 900),
+        ('1000\n', '', 'anon 7\n', 0),
+    ],
+)
+def test_a_container_has_what_its_group_leaves(monkeypatch, tmp_path, limit, prefix, stat, expected):
     monkeypatch.setattr(memory, '_system_memory', lambda: 10**9)
-    monkeypatch.setattr(memory, 'CGROUP_FILES', [(tmp_path / 'max', tmp_path / 'current')])
-    if limit:
-        (tmp_path / 'max').write_text(limit)
-        (tmp_path / 'current').write_text('1000\n')
+    monkeypatch.setattr(memory, 'CGROUP_FILES', [(tmp_path / 'max', tmp_path / 'current', prefix)])
+    for name, content in (('max', limit), ('current', limit and '1000\n'), ('memory.stat', stat)):
+        if content:
+            (tmp_path / name).write_text(content)
     assert available_memory(CPU) == expected
 
 

@@ -288,6 +288,26 @@ def test_heic_and_avif_in_every_command(monkeypatch, capsys):
     )
 
 
+def test_names_that_are_no_text(capsys):
+    """File names may be any bytes, such as those of old archives."""
+    folder, name = (os.fsdecode(b'caf\xe9' + end) for end in (b'', b'.png'))
+    try:
+        Path('photos').rename(folder)
+    except OSError:
+        pytest.skip('this file system refuses such names')
+    for index in (0, 1):
+        Path(folder, f'photo{index}.png').rename(Path(folder, name if index else f'{index}{name}'))
+    assert run(f'downscale {folder} small') == run('upscale small restored --sigma 0.5') == 0
+    assert run('upscale small restored --sigma 0.5') == 0  # they are told to be the same
+    assert run(f'evaluate {folder} --sigmas 0 1 --output report{folder}') == 0
+    assert os.fsencode(Path(name).stem) in Path(f'report{folder}/metrics.csv').read_bytes()
+    assert Path(f'report{folder}/table.md').read_text().startswith('**caf\\udce9**, 3 images')
+    assert run(f'compare {folder}/{name} --sigmas 0') == 0
+    output, errors = capsys.readouterr()
+    assert output.endswith('wrote caf\\udce9_comparison.png\n')
+    assert not errors
+
+
 def test_small_pictures_of_another_model_are_told_apart(capsys):
     torch.save({'params': {key: 2 * value for key, value in random_net().state_dict().items()}}, 'other.pth')
     run('downscale photos small')
@@ -616,3 +636,5 @@ def test_help_teaches_by_examples(command, capsys):
     assert text.count(f'\n  irnsigma {command} ') >= 2
     assert all(option in text for option in ('--model', '--device', '--overlap'))
     assert 'it changes the result (default: 16 pixels of the small image)' in ' '.join(text.split())
+    default = 'the one that the image notes, else irnsigma_x4' if command == 'upscale' else 'irnsigma_x4'
+    assert f'name of a built-in model (default: {default})' in ' '.join(text.split())

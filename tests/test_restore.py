@@ -26,11 +26,12 @@ def test_arrays_change_their_channels_only():
     np.testing.assert_array_equal(to_bgr(image), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
 
-def test_a_file_is_restored_as_a_tensor_is(tmp_path):
-    path = write_photographs(tmp_path, 1, height=43, width=62) / 'photo0.png'
+@pytest.mark.parametrize('map_size', [(43, 63), (42, 62), (22, 32), (21, 31)])
+def test_a_file_is_restored_as_a_tensor_is(tmp_path, map_size):
+    path = write_photographs(tmp_path, 1, height=43, width=63) / 'photo0.png'
     restorer = Restorer(Rescaler(randomise(InvRescaleNet(2, [1], 4))), (0.0, 1.0), seed=3)
-    original, image = restorer.rescale_file(path, np.full((43, 62), 255, np.uint8))
-    np.testing.assert_array_equal(original, cv2.imread(str(path))[:42])
+    original, image = restorer.rescale_file(path, np.full(map_size, 255, np.uint8))
+    np.testing.assert_array_equal(original, cv2.imread(str(path))[:42, :62])
     hr = torch.from_numpy(original[..., ::-1].copy()).permute(2, 0, 1)[None] / 255
     same = restorer.restore(restorer.rescaler.downscale(hr), 'photo0', (42, 62))
     assert image.name == 'photo0'

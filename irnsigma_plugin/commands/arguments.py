@@ -24,10 +24,13 @@ DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
 DEFAULT_SIGMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def add_network_arguments(parser: argparse.ArgumentParser, precision: str = 'auto', engine: str = 'auto') -> None:
-    """Add what :func:`load_rescaler` and the methods of :class:`Rescaler` need; `precision`, `engine`: the defaults."""
-    model_help = f'checkpoint (.pth, .safetensors), or the name of a built-in model (default: {builtin.DEFAULT})'
-    parser.add_argument('--model', default=builtin.DEFAULT, metavar='FILE|NAME', help=model_help)
+def add_network_arguments(
+    parser: argparse.ArgumentParser, precision: str = 'auto', engine: str = 'auto', model: str | None = builtin.DEFAULT
+) -> None:
+    """Add what :func:`load_rescaler` and the methods of :class:`Rescaler` need; all but `parser` are defaults."""
+    default = model or f'the one that the image notes, else {builtin.DEFAULT}'
+    model_help = f'checkpoint (.pth, .safetensors), or the name of a built-in model (default: {default})'
+    parser.add_argument('--model', default=model, metavar='FILE|NAME', help=model_help)
     add_imports(parser)
     device_help = 'where the network runs (default: auto, the GPU if there is one)'
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto', help=device_help)

@@ -36,7 +36,7 @@ def plan_jobs(sources: Sequence[str], destination: str, kinds: Sequence[str] = (
 
     One file becomes the file `destination`, whose name ends as one of `kinds` ('png', 'jpg', ...), unless that is a
     folder or ends in `/`. Otherwise the results are files of the first of `kinds` in the folder `destination`, arranged
-    as below each source. What lies there is no source, even if it is inside of one.
+    as below each source. What lies there is no source, even if it is inside of one. A file given twice is one job.
 
     Raises:
         ValueError: There is no image, or the results would replace their sources or one another.
@@ -61,13 +61,13 @@ def plan_jobs(sources: Sequence[str], destination: str, kinds: Sequence[str] = (
     by_target: dict[Path, Path] = {}
     for file, target in jobs:
         other = by_target.setdefault(target, file)
-        if other != file:
+        if os.path.realpath(other) != os.path.realpath(file):
             remedy = 'rename one, or give them different folders as DST. Nothing has been written.'
             raise ValueError(f'{other} and {file} would both become {target}; {remedy}')
         if os.path.realpath(target) in originals:
             remedy = 'choose another folder as DST. Nothing has been written.'
             raise ValueError(f'{target} would replace a source; {remedy}')
-    return jobs
+    return [Job(file, target) for target, file in by_target.items()]
 
 
 class Batch:

@@ -47,13 +47,18 @@ def _run(args: argparse.Namespace) -> None:
     if (output / CARD).exists() and not args.overwrite:
         raise FileExistsError(f'{output / CARD} is there already; use --overwrite, or another --output.')
     rows = describe(args.model, network_finder(args))
-    copies = {Path(file).name: Path(file).read_bytes() for file in args.training}
+    copies: dict[str, bytes] = {}
+    for path in map(Path, args.training):
+        if copies.setdefault(path.name, content := path.read_bytes()) != content:
+            raise ValueError(f'{path}: another option file has this name, and both get into one folder; rename it.')
     training = [f'- [`{name}`]({name}): `python -m basicsr.train -opt {name}`' for name in copies]
     sections: list[str] = []
     index: list[dict[str, Any]] = []
     for folder, table in _tables(results, args.model, rows['model hash']).items():
         dataset = table.split('**')[1]
         slug = re.sub('[^A-Za-z0-9]+', '_', dataset).strip('_')
+        if any(result['dataset']['type'] == slug for result in index):
+            raise ValueError(f'{folder}: another data set is called {slug} in the card; rename one and measure again.')
         sections.append(table.strip())
         for picture in filter(Path.exists, (folder / 'curve.png', folder / 'comparison.png')):
             copies[f'{slug}_{picture.name}'] = picture.read_bytes()

@@ -31,7 +31,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
     arguments.add_network_arguments(parser)
     add = parser.add_argument
     add('--host', default=LOCAL, help=f'address to listen at (default: {LOCAL}); 0.0.0.0: everybody in your network')
-    add('--port', type=arguments.count_from(1), metavar='N', help='default: the first free one from 7860')
+    add('--port', type=arguments.count_from(1, 65535), metavar='N', help='default: the first free one from 7860')
     add('--share', action='store_true', help='also a public address, through the servers of gradio')
     add('--megapixels', type=arguments.count_from(1), default=3, metavar='N', help='largest photograph (default: 3)')
     parser.set_defaults(run=_run)

@@ -51,7 +51,8 @@ def _run(args: argparse.Namespace) -> int:
     rescaler = arguments.load_rescaler(args)
     scale, metrics = rescaler.scale, usable_metrics(rescaler.scale, args.dists)
     restorer = Restorer(rescaler, tuple(dict.fromkeys(args.sigmas)), args.seed, args.overlap)
-    scores, comparison = Scores(args.source, restorer.sigmas, model=rescaler.model_hash), None
+    title = args.source.encode(errors='backslashreplace').decode()  # a folder's name may be any bytes
+    scores, comparison = Scores(title, restorer.sigmas, model=rescaler.model_hash), None
     try:
         with Batch(len(images)) as batch:
             for name, (path, _) in zip(names, images):

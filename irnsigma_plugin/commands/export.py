@@ -9,7 +9,6 @@ from irnsigma_plugin.checkpoints import builtin
 from irnsigma_plugin.commands.arguments import add_imports, network_finder, parse_sigma
 
 DIRECTIONS = ('down', 'up')
-OPSET = 18
 
 
 def add_command(subparsers: argparse._SubParsersAction) -> None:
@@ -41,7 +40,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
     add('--format', choices=('onnx', 'safetensors'), default='onnx', help='default: onnx')
     add('--direction', nargs='+', choices=DIRECTIONS, help='of onnx (default: both)')
     add('--sigma', type=parse_sigma, help='of onnx: fixed in the upscaling model, which then takes lr alone')
-    add('--opset', type=int, help=f'of onnx: set of operators, {OPSET} or more (default: {OPSET})')
+    add('--opset', type=int, help='of onnx: set of operators (default: the oldest that torch exports)')
     half_help = 'of safetensors: float16, half as large; another model, which does not restore what MODEL downscaled'
     add('--half', action='store_true', help=half_help)
     parser.set_defaults(run=_run)
@@ -57,20 +56,20 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError('--direction, --opset and --sigma are for --format onnx; leave them out.')
     if args.sigma is not None and args.direction == ['down']:
         raise ValueError('--sigma is for --direction up; leave one of them out.')
+    make_folder(args.folder)  # before the work, not after it
+    checkpoint = read_checkpoint(args.model)
     target = Path(args.folder, Path(args.model).stem + '.safetensors')
     if args.format == 'safetensors' and target.exists() and target.samefile(builtin.locate(args.model)):
         raise ValueError(f'{target} would replace the checkpoint that it is made of; choose another FOLDER.')
-    make_folder(args.folder)  # before the work, not after it
-    checkpoint = read_checkpoint(args.model)
     net = build_network(checkpoint, find_class=network_finder(args))
     if args.format == 'safetensors':
         from irnsigma_plugin.formats.safetensors import export_safetensors
 
         print(f'{target}: model hash {export_safetensors(checkpoint, net, target, args.half)}')
         return
-    from irnsigma_plugin.formats.onnx import export_onnx
+    from irnsigma_plugin.formats.onnx import DEFAULT_OPSET, export_onnx
 
-    opset = OPSET if args.opset is None else args.opset
+    opset = DEFAULT_OPSET if args.opset is None else args.opset
     errors = export_onnx(net, args.folder, args.direction or DIRECTIONS, opset, args.sigma)
     for path, error in errors.items():
         print(f'{path}: largest deviation from torch {error:.1e}')

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from irnsigma_plugin.commands.arguments import count_from
+
 
 def add_command(subparsers: argparse._SubParsersAction) -> None:
     """Add `prepare` to the command line."""
@@ -39,7 +41,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
     min_help = 'skip images with a shorter side; use at least the gt_size of the training (default: 144)'
     add('--min-size', type=int, default=144, metavar='PIXELS', help=min_help)
     add('--name', help='first part of the names of the LMDBs (default: the name of DST)')
-    add('--workers', type=int, metavar='N', help='images at a time (default: number of cores)')
+    add('--workers', type=count_from(1), metavar='N', help='images at a time (default: number of cores)')
     add('--overwrite', action='store_true', help='replace existing LMDBs of the same name')
     add('--strict', action='store_true', help='exit with status 1 if an image was skipped')
     parser.set_defaults(run=_run)

@@ -32,13 +32,13 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
     arguments.add_file_arguments(parser)
     format_help = 'of the results; all but png lose detail (default: that of the name of a single file DST, else png)'
     parser.add_argument('--format', choices=('png', *LOSSY), help=format_help)
-    arguments.add_network_arguments(parser)
+    arguments.add_network_arguments(parser, model=None)
     either = parser.add_mutually_exclusive_group()
     sigma_help = 'from 0 (faithful) to 1 (sharp), default: 0.5'
     either.add_argument('--sigma', type=arguments.parse_sigma, default=0.5, help=sigma_help)
     arguments.add_sigma_map(either)
     arguments.add_seed(parser)
-    parser.set_defaults(run=_run, model=None)
+    parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:

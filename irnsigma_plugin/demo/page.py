@@ -15,7 +15,7 @@ from PIL import Image
 
 from irnsigma_plugin.archs.bicubic import bicubic_upscale
 from irnsigma_plugin.checks import one_line
-from irnsigma_plugin.demo.studio import Small, Studio, flat, painted_map
+from irnsigma_plugin.demo.studio import Photograph, Small, Studio, flat, painted_map
 from irnsigma_plugin.images.picture import Picture
 
 if int(gr.__version__.partition('.')[0]) < 6:
@@ -28,7 +28,8 @@ ORIGINAL, ENLARGED = 'original', 'small picture, enlarged'
 SHARP, FAITHFUL, OPACITY = '#ff7a00', '#0078ff', 0.6  # of paint
 LARGEST_FILE = 64  # MiB
 LONGEST_QUEUE, VISITORS = 32, 64  # of the latter as many are remembered
-KEPT_SECONDS = 3600  # files, and what is known of a visitor who has left
+KEPT_SECONDS = 3600  # files, and what is known of a visitor, after the last use
+NO_PICTURE = 'there is no picture, or none any more after an hour; open one.'
 THUMBNAIL, CANVAS = 160, 800  # longest side, in pixels
 PROGRESS = gr.Progress()  # as a default, by which gradio knows who tells it
 REFUSED = f': this has to be a picture file of at most {LARGEST_FILE} MB'  # gradio says no more than "Error"
@@ -59,15 +60,16 @@ def build_page(studio: Studio, examples: Sequence[Path]) -> gr.Blocks:
 
     def restore(values: dict, progress: gr.Progress = PROGRESS) -> Iterator[dict]:
         opened, shrunk, name = values[photograph], values[small], values[model]
-        if opened is None:
-            return
         with error_on_the_page():
+            if not is_kept(opened, values[sizes]):
+                return
             if shrunk is None or shrunk.model != name:
                 progress(0, 'making it small')
                 shrunk = studio.shrink(opened, name)
+            os.utime(shrunk.path)  # it is kept from now on, as what is set anew: photograph, small and last
             lr_path = str(shrunk.path)
-            lr_button = gr.DownloadButton(value=lr_path)  # a path alone would not reach a button while this goes on
-            yield {small: shrunk, lr_image: lr_path, lr_file: lr_button, sizes: describe_sizes(shrunk)}
+            button = gr.DownloadButton(value=lr_path)  # a path alone would not reach a button while this goes on
+            yield {photograph: opened, small: shrunk, lr_image: lr_path, lr_file: button, sizes: describe_sizes(shrunk)}
             level = values[sigma]
             painted = painted_map(values[canvas]['layers'], OPACITY, level, shrunk.picture.pixels.shape[:2])
             how = f'at σ = {level:g}' if painted is None else 'by the map'
@@ -86,6 +88,10 @@ def build_page(studio: Studio, examples: Sequence[Path]) -> gr.Blocks:
             progress(0.8, 'measuring')
             yield {figures: describe_figures(studio.measure(shrunk, restored))}
 
+    def compare(opened: Photograph | None, shown: str, *compared: Any) -> tuple[np.ndarray, np.ndarray] | None:
+        with error_on_the_page():
+            return pair(*compared) if is_kept(opened, shown) else None
+
     def pair(shrunk: Small | None, after: np.ndarray | None, left: str) -> tuple[np.ndarray, np.ndarray] | None:
         if shrunk is None or after is None:
             return None
@@ -98,7 +104,7 @@ def build_page(studio: Studio, examples: Sequence[Path]) -> gr.Blocks:
     def draw_curve(shrunk: Small | None, number: int, progress: gr.Progress = PROGRESS) -> gr.Image:
         with error_on_the_page():
             if shrunk is None:
-                raise ValueError('there is no picture yet; open one.')
+                raise ValueError(NO_PICTURE)
             drawn = studio.curve(shrunk, number, lambda sigmas: progress.tqdm(sigmas, desc='restoring', unit='σ'))
             return gr.Image(drawn, visible=True)
 
@@ -137,8 +143,8 @@ def build_page(studio: Studio, examples: Sequence[Path]) -> gr.Blocks:
                 curve = gr.Image(label='Curve', format='png', buttons=[], visible=False)
 
         queue: dict[str, Any] = {'concurrency_id': 'network', 'concurrency_limit': 1, 'api_visibility': 'private'}
-        inputs = {photograph, small, canvas, sigma, seed, model, against}
-        outputs = [small, last, result, lr_image, sizes, figures, lr_file, hr_file, map_file]
+        inputs = {photograph, small, canvas, sigma, seed, model, against, sizes}
+        outputs = [photograph, small, last, result, lr_image, sizes, figures, lr_file, hr_file, map_file]
         restoring: dict[str, Any] = {**queue, 'fn': restore, 'inputs': inputs, 'outputs': outputs}
         restoring['show_progress_on'] = result
         queue['outputs'] = [photograph, small, canvas, curve]
@@ -149,9 +155,16 @@ def build_page(studio: Studio, examples: Sequence[Path]) -> gr.Blocks:
             opening.success(**restoring)
         changes = [sigma.change, seed.submit, model.input, paint_button.click]
         gr.on(changes, trigger_mode='always_last', **restoring)
-        against.input(pair, [small, last, against], result, api_visibility='private')
+        against.input(compare, [photograph, sizes, small, last, against], result, api_visibility='private')
         curve_button.click(draw_curve, [small, seed], **{**queue, 'outputs': curve})
     return page
+
+
+def is_kept(opened: Photograph | None, shown: str) -> bool:
+    """Whether there is a photograph; a ValueError where there was one, for the page shows its sizes."""
+    if opened is None and shown:
+        raise ValueError(NO_PICTURE)
+    return opened is not None
 
 
 @contextlib.contextmanager

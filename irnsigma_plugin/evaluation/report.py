@@ -33,9 +33,9 @@ def write_report(
 
 
 def write_csv(scores: Scores, path: Path) -> None:
-    """Write one line per image and sigma; the columns of the low-resolution image begin with `lr_`."""
+    """Write one line per image (by the bytes of its name) and sigma; columns of the lr image begin with `lr_`."""
     first = scores.images[0]
-    with atomic_path(path) as temporary, open(temporary, 'w', newline='', encoding='utf-8') as file:
+    with atomic_path(path) as temporary, open(temporary, 'w', -1, 'utf-8', 'surrogateescape', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(['image', 'sigma', *first.hr, *(f'lr_{name}' for name in first.lr)])
         for score in scores.images:

@@ -64,8 +64,10 @@ class Restorer:
         if not height or not width:
             size = f'{hr.shape[1]}x{hr.shape[0]}'
             raise ValueError(f'{path}: {size} pixels are too few for scale {scale}; use a larger image.')
-        if sigma_map is not None and sigma_map.shape[:2] == hr.shape[:2]:
-            sigma_map = sigma_map[:height, :width]
+        if sigma_map is not None:  # of the whole image, or of its small one
+            unit = 1 if sigma_map.shape[:2] == hr.shape[:2] else scale
+            if sigma_map.shape[:2] == (-(-hr.shape[0] // unit), -(-hr.shape[1] // unit)):
+                sigma_map = sigma_map[: height // unit, : width // unit]
         hr = hr[:height, :width]
         lr = self.rescaler.downscale(hr, overlap=self.overlap)
         return to_bgr(hr), self.restore(lr, path.stem, sigma_map=sigma_map)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +24,7 @@ from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
 from irnsigma_plugin.checkpoints.weights import model_hash
 from irnsigma_plugin.checks import one_line
-from irnsigma_plugin.files import WriteError, atomic_write, make_folder, remove_leftovers
+from irnsigma_plugin.files import atomic_write, make_folder, remove_leftovers
 from irnsigma_plugin.formats.onnx import TOLERANCE, Downscale, Half, UpscaleAtSigma, exportable, largest_error
 
 HINTS = {'fp32': 'f32', 'bf16': 'bf16'}  # OpenVINO's names of its precisions
@@ -56,7 +58,10 @@ class CompiledNet:
         openvino = _import_openvino()
         if precision not in HINTS:
             raise EngineError(f'OpenVINO computes in {" or ".join(HINTS)}, not in {precision}; use the engine torch.')
-        self._core = openvino.Core()
+        with _explained(type(net).__name__):
+            self._core = core = openvino.Core()
+            processor = [core.get_property('CPU', key) for key in ('FULL_DEVICE_NAME', 'OPTIMIZATION_CAPABILITIES')]
+            versions = __version__, torch.__version__, openvino.__version__
         self._settings = {
             'INFERENCE_PRECISION_HINT': HINTS[precision],
             'INFERENCE_NUM_THREADS': torch.get_num_threads(),
@@ -65,8 +70,6 @@ class CompiledNet:
         net = exportable(net)
         self._halves: tuple[Half, ...] = (Downscale(net).eval(), UpscaleAtSigma(net).eval())
         self._compiled: dict[Half, Any] = {}
-        processor = [self._core.get_property('CPU', key) for key in ('FULL_DEVICE_NAME', 'OPTIMIZATION_CAPABILITIES')]
-        versions = __version__, torch.__version__, openvino.__version__
         key = (model_hash(net.state_dict()), getattr(net, 'clamp', None), precision, *versions, *processor)
         name = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
         self._path = cache_folder() / name if type(net) is InvRescaleNet else None
@@ -101,37 +104,36 @@ class CompiledNet:
             content = self._file(half).read_bytes()
             if hashlib.sha256(content[DIGEST_BYTES:]).digest() != content[:DIGEST_BYTES]:
                 return None
-            os.utime(self._file(half))
+            with contextlib.suppress(OSError):  # of a file of somebody else's
+                os.utime(self._file(half))
             return self._core.import_model(content[DIGEST_BYTES:], 'CPU', self._settings)
-        except (OSError, RuntimeError):
+        except Exception:  # OpenVINO raises almost anything
             return None
 
     def _make(self, half: Half) -> Any:
         what = f'{half.file_name.partition(".")[0]} of {type(half.net).__name__}'
         openvino = _import_openvino()
         inputs = half.example(2, 5 * half.net.scale, 7 * half.net.scale)
-        shapes = [openvino.PartialShape([-1, each.shape[1], -1, -1]) for each in inputs.values()]
-        try:
-            with torch.no_grad(), torch.autocast('cpu', enabled=False), warnings.catch_warnings():
-                warnings.simplefilter('ignore')  # that sizes are traced, which is wanted
-                model = openvino.convert_model(half, example_input=tuple(inputs.values()), input=shapes)
-                settings = {**self._settings, 'INFERENCE_PRECISION_HINT': HINTS['fp32']}
-                compiled = self._core.compile_model(model, 'CPU', settings)
-                error = largest_error(half, lambda **inputs: _run(compiled, inputs.values()))
-        except Exception as fault:  # it and the tracer raise almost anything
-            raise EngineError(f'OpenVINO cannot compute {what} ({one_line(fault)}); use the engine torch.') from fault
+        with _explained(what), torch.no_grad(), torch.autocast('cpu', enabled=False), warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # that sizes are traced, which is wanted
+            shapes = [openvino.PartialShape([-1, each.shape[1], -1, -1]) for each in inputs.values()]
+            model = openvino.convert_model(half, example_input=tuple(inputs.values()), input=shapes)
+            settings = {**self._settings, 'INFERENCE_PRECISION_HINT': HINTS['fp32']}
+            compiled = self._core.compile_model(model, 'CPU', settings)
+            error = largest_error(half, lambda **inputs: _run(compiled, inputs.values()))
         if not error <= TOLERANCE:
             deviation = f'{what} by OpenVINO deviates from torch by {error:.2g}, more than {TOLERANCE:.2g}'
             raise EngineError(f'{deviation}; use the engine torch, or another version of openvino.')
-        if settings != self._settings:
-            compiled = self._core.compile_model(model, 'CPU', self._settings)
+        with _explained(what):
+            if settings != self._settings:
+                compiled = self._core.compile_model(model, 'CPU', self._settings)
+            content = compiled.export_model().getvalue() if self._path else b''
         if self._path:
-            content = compiled.export_model().getvalue()
             try:
                 make_folder(self._path.parent)
                 _tidy(self._path.parent)
                 atomic_write(self._file(half), hashlib.sha256(content).digest() + content)
-            except WriteError as failure:
+            except OSError as failure:
                 _logger.warning('%s', failure)
         return compiled
 
@@ -145,8 +147,22 @@ def _tidy(folder: Path) -> None:
     """Remove what killed processes left, and what nobody has used for long, as of other versions."""
     remove_leftovers([str(folder)])
     for entry in os.scandir(folder):
-        if entry.is_file() and time.time() - entry.stat().st_mtime > UNUSED_DAYS * 86400:
-            Path(entry.path).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another process was faster, or it is somebody else's
+            if entry.is_file() and time.time() - entry.stat().st_mtime > UNUSED_DAYS * 86400:
+                Path(entry.path).unlink()
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Name `what` in place of the block's errors: OpenVINO and the tracer raise almost anything."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, root.filters[:], root.handlers[:]
+    try:
+        yield
+    except Exception as fault:
+        root.setLevel(level)  # a failing conversion leaves OpenVINO's, which hides warnings
+        root.filters, root.handlers = filters, handlers
+        raise EngineError(f'OpenVINO cannot compute {what} ({one_line(fault)}); use the engine torch.') from fault
 
 
 def _run(compiled: Any, inputs: Any) -> np.ndarray:

@@ -88,7 +88,7 @@ class IRNArchitecture(Architecture[Upscaler]):
 _ARCHITECTURE = IRNArchitecture()
 
 
-def register_spandrel(sigma: float | None = None, clamp: float = 1.0) -> None:
+def register_spandrel(sigma: float | None = None, clamp: float = DEFAULT_CLAMP) -> None:
     """Let spandrel load checkpoints of this plugin and of the original IRN, as upscalers at a fixed sigma.
 
     The import of spandrel has called it already; another call sets `sigma` and `clamp` of the models loaded after it.

@@ -25,7 +25,7 @@ def find_images(sources: Iterable[str], leave_out: Path | None = None) -> list[t
     Args:
         sources: Files (of any name), folders (all image names in them and below, none hidden, links followed) and
             globs (likewise; what comes before the first wildcard is the source).
-        leave_out: Folder in which nothing is looked for.
+        leave_out: Folder in which nothing is looked for, but for sources that lie in it.
 
     Raises:
         ValueError: A source has no images.
@@ -44,10 +44,12 @@ def find_images(sources: Iterable[str], leave_out: Path | None = None) -> list[t
             files = [Path(hit) for hit in sorted(glob.glob(source, recursive=True)) if not os.path.isdir(hit)]
         else:
             raise FileNotFoundError(f'{source}: there is no such file or folder; check the path.')
+        around = Path(os.path.realpath(base))
+        inner = None if left_out in (around, *around.parents) else left_out
         images = [
             (file, file.relative_to(base))
             for file in files
-            if is_image_name(file.name) and left_out not in Path(os.path.realpath(file)).parents
+            if is_image_name(file.name) and inner not in Path(os.path.realpath(file)).parents
         ]
         if not images:
             raise ValueError(f'{source}: there are no images ({", ".join(IMAGE_EXTENSIONS)}); check the path.')

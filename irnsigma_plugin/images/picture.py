@@ -14,7 +14,7 @@ import stat
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -40,6 +40,7 @@ GREY_MODES = ('1', 'L', 'LA', 'La')
 COLOUR_MODES = ('P', 'PA', 'RGB', 'RGBA', 'RGBa', 'RGBX', 'YCbCr')
 ALPHA_MODES = ('LA', 'La', 'PA', 'RGBA', 'RGBa')
 NO_INTEGER_MODES = ('CMYK', 'LAB', 'F')
+TIFF_EXIF_TAGS = {0x8769, 0x8825}  # directories of camera data, and of places
 ORIENTATION_TAG, BITS_PER_SAMPLE_TAG, PLANES_TAG, SAMPLE_FORMAT_TAG = 0x0112, 258, 284, 339
 WHITE_IS_ZERO, RGB, PLANES, UNSIGNED, SIGNED, OPACITY, LZW = 0, 2, 2, 1, 2, 2, 5  # values of a TIFF file's tags
 TIFFFILE_COMPRESSIONS = (1, 8, 32773, 32946)  # none, deflate, PackBits; all others need imagecodecs
@@ -120,11 +121,14 @@ def decode_picture(content: bytes, name: str, most_pixels: int | None = None) ->
             bits = _supported_bits(image, content, name)
             check_memory(*image.size, COPIES * len(image.getbands()) * -(-bits // 8), name)
             metadata.setdefault('icc', image.info.get('icc_profile'))
+            if TIFF_EXIF_TAGS & set(getattr(image, 'tag_v2', ())):
+                warnings.append('its camera data (EXIF) cannot be kept, as of any TIFF file')
             # The camera data of a TIFF file is the file's own directory; it would not fit another file.
             metadata.setdefault('exif', None if image.format == 'TIFF' else image.info.get('exif'))
             metadata.setdefault('text', lossy.read_text(image.info.get('xmp')))
             if image.format in ISO_FORMATS and not metadata['icc']:
-                warnings += _numbered_colours(content)
+                match = NUMBERED_COLOURS.search(content)
+                warnings += _numbered_colours(match.groups() if match else ())
             samples = _decode_16_bit(content, image, name) if bits > 8 else _decode_8_bit(content, image)
             if 8 < bits < 16:  # their range becomes that of 16
                 largest = (1 << bits) - 1
@@ -173,7 +177,7 @@ def read_size(path: str | os.PathLike) -> tuple[int, int]:
 
 
 def fitted(picture: Picture, path: str | os.PathLike) -> Picture:
-    """A picture as a file of that name can hold it, else a ValueError; too long camera data costs a warning."""
+    """A picture as a file of that name can hold it, else a ValueError; what is left out costs a warning."""
     kind, alpha, exif = lossy.KINDS.get(Path(path).suffix.lower()), picture.alpha, picture.exif
     if kind is None:
         return picture
@@ -190,6 +194,9 @@ def fitted(picture: Picture, path: str | os.PathLike) -> Picture:
     if kind == 'JPEG' and len(exif or b'') > lossy.MOST_EXIF:
         left_out = 'its camera data (EXIF) are too long for a JPEG file'
         picture = picture._replace(exif=None, warnings=(*picture.warnings, left_out))
+    if kind == 'WEBP' and picture.pixels.ndim == 2 and (picture.icc or b'')[16:20] == b'GRAY':
+        left_out = 'its colour profile (ICC) is of grey, which WebP has not'
+        picture = picture._replace(icc=None, warnings=(*picture.warnings, left_out))
     return picture._replace(alpha=None) if kind == 'JPEG' else picture
 
 
@@ -277,7 +284,7 @@ def _unpack(chunk: png.Chunk) -> bytes | str | None:
 
 def _split_png(content: bytes, name: str, metadata: dict[str, Any], warnings: list[str]) -> bytes:
     """Return what a PNG file needs for its pixels; move the rest, damage to which does no harm, to `metadata`."""
-    pixel_chunks = [png.SIGNATURE]
+    pixel_chunks, colours = [png.SIGNATURE], b''
     for chunk in png.read_chunks(content):
         if chunk.kind == b'acTL':
             _check_single(int.from_bytes(chunk.body[:4], 'big'), name)
@@ -289,6 +296,10 @@ def _split_png(content: bytes, name: str, metadata: dict[str, Any], warnings: li
                 warnings.append(f'{what} is damaged')
         elif chunk.kind[:1].isupper() or chunk.kind == b'tRNS' or not chunk.intact:
             pixel_chunks.append(chunk.raw)
+        elif chunk.kind == b'cICP' and len(chunk.body) == 4:
+            colours = chunk.body[:2]
+    if not metadata.get('icc'):
+        warnings += _numbered_colours(bytes([number]) for number in colours)
     return b''.join(pixel_chunks)
 
 
@@ -369,10 +380,9 @@ def _check_whole(content: bytes) -> None:
         start += size or len(content)  # none: to the end
 
 
-def _numbered_colours(content: bytes) -> Iterator[str]:
-    """What is lost with the colours of a HEIC or AVIF file that has no profile."""
-    match = NUMBERED_COLOURS.search(content)
-    numbers = [int.from_bytes(number, 'big') for number in match.groups()] if match else []
+def _numbered_colours(fields: Iterable[bytes]) -> Iterator[str]:
+    """What is lost with the colours of a file that has these numbers for them, if any, but no profile."""
+    numbers = [int.from_bytes(field, 'big') for field in fields]
     if any(number not in known for number, known in zip(numbers, SRGB_COLOURS)):
         yield 'its colours (primaries {}, transfer function {}) are no sRGB, but have no profile'.format(*numbers)
 

@@ -40,8 +40,9 @@ def draw_epsilon(shape: Sequence[int], seed: int, name: str, region: Region | No
     epsilon = torch.empty(*leading, rows.stop - rows.start, columns.stop - columns.start)
     for top in range(rows.start // BLOCK * BLOCK, rows.stop, BLOCK):
         for left in range(columns.start // BLOCK * BLOCK, columns.stop, BLOCK):
-            # The name stands last, since it may hold any character.
-            digest = hashlib.sha256(f'{seed}/{top // BLOCK}/{left // BLOCK}/{name}'.encode()).digest()
+            # The name stands last, since it may hold any character, and any byte that a file's can.
+            key = f'{seed}/{top // BLOCK}/{left // BLOCK}/{name}'.encode(errors='surrogateescape')
+            digest = hashlib.sha256(key).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], 'little', signed=True))
             block_shape = (*leading, min(BLOCK, height - top), min(BLOCK, width - left))
             block = torch.randn(block_shape, generator=generator)
