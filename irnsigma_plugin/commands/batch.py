@@ -61,7 +61,7 @@ def plan_jobs(sources: Sequence[str], destination: str, kinds: Sequence[str] = (
     by_target: dict[Path, Path] = {}
     for file, target in jobs:
         other = by_target.setdefault(target, file)
-        if os.path.realpath(other) != os.path.realpath(file):
+        if other != file and os.path.realpath(other) != os.path.realpath(file):
             remedy = 'rename one, or give them different folders as DST. Nothing has been written.'
             raise ValueError(f'{other} and {file} would both become {target}; {remedy}')
         if os.path.realpath(target) in originals:
