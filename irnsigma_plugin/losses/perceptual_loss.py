@@ -103,6 +103,11 @@ class PerSamplePerceptualLoss(nn.Module):
         self.vgg = VGGFeatures(list(self.layer_weights), vgg_type, weights)
 
     @staticmethod
+    def imagenet(vgg_type: str = 'vgg19', weights: str = 'imagenet', **_: Any) -> str | None:
+        """The network whose ImageNet weights a loss of these arguments needs, if any."""
+        return vgg_type if weights == 'imagenet' else None
+
+    @staticmethod
     def check(layer_weights: Any, vgg_type: Any, weights: Any) -> Iterator[str]:
         """What is wrong with the arguments, see :mod:`irnsigma_plugin.checks`."""
         type_faults = list(one_of(*VGG_STAGES)('vgg_type', vgg_type))

@@ -24,7 +24,6 @@ from irnsigma_plugin.checkpoints.weights import CheckpointError, check_arguments
 from irnsigma_plugin.checks import Rule, did_you_mean, is_whole
 from irnsigma_plugin.evaluation.measures import smallest_size
 from irnsigma_plugin.imagenet.weights import WeightsError, check_weights
-from irnsigma_plugin.losses.perceptual_loss import PerSamplePerceptualLoss
 from irnsigma_plugin.options import keys, rules
 from irnsigma_plugin.options.rules import default_of, value_at
 from irnsigma_plugin.options.stored_images import DATA_SETS, stored_faults
@@ -84,10 +83,8 @@ class _Component(NamedTuple):
 
     def imagenet_network(self) -> str | None:
         """Whose ImageNet weights a block without faults needs."""
-        if hasattr(self.cls, 'imagenet'):
-            return self.cls.imagenet(**rules.without_type(self.value))
-        is_imagenet = self.cls is PerSamplePerceptualLoss and self.argument('weights') == 'imagenet'
-        return self.argument('vgg_type') if is_imagenet else None
+        needed = getattr(self.cls, 'imagenet', None)
+        return needed(**rules.without_type(self.value)) if needed else None
 
 
 def is_training(opt: Mapping[str, Any]) -> bool:
