@@ -408,6 +408,35 @@ def test_a_network_that_was_not_told_sigma_begins_as_it_is(subnet):
     torch.testing.assert_close(net(hr, sigma, epsilon), plain(hr, sigma, epsilon))
 
 
+@every_subnet
+def test_a_training_casts_each_parameter_once_in_half_precision(subnet, monkeypatch):
+    net = randomise(InvRescaleNet(4, [2, 1], 8, sigma_input=True, subnet=subnet), std=0.05)
+    kind, calls = SUBNETS[subnet][0], []  # the biases of each call
+    compute = kind.compute
+    monkeypatch.setattr(kind, 'compute', lambda *given: calls.append(given[3]) or compute(*given))
+    hr, epsilon = random_image(1, 3, 16, 16), random_image(1, 45, 4, 4, seed=1)
+
+    def gradient():
+        result = net(hr, 0.5, epsilon)
+        net.zero_grad()
+        (result.restored.float().square().sum() + result.lr.sum()).backward()
+        return torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
+
+    expected = gradient()
+    calls.clear()
+    with torch.autocast('cpu', torch.bfloat16):
+        actual = gradient()
+        assert (actual - expected).norm() < 0.03 * expected.norm()
+        biases = {id(bias): bias.dtype for call in calls for bias in call}.values()
+        own = [name for name, _ in net.named_parameters() if name.endswith('bias')]
+        assert list(biases) == [torch.bfloat16] * len(own)
+        assert len(calls) == 2 * sum(isinstance(module, kind) for module in net.modules())
+        calls.clear()
+        with torch.no_grad():  # nothing is kept for later, when the weights may be others
+            net(hr, 0.5, epsilon)
+    assert len({id(bias) for call in calls for bias in call}) == sum(map(len, calls))
+
+
 @pytest.mark.parametrize('clamp', [0.5, 2.0])
 def test_clamp_bounds_the_scale(clamp):
     block = CouplingBlock(4, Affine, split=1, clamp=clamp)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from irnsigma_plugin.archs.dense_kernels import CONVOLUTIONS, dense, residual
 
@@ -32,6 +34,7 @@ class Subnet(nn.Module):
     def __init__(self, channels: Sequence[tuple[int, int]], gains: Sequence[float], sigma_readers: int) -> None:
         super().__init__()
         self.in_channels, self.convolutions, self.sigma_readers = channels[0][0], len(channels), sigma_readers
+        self.casts: dict[str, Tensor] = {}  # of parameters, by name, within `cast_once`
         for k, ((inputs, outputs), gain) in enumerate(zip(channels, (*gains, 0)), 1):
             conv = nn.Conv2d(inputs, outputs, 3, padding=1)
             if gain == 0:
@@ -48,20 +51,22 @@ class Subnet(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
-        convolutions = [getattr(self, f'conv{k}') for k in range(1, self.convolutions + 1)]
-        weights = [conv.weight for conv in convolutions]
+        half = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
+
+        def parameter(name: str) -> Tensor:
+            own = self.get_parameter(name)
+            return own if half is None else self.casts.get(name, own).to(half)
+
+        weights = [parameter(f'conv{k}.weight') for k in range(1, self.convolutions + 1)]
+        biases = [parameter(f'conv{k}.bias') for k in range(1, self.convolutions + 1)]
         if sigma is not None:
             x, c = torch.cat((x, sigma), 1), self.in_channels
             for k in range(self.sigma_readers):
-                own, w = self.get_parameter(f'sigma{k + 1}'), weights[k]
+                own, w = parameter(f'sigma{k + 1}'), weights[k]
                 weights[k] = torch.cat((w[:, :c], own, w[:, c:]), 1)
-        tensors = [x, *weights, *(conv.bias for conv in convolutions)]
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
-            tensors = [tensor.to(dtype) for tensor in tensors]
-        x = tensors[0].contiguous(memory_format=torch.channels_last)
+        x = x.to(half or x.dtype).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, enabled=False):
-            return self.compute(x, tensors[1 : 1 + self.convolutions], tensors[1 + self.convolutions :])
+            return self.compute(x, weights, biases)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         for name, own in self.named_parameters(recurse=False):  # of sigma, which a network without them ignores
@@ -113,6 +118,50 @@ class ResidualBlock(Subnet):
 
     def compute(self, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
         return residual(x, weights, biases)
+
+
+class _Cast(torch.autograd.Function):
+    """Tensors in another type; on a GPU in a few kernels in all, both ways."""
+
+    @staticmethod
+    def forward(ctx, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.own = tensors[0].dtype
+        return _copies(tensors, dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        copies = iter(_copies(tuple(each for each in gradients if each is not None), ctx.own))
+        return (None, *(None if each is None else next(copies) for each in gradients))
+
+
+def _copies(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    copies = tuple(torch.empty_like(each, dtype=dtype) for each in tensors)
+    if copies:
+        torch._foreach_copy_(copies, tensors)
+    return copies
+
+
+@contextmanager
+def cast_once(net: nn.Module, device_type: str) -> Iterator[None]:
+    """Let the calls of a sub-network share its parameters in autocast's type, where that and gradients are enabled.
+
+    A training calls each sub-network in both directions, which would cast every parameter, and its gradient, twice.
+    """
+    if not (torch.is_grad_enabled() and torch.is_autocast_enabled(device_type)):
+        yield
+        return
+    blocks = [module for module in net.modules() if isinstance(module, Subnet)]
+    parameters = [parameter for block in blocks for parameter in block.parameters()]
+    casts = iter(_Cast.apply(torch.get_autocast_dtype(device_type), *parameters))
+    try:
+        for block in blocks:
+            block.casts = {name: next(casts) for name, _ in block.named_parameters()}
+        yield
+    finally:
+        for block in blocks:
+            block.casts = {}
 
 
 def compile_blocks(net: nn.Module) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from irnsigma_plugin.archs.dense_block import DenseBlock, ResidualBlock
-from irnsigma_plugin.archs.rescaling_net import RescalingNet, reflection_pad, scale_noise
+from irnsigma_plugin.archs.dense_block import DenseBlock, ResidualBlock, cast_once
+from irnsigma_plugin.archs.rescaling_net import RescaleResult, RescalingNet, reflection_pad, scale_noise
 from irnsigma_plugin.checks import finite, flag, is_whole, one_of, raise_faults, whole
 
 
@@ -274,6 +274,10 @@ class InvRescaleNet(RescalingNet):
 
     def upscale(self, lr: Tensor, latent: Tensor) -> Tensor:
         return self._upscale(lr, latent)
+
+    def forward(self, hr: Tensor, sigma: Tensor | float, epsilon: Tensor | None = None) -> RescaleResult:
+        with cast_once(self, hr.device.type):
+            return super().forward(hr, sigma, epsilon)
 
     def restore(self, lr: Tensor, epsilon: Tensor, sigma: Tensor | float) -> Tensor:
         if not self.sigma_input:
