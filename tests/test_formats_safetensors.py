@@ -71,6 +71,25 @@ def test_one_of_the_original_implementation(tmp_path):
     net.load_state_dict(tensors)
 
 
+def test_with_amplified_sigma(tmp_path, capsys):
+    net = InvRescaleNet(4, [1, 1], 4, sigma_input=True)
+    torch.nn.init.normal_(net.operations[1].G.sigma2)
+    block = {'type': 'InvRescaleNet', 'scale': 4, 'block_num': [1, 1], 'growth_channels': 4, 'sigma_input': True}
+    torch.save({'params': net.state_dict(), 'network_g': block}, tmp_path / 'net_g.pth')
+    arguments = ['export', str(tmp_path / 'net_g.pth'), str(tmp_path), '--format', 'safetensors', '--sigma-gain', '1.5']
+    assert main(arguments) == 0
+    metadata, tensors = metadata_and_tensors(tmp_path / 'net_g.safetensors')
+    net.amplify_sigma(1.5)
+    torch.testing.assert_close(tensors, dict(net.state_dict()), rtol=0, atol=0)
+    assert metadata['model_hash'] == model_hash(net.state_dict())
+    assert capsys.readouterr().out.endswith(f'model hash {metadata["model_hash"]}\n')
+    assert main(['export', str(ORIGINAL), *arguments[2:]]) == 1
+    assert f'--sigma-gain is for networks with sigma_input; {ORIGINAL} has none' in capsys.readouterr().err
+    for wrong in ('-2', 'nan', 'much'):
+        assert main([*arguments[:-1], wrong]) == 2
+        assert f"--sigma-gain: must be a number above 0, but is '{wrong}'" in capsys.readouterr().err
+
+
 def test_half(trained, tmp_path, capsys):
     path, net, _ = trained
     assert main(['export', str(path), str(tmp_path), '--format', 'safetensors', '--half']) == 0

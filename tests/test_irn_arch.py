@@ -400,6 +400,25 @@ def test_sigma_input_learns_and_is_saved(subnet, names, readers):
 
 
 @every_subnet
+def test_amplified_sigma(subnet):
+    net = randomise(InvRescaleNet(4, [1, 1], 4, sigma_input=True, subnet=subnet), std=0.1)
+    hr, lr, epsilon = random_image(1, 3, 16, 16), random_image(1, 3, 4, 4), random_image(1, 45, 4, 4)
+    with torch.no_grad():
+        small, whole, faithful = net.downscale(hr), net.restore(lr, epsilon / 2, 1.0), net.restore(lr, epsilon, 0.0)
+        net.amplify_sigma(2)
+        assert (net.restore(lr, epsilon, 1.0) - whole).abs().max() > 0.01
+        torch.testing.assert_close(net.restore(lr, epsilon, 0.5), whole)  # of the same z
+        torch.testing.assert_close(net.restore(lr, epsilon, 0.0), faithful, rtol=0, atol=0)
+        torch.testing.assert_close(net.downscale(hr), small, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(('sigma_input', 'gain'), [(True, 0), (True, -1.0), (True, math.inf), (True, '2'), (False, 2)])
+def test_sigma_that_cannot_be_amplified(sigma_input, gain):
+    with pytest.raises(ValueError, match=r'^amplify_sigma: (gain must be|.* not trained with sigma_input)'):
+        InvRescaleNet(2, [1], 3, sigma_input=sigma_input).amplify_sigma(gain)
+
+
+@every_subnet
 def test_a_network_that_was_not_told_sigma_begins_as_it_is(subnet):
     plain = randomise(InvRescaleNet(2, [1], 3, subnet=subnet))
     net = randomise(InvRescaleNet(2, [1], 3, sigma_input=True, subnet=subnet))

@@ -295,6 +295,23 @@ class InvRescaleNet(RescalingNet):
                 sigma = tuple(F.interpolate(plane, scale_factor=operation.factor) for plane in sigma)
         return y
 
+    @torch.no_grad()
+    def amplify_sigma(self, gain: float) -> None:
+        """Multiply the weights of sigma: it then is to the sub-networks what `gain · sigma` was.
+
+        The spread of z stays, and so do downscaling and sigma = 0. Networks that were trained for less than it takes
+        follow sigma beyond the range that they were trained in.
+
+        Raises:
+            ValueError: The network has no such weights, or `gain` is no number above 0.
+        """
+        raise_faults('amplify_sigma', finite(above=0)('gain', gain))
+        if not self.sigma_input:
+            raise ValueError('amplify_sigma: the network was not trained with sigma_input.')
+        for name, parameter in self.named_parameters():
+            if name.rsplit('.', 1)[-1].startswith('sigma'):
+                parameter.mul_(gain)
+
     def coupling_blocks(self) -> Iterator[tuple[CouplingBlock, int]]:
         """The coupling blocks, each with the hr pixels (of a row) to one of its level."""
         factor = 1
