@@ -140,6 +140,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
             parser.error(f'{part} needs a trained network and photographs: --model FILE --images FOLDER')
     if args.openvino and args.device != 'cpu':
         parser.error('--openvino runs on the CPU: leave --device out')
+    if args.openvino and 'fp16' in (args.precisions or ()):
+        parser.error('OpenVINO computes in fp32 or bf16: leave --openvino or fp16 out')
     if args.source and not args.plot:
         parser.error('--from needs a file to draw: --plot FILE')
     if args.plot and not args.source and 'sizes' not in args.parts:

@@ -162,6 +162,7 @@ def test_every_part(load, tmp_path, photographs, options, elsewhere, monkeypatch
         (['--parts', 'loader'], 'loader needs photographs'),
         (['--parts', 'quality', '--images', 'photographs'], 'quality needs a trained network and photographs'),
         (['--openvino', '--device', 'cuda'], '--openvino runs on the CPU'),
+        (['--openvino', '--precisions', 'fp16'], 'OpenVINO computes in fp32 or bf16'),
         (['--plot', 'sizes.png'], '--plot draws the part sizes'),
         (['--from', 'figures.json'], '--from needs a file to draw'),
     ],

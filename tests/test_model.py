@@ -89,20 +89,6 @@ def test_discriminator_learns_alone_first(make_model):
     assert not torch.equal(weights(model.net_g), before_g)
 
 
-@pytest.mark.parametrize('is_train', [True, False])
-def test_a_validation_that_lacks_memory_names_what_helps(make_model, monkeypatch, is_train):
-    def exhaust(*_):
-        raise torch.OutOfMemoryError('CUDA out of memory.')
-
-    model = make_model()
-    model.is_train = is_train
-    monkeypatch.setattr(model.validator, 'run', exhaust)
-    with pytest.raises(MemoryError, match='the GPU has left: validate on smaller images') as error:
-        model.validation(None, 1, None)
-    assert 'batch_size' not in str(error.value)
-    assert ('--auto_resume' in str(error.value)) == is_train  # a test has nothing to resume
-
-
 def test_one_forward_pass_per_step(make_model):
     model = make_model()
     calls = []

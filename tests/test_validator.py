@@ -199,6 +199,18 @@ def test_an_image_of_which_the_network_makes_no_numbers_costs_no_training(tmp_pa
     assert f'Validation photographs, {len(data) - 1} images' in basicsr_log.text
 
 
+@pytest.mark.parametrize('is_train', [True, False])
+def test_a_lack_of_memory_names_what_helps(tmp_path, net, loader, monkeypatch, is_train):
+    def exhaust(*_):
+        raise torch.OutOfMemoryError('CUDA out of memory.')
+
+    monkeypatch.setattr(Rescaler, 'downscale', exhaust)
+    with pytest.raises(MemoryError, match='the GPU has left: validate on smaller images') as error:
+        validator(tmp_path, is_train).run(net, loader(), CPU, 1, None, False)
+    assert 'batch_size' not in str(error.value)
+    assert ('--auto_resume' in str(error.value)) == is_train  # a test has nothing to resume
+
+
 def test_what_a_metric_cannot_measure_costs_that_figure(tmp_path, net, loader, basicsr_log, monkeypatch):
     """Not the training, nor other figures; the best value of an earlier validation stays."""
     monkeypatch.setitem(METRIC_REGISTRY._obj_map, 'broken', lambda img, img2: 1 / 0)

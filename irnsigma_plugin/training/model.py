@@ -275,8 +275,7 @@ class IRNSigmaModel(SRGANModel):
         try:
             # Metrics may draw random numbers, as the first weights of a network; the training draws its own.
             own_rng = torch.random.fork_rng([self.device] if self.device.type == 'cuda' else [])
-            remedy = 'validate on smaller images, or without LPIPS and DISTS, which see each in one piece'
-            with own_rng, oom_hint('validation', remedy, self.is_train):
+            with own_rng:
                 self.validator.run(net, dataloader, self.device, current_iter, tb_logger, save_img)
         finally:
             net.train(was_training)

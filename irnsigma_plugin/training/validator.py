@@ -17,6 +17,7 @@ from irnsigma_plugin.evaluation import report
 from irnsigma_plugin.evaluation.measures import ImageScore, MetricOptions, Scores, lower_is_better, score_image
 from irnsigma_plugin.evaluation.pictures import decode_png, draw_example
 from irnsigma_plugin.evaluation.restore import RescaledImage, Restorer, to_bgr
+from irnsigma_plugin.memory import oom_hint
 from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.rescaling.rescaler import Rescaler
 from irnsigma_plugin.training.distributed import on_all_ranks, shard, unshard
@@ -44,10 +45,13 @@ class Validator:
 
         Raises:
             RuntimeError: One of several ranks failed.
+            MemoryError: This process by itself lacks memory.
         """
         dataset = dataloader.dataset.opt['name']
         rank, _ = get_dist_info()
+        remedy = 'validate on smaller images, or without LPIPS and DISTS, which see each in one piece'
 
+        @oom_hint('validation', remedy, self.opt['is_train'])  # on each rank, whose error the others pass on as it is
         def work() -> tuple[list[list[ImageScore] | None], bytes | None, list[str]]:
             """Scores of each image of this rank's shard, from rank 0 a picture of the first one, what is left out."""
             scores: list[list[ImageScore] | None] = []
