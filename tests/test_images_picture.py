@@ -625,6 +625,27 @@ class TestLeftOut:
             content = insert(encode(Image.new('RGB', (4, 4))), png.make_chunk(b'cICP', numbers), beside)
             assert decode_picture(content, 'a').warnings == warnings
 
+    def test_described_colours_of_png(self):
+        srgb = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+        adobe = (31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)
+        linear, usual = (
+            png.make_chunk(b'gAMA', struct.pack('>I', 100000)),
+            png.make_chunk(b'gAMA', struct.pack('>I', 45455)),
+        )
+        primaries, wide = (png.make_chunk(b'cHRM', struct.pack('>8I', *values)) for values in (srgb, adobe))
+        profile = png.make_chunk(b'iCCP', b'a\0\0' + zlib.compress(b'profile'))
+        end = 'are no sRGB, but have no profile'
+        for chunks, warnings in (
+            ((usual, primaries), ()),
+            ((linear,), (f'its colours (gAMA 1) {end}',)),
+            ((usual, wide), (f'its colours (cHRM 0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06) {end}',)),
+            ((linear, wide, png.make_chunk(b'sRGB', b'\0')), ()),
+            ((linear, png.make_chunk(b'cICP', b'\1\15\0\1')), ()),
+            ((linear, profile), ()),
+            ((png.make_chunk(b'gAMA', b'\0'),), ()),
+        ):
+            assert decode_picture(insert(encode(Image.new('RGB', (4, 4))), *chunks), 'a').warnings == warnings
+
 
 class TestSize:
     def test_more_pixels_than_pillow_allows(self, monkeypatch):

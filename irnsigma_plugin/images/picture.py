@@ -33,6 +33,9 @@ HEIF_BRANDS, AVIF_BRANDS = {b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx'
 AV1_FLAGS = re.compile(rb'av1C\x81.(.)', re.DOTALL)  # of each image in an AVIF file: 64 over 8 bits, 32 12, 16 grey
 NUMBERED_COLOURS = re.compile(rb'colrnclx(..)(..)', re.DOTALL)  # in HEIC and AVIF: primaries and transfer function
 SRGB_COLOURS = ((1, 2, 5, 6), (1, 2, 6, 13, 14, 15))  # those numbers, as far as the eye can tell
+# In PNG, with their bytes; the latter of sRGB: the exponent, and the white, red, green and blue, each times 100000.
+COLOUR_CHUNKS = {b'cICP': 4, b'sRGB': 1, b'gAMA': 4, b'cHRM': 32}
+SRGB_CHUNKS = {b'gAMA': (45455,), b'cHRM': (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)}
 TEXT_KEYWORD = b'irnsigma'
 
 # Pillow's modes.
@@ -284,7 +287,7 @@ def _unpack(chunk: png.Chunk) -> bytes | str | None:
 
 def _split_png(content: bytes, name: str, metadata: dict[str, Any], warnings: list[str]) -> bytes:
     """Return what a PNG file needs for its pixels; move the rest, damage to which does no harm, to `metadata`."""
-    pixel_chunks, colours = [png.SIGNATURE], b''
+    pixel_chunks, colours = [png.SIGNATURE], {}
     for chunk in png.read_chunks(content):
         if chunk.kind == b'acTL':
             _check_single(int.from_bytes(chunk.body[:4], 'big'), name)
@@ -296,10 +299,10 @@ def _split_png(content: bytes, name: str, metadata: dict[str, Any], warnings: li
                 warnings.append(f'{what} is damaged')
         elif chunk.kind[:1].isupper() or chunk.kind == b'tRNS' or not chunk.intact:
             pixel_chunks.append(chunk.raw)
-        elif chunk.kind == b'cICP' and len(chunk.body) == 4:
-            colours = chunk.body[:2]
+        elif len(chunk.body) == COLOUR_CHUNKS.get(chunk.kind):
+            colours[chunk.kind] = chunk.body
     if not metadata.get('icc'):
-        warnings += _numbered_colours(bytes([number]) for number in colours)
+        warnings += _colours_of_chunks(colours)
     return b''.join(pixel_chunks)
 
 
@@ -378,6 +381,18 @@ def _check_whole(content: bytes) -> None:
         if box[4:8] == b'mdat' and start + size > len(content):
             raise EOFError('truncated')
         start += size or len(content)  # none: to the end
+
+
+def _colours_of_chunks(colours: dict[bytes, bytes]) -> Iterator[str]:
+    """The same of a PNG file with these of :data:`COLOUR_CHUNKS`."""
+    if number := colours.get(b'cICP'):
+        yield from _numbered_colours((number[:1], number[1:2]))
+    elif b'sRGB' not in colours:
+        for kind, srgb in SRGB_CHUNKS.items():
+            own = struct.unpack(f'>{len(srgb)}I', colours[kind]) if kind in colours else srgb
+            if any(abs(a - b) > 2000 for a, b in zip(own, srgb)):
+                values = ', '.join(f'{value / 100000:g}' for value in own)
+                yield f'its colours ({kind.decode()} {values}) are no sRGB, but have no profile'
 
 
 def _numbered_colours(fields: Iterable[bytes]) -> Iterator[str]:
