@@ -383,8 +383,15 @@ def _check_whole(content: bytes) -> None:
         start += size or len(content)  # none: to the end
 
 
+def _numbered_colours(fields: Iterable[bytes]) -> Iterator[str]:
+    """What is lost with the colours of a file that has these numbers for them, if any, but no profile."""
+    numbers = [int.from_bytes(field, 'big') for field in fields]
+    if any(number not in known for number, known in zip(numbers, SRGB_COLOURS)):
+        yield 'its colours (primaries {}, transfer function {}) are no sRGB, but have no profile'.format(*numbers)
+
+
 def _colours_of_chunks(colours: dict[bytes, bytes]) -> Iterator[str]:
-    """The same of a PNG file with these of :data:`COLOUR_CHUNKS`."""
+    """The same of a PNG file that has these of :data:`COLOUR_CHUNKS`."""
     if number := colours.get(b'cICP'):
         yield from _numbered_colours((number[:1], number[1:2]))
     elif b'sRGB' not in colours:
@@ -393,13 +400,6 @@ def _colours_of_chunks(colours: dict[bytes, bytes]) -> Iterator[str]:
             if any(abs(a - b) > 2000 for a, b in zip(own, srgb)):
                 values = ', '.join(f'{value / 100000:g}' for value in own)
                 yield f'its colours ({kind.decode()} {values}) are no sRGB, but have no profile'
-
-
-def _numbered_colours(fields: Iterable[bytes]) -> Iterator[str]:
-    """What is lost with the colours of a file that has these numbers for them, if any, but no profile."""
-    numbers = [int.from_bytes(field, 'big') for field in fields]
-    if any(number not in known for number, known in zip(numbers, SRGB_COLOURS)):
-        yield 'its colours (primaries {}, transfer function {}) are no sRGB, but have no profile'.format(*numbers)
 
 
 def _decode_8_bit(content: bytes, image: Image.Image) -> np.ndarray:
