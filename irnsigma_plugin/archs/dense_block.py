@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from types import MethodType
 from typing import Any
 
@@ -34,7 +35,7 @@ class Subnet(nn.Module):
     def __init__(self, channels: Sequence[tuple[int, int]], gains: Sequence[float], sigma_readers: int) -> None:
         super().__init__()
         self.in_channels, self.convolutions, self.sigma_readers = channels[0][0], len(channels), sigma_readers
-        self.casts: dict[str, Tensor] = {}  # of parameters, by name, within `cast_once`
+        self.casts: list[Tensor] = []  # of `tensors`, within `cast_once`
         for k, ((inputs, outputs), gain) in enumerate(zip(channels, (*gains, 0)), 1):
             conv = nn.Conv2d(inputs, outputs, 3, padding=1)
             if gain == 0:
@@ -50,23 +51,27 @@ class Subnet(nn.Module):
     def compute(self, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
         raise NotImplementedError
 
+    def tensors(self) -> list[Tensor]:
+        """The weights of the convolutions, their biases, and their weights of sigma."""
+        convolutions = [getattr(self, f'conv{k}') for k in range(1, self.convolutions + 1)]
+        of_sigma = [getattr(self, f'sigma{k}') for k in range(1, self.sigma_readers + 1)]
+        return [*(conv.weight for conv in convolutions), *(conv.bias for conv in convolutions), *of_sigma]
+
     def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
-        half = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
-
-        def parameter(name: str) -> Tensor:
-            own = self.get_parameter(name)
-            return own if half is None else self.casts.get(name, own).to(half)
-
-        weights = [parameter(f'conv{k}.weight') for k in range(1, self.convolutions + 1)]
-        biases = [parameter(f'conv{k}.bias') for k in range(1, self.convolutions + 1)]
+        half, count = torch.is_autocast_enabled(x.device.type), self.convolutions
+        given = self.casts if half and self.casts else self.tensors()
+        weights, biases, of_sigma = given[:count], given[count : 2 * count], given[2 * count :]
         if sigma is not None:
             x, c = torch.cat((x, sigma), 1), self.in_channels
-            for k in range(self.sigma_readers):
-                own, w = parameter(f'sigma{k + 1}'), weights[k]
+            for k, (w, own) in enumerate(zip(weights, of_sigma)):
                 weights[k] = torch.cat((w[:, :c], own, w[:, c:]), 1)
-        x = x.to(half or x.dtype).contiguous(memory_format=torch.channels_last)
+        tensors = [x, *weights, *biases]
+        if half:
+            dtype = torch.get_autocast_dtype(x.device.type)
+            tensors = [tensor.to(dtype) for tensor in tensors]
+        x = tensors[0].contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, enabled=False):
-            return self.compute(x, weights, biases)
+            return self.compute(x, tensors[1 : 1 + count], tensors[1 + count :])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         for name, own in self.named_parameters(recurse=False):  # of sigma, which a network without them ignores
@@ -120,6 +125,11 @@ class ResidualBlock(Subnet):
         return residual(x, weights, biases)
 
 
+def subnets(net: nn.Module) -> list[Subnet]:
+    """The sub-networks within a network."""
+    return [module for module in net.modules() if isinstance(module, Subnet)]
+
+
 class _Cast(torch.autograd.Function):
     """Tensors in another type; on a GPU in a few kernels in all, both ways."""
 
@@ -152,16 +162,16 @@ def cast_once(net: nn.Module, device_type: str) -> Iterator[None]:
     if not (torch.is_grad_enabled() and torch.is_autocast_enabled(device_type)):
         yield
         return
-    blocks = [module for module in net.modules() if isinstance(module, Subnet)]
-    parameters = [parameter for block in blocks for parameter in block.parameters()]
-    casts = iter(_Cast.apply(torch.get_autocast_dtype(device_type), *parameters))
+    blocks = subnets(net)
+    tensors = [block.tensors() for block in blocks]
+    casts = iter(_Cast.apply(torch.get_autocast_dtype(device_type), *chain.from_iterable(tensors)))
     try:
-        for block in blocks:
-            block.casts = {name: next(casts) for name, _ in block.named_parameters()}
+        for block, own in zip(blocks, tensors):
+            block.casts = list(islice(casts, len(own)))
         yield
     finally:
         for block in blocks:
-            block.casts = {}
+            block.casts = []
 
 
 def compile_blocks(net: nn.Module) -> None:
@@ -177,6 +187,6 @@ def compile_blocks(net: nn.Module) -> None:
     def forward(self: Subnet, *inputs: Tensor) -> Tensor:
         return (compiled if torch.is_grad_enabled() else Subnet.forward)(self, *inputs)
 
-    blocks: list[Any] = [module for module in net.modules() if isinstance(module, Subnet)]
+    blocks: list[Any] = subnets(net)
     for block in blocks:
         block.forward = MethodType(forward, block)

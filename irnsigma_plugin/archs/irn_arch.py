@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from irnsigma_plugin.archs.dense_block import DenseBlock, ResidualBlock, cast_once
+from irnsigma_plugin.archs.dense_block import DenseBlock, ResidualBlock, cast_once, subnets
 from irnsigma_plugin.archs.rescaling_net import RescaleResult, RescalingNet, reflection_pad, scale_noise
 from irnsigma_plugin.checks import finite, flag, is_whole, one_of, raise_faults, whole
 
@@ -308,9 +308,9 @@ class InvRescaleNet(RescalingNet):
         raise_faults('amplify_sigma', finite(above=0)('gain', gain))
         if not self.sigma_input:
             raise ValueError('amplify_sigma: the network was not trained with sigma_input.')
-        for name, parameter in self.named_parameters():
-            if name.rsplit('.', 1)[-1].startswith('sigma'):
-                parameter.mul_(gain)
+        for block in subnets(self):
+            for weights_of_sigma in block.parameters(recurse=False):
+                weights_of_sigma.mul_(gain)
 
     def coupling_blocks(self) -> Iterator[tuple[CouplingBlock, int]]:
         """The coupling blocks, each with the hr pixels (of a row) to one of its level."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 from pathlib import Path
 
 from irnsigma_plugin.checkpoints import builtin
+from irnsigma_plugin.checks import number
 from irnsigma_plugin.commands.arguments import add_imports, network_finder, parse_sigma
 
 DIRECTIONS = ('down', 'up')
@@ -89,6 +89,5 @@ def _run(args: argparse.Namespace) -> None:
 
 def _parse_gain(text: str) -> float:
     with contextlib.suppress(ValueError):
-        if 0 < float(text) < math.inf:
-            return float(text)
+        return number('G', float(text), above=0)
     raise argparse.ArgumentTypeError(f'must be a number above 0, but is {text!r}')
