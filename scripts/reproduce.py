@@ -60,6 +60,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     force_help = "changes of all trainings, as BasicSR's --force_yml: datasets:train:batch_size_per_gpu=4 train:amp=off"
     add('--force_yml', nargs='+', default=[], metavar='KEY=VALUE', help=force_help)
     add('--seed', type=int, help="of the trainings (default: the option files')")
+    names = [each.partition('_')[2] for each in plan.SAMPLINGS]
+    sampling_help = f'how IRN_sigma draws sigma in training, one training each; {names[0]} comes always (default: all)'
+    add('--samplings', nargs='+', choices=names, default=names, help=sampling_help)
+    plus_help = "lambdas and VGG layers of IRN+'s loss: those of IRN_sigma's option file (default), or its authors'"
+    add('--irn-plus', choices=('same', 'authors'), default='same', help=plus_help)
     for name in plan.OTHERS:
         add(f'--{name.lower()}', type=Path, metavar='FILE', help=f"{name}'s checkpoint, to be measured, too")
     args = parser.parse_args(argv)
@@ -106,7 +111,10 @@ def run(args: argparse.Namespace, journal: Journal, command: str) -> None:
     budget = plan.BUDGETS[args.budget]
     if args.iterations:
         budget = budget._replace(arms=args.iterations)
-    budget = budget._replace(changes={**budget.changes, **args.force_yml})
+    samplings = [name for name in plan.SAMPLINGS if name == plan.IRN_SIGMA or name.partition('_')[2] in args.samplings]
+    budget = budget._replace(
+        changes={**budget.changes, **args.force_yml}, samplings=samplings, authors_plus=args.irn_plus == 'authors'
+    )
     begin = plan.Start(*(path and path.resolve() for path in (args.start, args.start_discriminator)))
     trainings = plan.trainings(budget, folder / 'datasets', begin, args.seed)
     losses = filter(None, (value_at(each.options, 'train.perceptual_opt') for each in trainings))
@@ -117,7 +125,7 @@ def run(args: argparse.Namespace, journal: Journal, command: str) -> None:
     sets = [measured.DataSet(data_set_name(path), path.resolve(), folder, metrics) for path in args.test]
     steps = list(training_steps(args, folder, trainings))
     for data in sets:
-        steps += measuring_steps(args, data, trainings[-len(plan.ARMS) :], 'paper+dists' if dists else 'paper')
+        steps += measuring_steps(args, data, trainings[-len(budget.arm_names) :], 'paper+dists' if dists else 'paper')
     journal.run(steps)
     cost = [
         {
@@ -134,6 +142,8 @@ def run(args: argparse.Namespace, journal: Journal, command: str) -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'{torch.get_num_threads()} CPU threads'
     machine = f'{device}, {platform.machine()}, torch {torch.__version__}'
     same = 'All but the start have the same start, data, batches, seed, learning rates and number of iterations.'
+    if args.irn_plus == 'authors':
+        same += " IRN+ has the weights of its authors' loss."
     write_report(report, sets, f'`{command}`\n\n{machine}. {same}', cost)
     print(f'Report: {report / "report.md"}')
 

@@ -40,6 +40,7 @@ from irnsigma_plugin.rescaling.rescaler import Rescaler
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOGRAPHS = Path(skimage.__file__).parent / 'data'
 NOTHING = plan.Start()
+ARMS = plan.SMALL.arm_names
 
 
 def trainings(budget: str, start: plan.Start = NOTHING, seed: int | None = None) -> dict[str, dict]:
@@ -64,6 +65,7 @@ def test_a_study_that_is_killed_and_goes_on(tmp_path, capfd):
         cv2.imwrite(str(tmp_path / folder / f'{name}.png'), photograph[60:140, 100:201])
     study = tmp_path / 'study'
     arguments = [str(study), '--budget', 'tiny', '--train', str(tmp_path / 'train'), '--test', str(tmp_path / 'Cat/HR')]
+    arguments += ['--samplings', '2-point']
 
     command = [sys.executable, str(ROOT / 'scripts/reproduce.py'), *arguments]
     first = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, text=True)
@@ -93,9 +95,7 @@ def test_a_study_that_is_killed_and_goes_on(tmp_path, capfd):
     assert [row['method'].partition(', ')[0] for row in rows_of(folder / 'table1.csv')] == ['IRN', 'IRN+'] + 5 * [
         'IRN_σ'
     ]
-    assert {row['curve'] for row in rows_of(folder / 'fig2a.csv')} == {
-        'IRN_σ, 3-point', 'IRN_σ, 2-point', 'IRN_σ, uniform'
-    }  # fmt: skip
+    assert {row['curve'] for row in rows_of(folder / 'fig2a.csv')} == {'IRN_σ, 3-point', 'IRN_σ, 2-point'}
     at = {}
     for row in rows_of(folder / 'fig2b.csv'):
         at.setdefault(row['curve'], []).append(float(row['at']))
@@ -103,10 +103,10 @@ def test_a_study_that_is_killed_and_goes_on(tmp_path, capfd):
     text = (study / 'report/report.md').read_text()
     assert all(f'](Cat/fig{number}.png)' in text for number in ('2a', '2b', '3'))
     costs = {row['training']: row['iterations'] for row in rows_of(study / 'report/cost.csv')}
-    assert costs == {'IRN_start': '3', **dict.fromkeys(plan.ARMS, '6')}
+    assert costs == {'IRN_start': '3', **dict.fromkeys(ARMS[:-1], '6')}
 
     assert reproduce.main(arguments) == 0
-    assert capfd.readouterr().out.count('done before') == 15
+    assert capfd.readouterr().out.count('done before') == 13
     assert reproduce.main([*arguments, '--seed', '3']) == 1
     assert 'other settings; choose another DIR. It would have now:\n' in capfd.readouterr().err
 
@@ -118,7 +118,7 @@ def test_a_study_that_is_killed_and_goes_on(tmp_path, capfd):
 def test_option_files_have_no_faults(budget):
     files = plan.trainings(plan.BUDGETS[budget], Path('/data'), NOTHING, None)
     known = registered()
-    assert [file.name for file in files] == [plan.START, *plan.ARMS]
+    assert [file.name for file in files] == [plan.START, *ARMS]
     for file in files:
         assert option_faults(file.options, True, known) == [], file.name
         test = plan.test_of(file, 'Set', Path('/Set'), 'paper+dists').options
@@ -163,13 +163,29 @@ def test_the_papers_irn_plus_is_the_shipped_one():
     assert given == read_option_file(ROOT / 'options/train_IRNsigma_x4.yml')['train']
 
 
+@pytest.mark.parametrize('budget', plan.BUDGETS)
+def test_irn_plus_with_its_authors_loss(budget):
+    same, authors = (
+        {file.name: file.options for file in plan.trainings(each, Path('/data'), NOTHING, None)}
+        for each in (plan.BUDGETS[budget], plan.BUDGETS[budget]._replace(authors_plus=True))
+    )
+    plus = authors['IRN+']['train']
+    assert plus['mixture_opt'] == read_option_file(ROOT / 'options/train_IRN+_x4.yml')['train']['mixture_opt']
+    layers = {'paper': {'conv5_4': 1}, 'tiny': {'conv1_2': 0.03}}  # of VGG19; forced upon all
+    assert plus['perceptual_opt']['layer_weights'] == layers.get(budget, {'conv5_3': 1})
+    assert (authors == same) == (budget == 'paper')  # whose IRN+ is the authors' in any case
+    plus['mixture_opt'] = same['IRN+']['train']['mixture_opt']
+    plus['perceptual_opt'] = same['IRN+']['train']['perceptual_opt']
+    assert authors == same
+
+
 def test_a_start_and_a_seed_of_ones_own():
     files = trainings('small', plan.Start(Path('/IRN_x4.pth'), Path('/net_d.pth')), 7)
-    assert list(files) == list(plan.ARMS)
+    assert list(files) == list(ARMS)
     assert {options['path']['pretrain_network_g'] for options in files.values()} == {'/IRN_x4.pth'}
     assert {options['manual_seed'] for options in files.values()} == {7}
     judges = {name: options['path'].get('pretrain_network_d') for name, options in files.items()}
-    assert judges == {**dict.fromkeys(plan.ARMS, '/net_d.pth'), 'IRN': None}  # which has no discriminator
+    assert judges == {**dict.fromkeys(ARMS, '/net_d.pth'), 'IRN': None}  # which has no discriminator
 
 
 @pytest.mark.parametrize(('budget', 'start'), [('small', 2_400), ('medium', 10_000), ('paper', 500_000)])
@@ -181,12 +197,15 @@ def test_options_of_ones_own(tmp_path, photographs, monkeypatch, budget, start):
     monkeypatch.setattr(reproduce, 'imagenet_weights', lambda name: None)
     arguments = ['--budget', budget, '--train', str(photographs), '--test', str(photographs), '--iterations', '70']
     forced = ['--force_yml', 'datasets:train:batch_size_per_gpu=4', 'train:amp=off', 'train:ema_decay=0.9']
-    forced += ['train:optim_g:lr=8e-5', 'train:net_d_iters=2']
+    forced += ['train:optim_g:lr=8e-5', 'train:net_d_iters=2', '--samplings', 'uniform', '--irn-plus', 'authors']
+    arms = ['IRN', 'IRN+', 'IRNsigma_3-point', 'IRNsigma_uniform']
     with pytest.raises(KeyError):  # nothing was trained, so that nothing can be said of its cost
         reproduce.main([str(tmp_path / 'study'), *arguments, *forced])
     lengths = {step.name: step.work for step in planned if step.name.startswith('train ')}
-    assert lengths == {'train IRN_start': start, **{f'train {arm}': 70 for arm in plan.ARMS}}
-    for name in (plan.START, *plan.ARMS):
+    assert lengths == {'train IRN_start': start, **dict.fromkeys((f'train {arm}' for arm in arms), 70)}
+    tested = [step.name for step in planned if step.name.startswith('test ')]
+    assert tested == [f'test {arm}_{photographs.name}' for arm in arms]
+    for name in (plan.START, *arms):
         options = read_option_file(tmp_path / f'study/options/train_{name}.yml')
         assert options['datasets']['train']['batch_size_per_gpu'] == 4
         assert options['train']['amp'] in ('off', False)
@@ -194,6 +213,9 @@ def test_options_of_ones_own(tmp_path, photographs, monkeypatch, budget, start):
         assert options['train']['optim_g']['lr'] == 8e-5
         if 'periods' in options['train']['scheduler']:
             assert options['train']['scheduler']['periods'] == [options['train']['total_iter']]
+        if name != plan.START:
+            loss = options['train']['mixture_opt']['lambda_reconstruction']
+            assert loss == (0.01 if name == 'IRN+' or budget == 'paper' and name != 'IRN' else 1)
         assert options['train'].get('net_d_iters') == (2 if 'network_d' in options else None)
         assert option_faults(options, True, known) == []
 
@@ -201,7 +223,7 @@ def test_options_of_ones_own(tmp_path, photographs, monkeypatch, budget, start):
 def test_a_shorter_paper_leaves_the_discriminator_alone_for_as_large_a_part():
     files = plan.trainings(plan.BUDGETS['paper']._replace(arms=4_000), Path('/data'), NOTHING, None)
     alone = {name: options['train'].get('net_d_init_iters') for name, _, options in files}
-    assert alone == {plan.START: None, 'IRN': None, **dict.fromkeys(plan.ARMS[1:], 50)}  # of 5,000 in 400,000
+    assert alone == {plan.START: None, 'IRN': None, **dict.fromkeys(ARMS[1:], 50)}  # of 5,000 in 400,000
 
 
 def test_the_file_that_is_written_says_what_differs_and_is_read_back(tmp_path):
@@ -322,6 +344,10 @@ def test_ends_of_interpolations(study_of_figures):
     assert study_of_figures.ends(WEIGHTS) == [('IRN', 0), ('IRN+', 1)]
     assert [point.means['psnr_y'] for point in report.curve(study_of_figures, WEIGHTS)] == [31.1, 29.5, 28]
     assert [point.means['psnr_y'] for point in report.curve(study_of_figures, BLEND)] == [31, 30.2, 29]
+
+
+def test_samplings_that_were_trained(study_of_figures):
+    assert [row['sampling'] for row in report.samplings(study_of_figures)] == ['3-point']
 
 
 def test_claims(study_of_figures):

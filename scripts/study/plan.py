@@ -15,14 +15,15 @@ from irnsigma_plugin.options.rules import value_at
 
 OPTIONS = Path(__file__).resolve().parents[2] / 'options'
 SIGMAS = [0, 0.25, 0.5, 0.75, 1]
-SAMPLINGS = {  # of Fig. 2a, by the name of the experiment
+SAMPLINGS = {  # of Fig. 2a, by the name of the training
     'IRNsigma_3-point': {'strategy': 'points', 'values': [0, 0.5, 1]},
     'IRNsigma_2-point': {'strategy': 'points', 'values': [0, 1]},
     'IRNsigma_uniform': {'strategy': 'uniform'},
 }
 IRN_SIGMA = next(iter(SAMPLINGS))  # the paper's, for all else
-ARMS = ('IRN', 'IRN+', *SAMPLINGS)
 START = 'IRN_start'
+PLUS = 'train_IRN+_x4.yml'
+LAST_LAYERS = {'vgg16': 'conv5_3', 'vgg19': 'conv5_4'}
 OTHERS = {'RCAN': 'test_RCAN_x4.yml', 'ESRGAN': 'test_ESRGAN_x4.yml'}
 
 
@@ -37,6 +38,13 @@ class Budget(NamedTuple):
     changes: Mapping[str, Any] = {}  # of all trainings
     start: int | None = None  # iterations, where not those of the file
     arms: int | None = None  # of what begins there
+    samplings: Sequence[str] = tuple(SAMPLINGS)  # of IRN_sigma
+    authors_plus: bool = False  # IRN+ with the weights of its authors' loss, where the arms' are others
+
+    @property
+    def arm_names(self) -> tuple[str, ...]:
+        """What is compared."""
+        return ('IRN', 'IRN+', *self.samplings)
 
 
 SMALL = Budget('train_IRN_x4_small.yml', 'train_IRNsigma_x4_small.yml', 'BSDS400', 240, 120)
@@ -150,7 +158,7 @@ def trainings(budget: Budget, data: Path, start: Start, seed: int | None) -> lis
     """
     irn, irnsigma = _shipped(budget.irn), _shipped(budget.irnsigma)
     files = [] if start.network else [OptionFile(START, budget.irn, irn)]
-    for name in ARMS:
+    for name in budget.arm_names:
         options = copy.deepcopy(irnsigma)
         if name == 'IRN':
             del options['network_d']
@@ -158,6 +166,8 @@ def trainings(budget: Budget, data: Path, start: Start, seed: int | None) -> lis
         elif name == 'IRN+':
             options['train'].update(sigma={'strategy': 'fixed', 'values': [1]}, fake_weighting='all')
             options['train']['mixture_opt']['weighting'] = 'equal'
+            if budget.authors_plus:
+                _set_authors_loss(options['train'])
         else:
             options['train']['sigma'] = {**SAMPLINGS[name], 'per': 'sample'}
         path = start.network or f'experiments/{START}/models/net_g_latest.pth'
@@ -182,6 +192,12 @@ def trainings(budget: Budget, data: Path, start: Start, seed: int | None) -> lis
         if seed is not None:
             options['manual_seed'] = seed
     return files
+
+
+def _set_authors_loss(train: dict[str, Any]) -> None:
+    """Weigh the loss as IRN+'s authors do, features of the last convolution of the study's own VGG alone among it."""
+    train['mixture_opt'] = _shipped(PLUS)['train']['mixture_opt']
+    train['perceptual_opt']['layer_weights'] = {LAST_LAYERS[train['perceptual_opt']['vgg_type']]: 1}
 
 
 def _set_length(train: dict[str, Any], iterations: int) -> None:

@@ -125,9 +125,14 @@ def claims(data: DataSet) -> Table:
     return [{'claim': claim, 'measured': figures, 'holds': 'yes' if holds else 'no'} for claim, figures, holds in rows]
 
 
+def sampling_curves(data: DataSet) -> Curves:
+    """IRN_sigma by the strategies with which it was trained."""
+    return {name: curve(data, name) for name in SAMPLINGS if data.results(name).exists()}
+
+
 def samplings(data: DataSet) -> Table:
     """The strategies of figure 2a against each other."""
-    curves = {name: curve(data, name) for name in SAMPLINGS}
+    curves = sampling_curves(data)
     rows = []
     for name, points in curves.items():
         faithful, sharp = (_shown(points[end].means) for end in (0, -1))
@@ -191,7 +196,7 @@ def write_report(folder: Path, sets: Sequence[DataSet], head: str, cost: Table) 
         target = folder / data.name
         target.mkdir(parents=True, exist_ok=True)
         curves = {
-            'fig2a': {name.replace('IRNsigma_', 'IRN_σ, '): curve(data, name) for name in SAMPLINGS},
+            'fig2a': {name.replace('IRNsigma_', 'IRN_σ, '): each for name, each in sampling_curves(data).items()},
             'fig2b': {'IRN_σ': curve(data, IRN_SIGMA), **{RIVALS[name]: curve(data, name) for name in RIVALS}},
         }
         tables = {'table1': table_1(data), 'claims': claims(data), 'samplings': samplings(data)}
