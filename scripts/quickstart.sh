@@ -60,5 +60,5 @@ Look at
   $results/held_out_photographs/metrics.csv      every image at every sigma
 and, for the course of the training,
   tensorboard --logdir tb_logger
-For photographs of your own, and a network of your own, see "Training" in README.md.
+For photographs of your own see "With photographs of your own" in docs/recipe.md, for a network of your own "Training" in README.md.
 END

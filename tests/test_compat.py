@@ -162,6 +162,7 @@ class TestLoadResumeState:
     @pytest.fixture
     def opt(self, parse, tmp_path):
         opt = parse(write_options(tmp_path, PLUGIN_METRIC), '--auto_resume')
+        opt['train']['total_iter'] = 20
         for key in ('models', 'training_states'):
             os.makedirs(opt['path'][key])
         return opt
@@ -275,7 +276,7 @@ class TestWrongOptionFiles:
     def test_what_basicsr_itself_stumbles_over(self, opt, refused):
         del opt['num_gpu'], opt['train']['total_iter']
         message = refused(opt)
-        assert '\n  num_gpu is missing: auto, or 0 for the CPU.' in message
+        assert '\n  num_gpu is missing: `auto`, or 0 for the CPU; several GPUs: --launcher.' in message
         assert '\n  train.total_iter is missing' in message
 
     def test_the_command_line_counts(self, opt, refused, parse, tmp_path):

@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 from typing import Any, Callable
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -125,7 +126,8 @@ def test_every_option_file_to_train_is_named():
 
 def test_every_experiment_is_that_of_an_option_file():
     names = {re.search('^name: (.*)', path.read_text(), re.MULTILINE)[1] for path in (ROOT / 'options').glob('*.yml')}
-    own = (text for page, text in TEXT.items() if page != 'docs/extending.md')
+    own = [text for page, text in TEXT.items() if page != 'docs/extending.md']
+    names |= {name for text in own for name in re.findall(r'--force_yml name=(\w+)', text)}
     found = {name for text in own for name in re.findall(r'experiments/([\w+]+)/models', text)}
     assert found
     assert found <= names
@@ -181,9 +183,11 @@ def test_examples_of_other_formats_run(tmp_path, monkeypatch):
     assert names['model'].model.sigma == 0.5
 
 
-def test_the_first_example_runs():
+def test_the_first_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     image = np.random.default_rng(0).integers(0, 256, (16, 20, 3), np.uint8)
-    names = {'image': image}
+    cv2.imwrite('photo.jpg', image)
+    names = {}
     exec(code_blocks(TEXT['README.md'], 'python')[0], names)
     assert names['restored'].shape == image.shape
 
@@ -196,7 +200,7 @@ def test_examples_of_rescaling_run(tmp_path, monkeypatch):
     net = randomise(InvRescaleNet(4, [1, 1], 2))
     torch.save({'params': net.state_dict()}, models / 'net_g_latest.pth')
     image = np.random.default_rng(0).integers(0, 256, (282, 30, 3), np.uint8)
-    names = {'image': image, 'np': np}
+    names = {'image': image, 'np': np, 'Rescaler': Rescaler}
     with_number, with_map = code_blocks(text, 'python')
     exec(with_number, names)
     rescaler, lr = names['rescaler'], names['lr']

@@ -89,7 +89,7 @@ LR_METRICS = either('paper', each(anything))
 VAL: dict[str, Key] = {
     'val_freq': Key(iterations(), 'iterations between validations', needed=TRAINING),
     'save_img': Key(flag, 'true or false: whether to save the images', needed=ALWAYS),
-    'suffix': Key(text, 'end of the names of saved images', "the option file's name"),
+    'suffix': Key(text, 'end of the names of saved images', 'the key name'),
     'metrics': Key(METRICS, 'metrics of the restored images, at every sigma; or `paper`, `paper+dists`'),
     'pbar': Key(flag, 'whether to show progress', True),
 }
@@ -100,7 +100,7 @@ LR_ROOT = {'dataroot_lq': Key(text, 'folder or LMDB of the lr images', needed=AL
 PATCHES: dict[str, Key] = {
     'gt_size': Key(whole(), 'side of the hr patch in training, a multiple of the scale', needed=TRAINING),
     'use_hflip': Key(flag, 'whether to mirror half of the patches', True),
-    'use_rot': Key(flag, 'whether to flip and transpose half of the patches each', True),
+    'use_rot': Key(flag, 'whether to flip half of the patches upside down, and to transpose half of them', True),
     'max_corrupt': Key(whole(0), 'unreadable images that a training passes over', MAX_CORRUPT),
 }
 IMAGES: dict[str, Key] = {  # read by every data set
@@ -187,7 +187,7 @@ LOGGER: dict[str, Key] = {
 }
 PATH: dict[str, Key] = {
     'pretrain_network_g': Key(text, "checkpoint to start from, or a built-in model's name"),
-    'param_key_g': Key(text, 'entry of the checkpoint: `params` or `params_ema`', 'params'),
+    'param_key_g': Key(text, 'entry of the checkpoint: `params` or `params_ema`; ~ for weights alone', 'params'),
     'strict_load_g': Key(flag, 'whether it has to fit the network', True),
     'pretrain_network_d': Key(text, 'the same of the discriminator'),
     'param_key_d': Key(text),
@@ -203,7 +203,7 @@ TOP: dict[str, Key] = {
     'name': Key(file_name, 'the name of the folder for what comes out', needed=ALWAYS),
     'model_type': Key(text, 'IRNSigmaModel'),
     'scale': Key(whole(), 'the factor between hr and lr', needed=ALWAYS),
-    'num_gpu': Key(either('auto', whole(0)), 'auto, or 0 for the CPU', needed=ALWAYS),
+    'num_gpu': Key(either('auto', whole(0)), '`auto`, or 0 for the CPU; several GPUs: --launcher', needed=ALWAYS),
     'manual_seed': Key(whole(0, 2**32 - 1), 'of all random numbers', 'random'),
     'find_unused_parameters': Key(flag, 'for networks of which not every part is used in every step', False),
     'path': Key(block(PATH), 'a block; {} where nothing is to be loaded', needed=ALWAYS),
