@@ -13,6 +13,7 @@ from basicsr.models.srgan_model import SRGANModel
 from helpers.experiment import differences, set_option
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.checkpoints.training_states import newest_whole_state
 from irnsigma_plugin.checkpoints.weights import CheckpointError, build_network, read_checkpoint
 from irnsigma_plugin.options.rules import OptionError
 from irnsigma_plugin.training import model as model_module
@@ -146,6 +147,14 @@ def test_ema_follows_the_weights_and_is_saved(make_model):
     model.save(0, 1)
     saved = torch.load(Path(model.opt['path']['models'], 'net_g_1.pth'))
     assert set(saved) == {'params', 'params_ema', 'network_g'}
+
+
+def test_running_statistics_are_those_of_the_network(make_model):
+    model = make_model(change=set_option('train', 'ema_decay', 0.9))
+    for net, value in ((model.net_g, 3.0), (model.net_g_ema, 1.0)):
+        net.register_buffer('running_mean', torch.full((2,), value))
+    model.optimize_parameters(1)
+    assert (model.net_g_ema.running_mean == 3).all()
 
 
 @pytest.mark.parametrize('channels_last', [False, True])
@@ -310,6 +319,58 @@ def test_a_state_of_basicsr_resumes(make_model, basicsr_log):
     model.resume_training({key: old_state(model)[key] for key in ('epoch', 'iter', 'optimizers', 'schedulers')})
     assert (model.step.guard.skipped, model.validator.best) == (0, {})
     assert 'of 0 processes, not of 1' in basicsr_log.text
+
+
+def test_a_network_that_is_left_empty_counts_as_absent(make_model):
+    model = make_model(adversarial=False, change=set_option('network_d', None))
+    model.save(0, 3)
+    path, state = newest_whole_state(model.opt, model.opt['path']['training_states'])
+    assert (Path(path).name, state['networks']) == ('3.state', ['network_g'])
+
+
+@pytest.mark.parametrize('with_d', [True, False])
+def test_an_ignored_network_starts_anew_with_its_optimiser(make_model, with_d):
+    scheduler = {'type': 'MultiStepLR', 'milestones': [2], 'gamma': 0.5}
+
+    def change(options):
+        options['train'].update(scheduler=scheduler, warmup_iter=2)
+
+    model = make_model(change=change)
+    for iteration in (1, 2, 3):
+        model.update_learning_rate(iteration, 2)
+        model.optimize_parameters(iteration)
+    model.save(0, 3)
+    state = torch.load(Path(model.opt['path']['training_states'], '3.state'), weights_only=True)
+    if not with_d:
+        for entry in ('optimizers', 'schedulers'):
+            del state[entry][1]
+    rates = model.get_current_learning_rate()
+    model = make_model(change=change)
+    model.opt['path']['ignore_resume_networks'] = ['network_d']
+    model.resume_training(state)
+    assert [bool(each.state) for each in model.optimizers] == [True, False]
+    assert model.get_current_learning_rate() == rates
+    assert [each.param_groups[0]['lr'] for each in model.optimizers] == [5e-4, 5e-5]
+    assert [each.last_epoch for each in model.schedulers] == [2, 2]
+
+
+def test_weights_of_sigma_that_a_state_lacks_are_named(make_model):
+    state = old_state(make_model())
+    model = make_model(change=set_option('network_g', 'sigma_input', True))
+    model.opt['path'].update(resume_state='6.state', pretrain_network_g='net_g_6.pth')
+    with pytest.raises(OptionError, match=r'^6\.state is of a .*sigma_input.*path\.pretrain_network_g: net_g_6\.pth$'):
+        model.resume_training(state)
+
+
+def test_a_warm_up_reaches_the_whole_rate(make_model):
+    scheduler = {'type': 'MultiStepLR', 'milestones': [3, 6], 'gamma': 0.5}
+    model = make_model(change=set_option('train', 'scheduler', scheduler))
+    rates = []
+    for iteration in range(1, 9):
+        model.update_learning_rate(iteration, 4)
+        rates.append(model.get_current_learning_rate()[0] / 1e-3)
+    # A milestone counts steps, of which the first iteration has none; BasicSR's warm-up rises to the whole rate.
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 0.5, 0.5, 0.5, 0.25, 0.25])
 
 
 @pytest.mark.parametrize(('strict', 'is_refused'), [(True, True), (None, True), (False, False)])

@@ -74,6 +74,19 @@ def test_signals_are_given_back(reached, end):
     assert reached == list(SIGNALS)
 
 
+def test_a_signal_that_is_ignored_stays_so(reached):
+    """As SIGINT in what a script runs in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    request = StopRequest(CPU)
+    request.listen()
+    signal.raise_signal(signal.SIGINT)
+    assert request.arrived(1) == 0
+    signal.raise_signal(signal.SIGTERM)
+    assert request.arrived(2) == signal.SIGTERM
+    request.close()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
 def signals_seen() -> list[int]:
     """What this rank sees before and after a signal that comes to rank 1 alone."""
     request = StopRequest(CPU)

@@ -10,7 +10,6 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -385,14 +384,6 @@ def test_a_map_that_fits_no_picture_is_refused_once(capsys):
     output, errors = capsys.readouterr()
     assert '1 done, 0 skipped, 3 failed' in output
     assert errors.count(': --sigma-map map.png: A sigma map must have the size of the large image, 97x70 pixels') == 3
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """SIGINT interrupts, also where it is ignored because a script started the tests in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures('interruptible')

@@ -129,6 +129,7 @@ def uninterrupted(tmp_path_factory, photographs):
         (4, signal.SIGTERM, 1),  # before a validation; sample by sample the same from a worker
     ],
 )
+@pytest.mark.usefixtures('interruptible')
 def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(
     experiment, uninterrupted, basicsr_log, stop_at, number, workers
 ):
@@ -306,7 +307,7 @@ def test_what_the_option_file_changes_counts_from_the_resumed_iteration_on(exper
     ) in basicsr_log.text
     found = settings_in_use(experiment)
     assert found[0]['weight_decay'] == 0.25
-    assert found[0]['lr'] == pytest.approx(1e-4 * 2 / 3 * 0.1**4)  # BasicSR's warm-up does not reach the whole
+    assert found[0]['lr'] == pytest.approx(1e-4 * 0.1**4)
     again = Experiment(experiment.folder / 'again', photographs)
     again.options['train'] = train
     again.train()
@@ -347,6 +348,18 @@ def test_a_complete_training_is_not_resumed(experiment, caplog, with_val):
     with at_iteration(5, lambda: pytest.fail('it does what is done')):
         experiment.train('--auto_resume')
     assert sorted(os.listdir(experiment.root / 'training_states')) == ['5.state', f'{ITERATIONS}.state']
+
+
+def test_a_state_beyond_the_end_is_named(experiment):
+    experiment.shorten()
+    with at_iteration(4, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(SystemExit):
+        experiment.train()
+    experiment.options['train']['total_iter'] = 3
+    with pytest.raises(RuntimeError, match=r'4\.state is of iteration 4, but train\.total_iter is 3: raise it'):
+        experiment.train('--auto_resume')
+    experiment.options['train']['total_iter'] = 5
+    with at_iteration(4, lambda: pytest.fail('it does what is done')):
+        experiment.train('--auto_resume')
 
 
 def test_a_training_that_lacks_its_last_validation_is_resumed_for_it(experiment, monkeypatch):

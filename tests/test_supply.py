@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
+import signal
+import time
 
 import lmdb
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 import torch
 from basicsr.data.prefetch_dataloader import CPUPrefetcher
 from helpers.experiment import write_photographs
+from torch.utils.data import DataLoader
 
 from irnsigma_plugin.images.picture import ImageReadError
 from irnsigma_plugin.training.supply import DataSupply, NamingDataset, ResumableSampler, SampleIndex, TrainingDataset
@@ -149,6 +153,24 @@ def test_workers_of_several_processes_start_as_those_of_one(tmp_path, monkeypatc
         assert (context and context.get_start_method()) == expected
     finally:
         multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.parametrize('before', [signal.SIG_IGN, signal.default_int_handler], ids=['ignored', 'as usual'])
+def test_workers_outlive_the_first_sigterm(tmp_path, before):
+    """Also those of a training that a script runs in the background, and for which it ignores SIGINT."""
+    dataset = build(paired_options(tmp_path))
+    loader = DataLoader(dataset, sampler=[SampleIndex(0, seen, seen - 1, 0) for seen in range(1, 9)], num_workers=1)
+    usual = signal.signal(signal.SIGINT, before)
+    try:
+        batches = iter(loader)
+        next(batches)
+        (worker,) = batches._workers
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(worker.pid, number)
+            time.sleep(0.1)
+        assert len(list(batches)) == 7
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def test_empty_keys_count_as_absent(tmp_path):

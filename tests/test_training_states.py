@@ -95,7 +95,8 @@ def opt(tmp_path):
     paths = {key: str(tmp_path / key) for key in ('models', 'training_states')}
     for path in paths.values():
         os.mkdir(path)
-    return {'model_type': 'IRNSigmaModel', 'network_g': {}, 'network_d': {}, 'rank': 0, 'path': paths}
+    networks = {f'network_{name}': {'type': 'Net'} for name in 'gd'}
+    return {'model_type': 'IRNSigmaModel', **networks, 'network_x': None, 'rank': 0, 'path': paths}  # x: left empty
 
 
 def save(opt, iteration: int, **entries) -> list[Path]:
@@ -148,6 +149,7 @@ def test_a_state_with_a_damaged_file_is_skipped_and_named(opt, caplog, which, da
         ({'iter': 9}, 'it is of iteration 9'),
         ({'model_type': 'SRModel'}, 'it is of SRModel, not of IRNSigmaModel'),
         ({'networks': ['network_g', 'network_x']}, 'it is of a training with network_x'),
+        ({'networks': ['network_g', 'network_y']}, 'it is of a training with network_y'),
     ],
 )
 def test_a_foreign_state_is_skipped_and_named(opt, caplog, entries, reason):

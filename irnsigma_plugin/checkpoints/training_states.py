@@ -111,6 +111,11 @@ def prune(opt: Mapping[str, Any], keep_last: int, saved: int) -> None:
                 os.unlink(path)
 
 
+def network_keys(opt: Mapping[str, Any]) -> list[str]:
+    """The keys of a training's networks, all of which it saves; one that is left empty counts as absent."""
+    return [key for key, block in opt.items() if key.startswith('network_') and block]
+
+
 def iterations(folder: str) -> list[int]:
     """Iterations of the training states in a folder, newest first."""
     names = os.listdir(folder) if osp.isdir(folder) else []
@@ -121,7 +126,7 @@ def _files(opt: Mapping[str, Any], folder: str, iteration: int, ignored: Sequenc
     """The networks that are resumed together with a state, all but those `ignored`, and the state, last."""
     if ignored is None:
         ignored = opt['path'].get('ignore_resume_networks') or ()
-    labels = [key[len('network_') :] for key in opt if key.startswith('network_') and key not in ignored]
+    labels = [key[len('network_') :] for key in network_keys(opt) if key not in ignored]
     networks = [osp.join(opt['path']['models'], f'net_{label}_{iteration}.pth') for label in labels]
     return [*networks, osp.join(folder, f'{iteration}.state')]
 
@@ -147,6 +152,6 @@ def _check_state(opt: Mapping[str, Any], state: Any) -> dict[str, Any]:
     if state.get('model_type', opt['model_type']) != opt['model_type']:
         raise ValueError(f'it is of {state["model_type"]}, not of {opt["model_type"]}')
     for network in state.get('networks', ()):
-        if network not in opt:
+        if network not in network_keys(opt):
             raise ValueError(f'it is of a training with {network}')
     return state

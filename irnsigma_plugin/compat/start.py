@@ -61,6 +61,10 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
                 remedy = f'Raise train.total_iter, {int(total)}, to go on.'
                 _logger.warning('The training is complete: %s. %s', opt['path']['resume_state'], remedy)
             raise SystemExit(0)
+        if state['iter'] > total:
+            found = f'{opt["path"]["resume_state"]} is of iteration {state["iter"]}'
+            remedy = 'raise it, or name an earlier state as path.resume_state.'
+            raise RuntimeError(f'{found}, but train.total_iter is {int(total)}: {remedy}')
         check_resume(opt, state['iter'])
         # For the order of images, and the count of epochs. States that BasicSR saved have no `seen`.
         opt['resume_at'] = {'epoch': state['epoch'], 'iter': state['iter'], 'seen': state.get('seen', 0)}

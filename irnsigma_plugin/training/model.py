@@ -20,7 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from irnsigma_plugin.archs.dense_block import compile_blocks
 from irnsigma_plugin.archs.rescaling_net import RescalingNet
-from irnsigma_plugin.checkpoints.training_states import SaveError, save_atomically, weights_to_save
+from irnsigma_plugin.checkpoints.training_states import SaveError, network_keys, save_atomically, weights_to_save
 from irnsigma_plugin.checkpoints.weights import NETWORK_ENTRY, check_arguments, check_fits, read_checkpoint
 from irnsigma_plugin.memory import oom_hint
 from irnsigma_plugin.options.rules import OptionError, refuse
@@ -160,7 +160,12 @@ class IRNSigmaModel(SRGANModel):
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """As BasicSR's, which calls it at the start of an iteration; a stop that was asked for happens there."""
         self.progress.stop_if_asked(current_iter, self.save)
-        super().update_learning_rate(current_iter, -1 if warmup_iter is None else warmup_iter)
+        self._schedule(current_iter, -1 if warmup_iter is None else warmup_iter)
+
+    def _schedule(self, iteration: int, warmup_iter: int) -> None:
+        if 1 < iteration <= warmup_iter:  # for schedules that multiply the rate of before, not that of the warm-up
+            self._set_lr([each.get_last_lr() for each in self.schedulers])
+        super().update_learning_rate(iteration, warmup_iter)
 
     def feed_data(self, data: dict) -> None:
         """As BasicSR's, without waiting for the GPU where the data set's `pin_memory` is true."""
@@ -188,6 +193,8 @@ class IRNSigmaModel(SRGANModel):
         """As BasicSR's, in a few kernels instead of two for each parameter; what does not change stays exact."""
         averages, values = (list(net.parameters()) for net in (self.net_g_ema, self.get_bare_model(self.net_g)))
         get_ema_multi_avg_fn(decay)(averages, values, None)
+        for average, value in zip(self.net_g_ema.buffers(), self.get_bare_model(self.net_g).buffers()):
+            average.copy_(value)  # such as running means, which are averages as they are
 
     def get_current_log(self) -> dict[str, float]:
         """See BasicSR, which asks every process at the log interval: the only time to wait for a GPU."""
@@ -220,8 +227,8 @@ class IRNSigmaModel(SRGANModel):
         state: dict[str, Any] = {'epoch': epoch, 'iter': current_iter, 'model_type': self.opt['model_type']}
         for name in ('optimizers', 'schedulers'):
             state[name] = [each.state_dict() for each in getattr(self, name)]
-        networks = [key for key in self.opt if key.startswith('network_')]
-        self.progress.save({**state, **self.step.state_dict(), 'best': self.validator.best, 'networks': networks})
+        state.update(self.step.state_dict(), best=self.validator.best, networks=network_keys(self.opt))
+        self.progress.save(state)
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """As BasicSR's, with what :meth:`save_training_state` adds. States that BasicSR saved have less.
@@ -239,21 +246,38 @@ class IRNSigmaModel(SRGANModel):
         if changes:
             told = ', '.join(f'{name} {values}' for name, values in changes.items())
             get_root_logger().warning(f'Other settings than in the training state, which count from here on: {told}.')
-        is_rescheduled = any(name.endswith('.lr') or '.scheduler.' in name for name in changes)
+        ignored = self.opt['path'].get('ignore_resume_networks') or ()
+        anew = [network in ignored for network in ('network_g', 'network_d')[: len(self.optimizers)]]
+        is_rescheduled = any(anew) or any(name.endswith('.lr') or '.scheduler.' in name for name in changes)
         if is_rescheduled:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')  # of torch: no steps are taken
                 for iteration in range(1, resume_state['iter'] + 1):
-                    super().update_learning_rate(iteration, self.opt['train'].get('warmup_iter') or -1)
+                    self._schedule(iteration, self.opt['train'].get('warmup_iter') or -1)
             resume_state = {**resume_state, 'schedulers': [each.state_dict() for each in self.schedulers]}
         kept = {'params'} if is_rescheduled else {'params', 'lr'}
         for optimizer, saved in zip(self.optimizers, resume_state['optimizers']):
             for group, before in zip(optimizer.param_groups, saved['param_groups']):
                 before.update({key: group[key] for key in group.keys() - kept})
-        super().resume_training(resume_state)
+        saved = resume_state['optimizers']
+        saved = [each.state_dict() if new else saved[i] for i, (each, new) in enumerate(zip(self.optimizers, anew))]
+        self._check_parameters(saved)
+        super().resume_training({**resume_state, 'optimizers': saved})
         self.validator.best = resume_state.get('best', {})
         self.step.load_state_dict(resume_state)
         self.progress.resume(resume_state)
+
+    def _check_parameters(self, saved: list[dict[str, Any]]) -> None:
+        for optimizer, state in zip(self.optimizers, saved):
+            both = optimizer.param_groups, state['param_groups']
+            now, before = (sum(len(group['params']) for group in groups) for groups in both)
+            if now != before:
+                path = self.opt['path']
+                raise OptionError(
+                    f'{path["resume_state"]} is of a network of {before} tensors, not of {now}, as after '
+                    'network_g.sigma_input was added: its optimiser cannot go on. Start a training of another `name` '
+                    f'with path.pretrain_network_g: {path["pretrain_network_g"]}'
+                )
 
     def dist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:
         """Validate with all ranks; BasicSR has rank 0 do the work of all."""

@@ -134,7 +134,10 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Take over the signals, until :meth:`close` or the end of this object. Harmless when repeated."""
+        """Take over the signals, until :meth:`close` or the end of this object. Harmless when repeated.
+
+        Those that are ignored stay so: Ctrl-C of a terminal is not meant for what its script runs in the background.
+        """
         if self._previous:
             return
         request, previous = weakref.ref(self), self._previous
@@ -146,6 +149,8 @@ class StopRequest:
                 signal.raise_signal(number)
 
         for number in SIGNALS:
+            if signal.getsignal(number) is signal.SIG_IGN:
+                continue
             try:
                 previous[number] = signal.signal(number, handle) or signal.SIG_DFL
             except ValueError:  # not the main thread: whoever has that one handles signals

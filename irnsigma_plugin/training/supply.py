@@ -194,9 +194,14 @@ def _seeded(seed: str) -> Iterator[None]:
         np.random.set_state(states[1])
 
 
+_outlives_interrupts = False  # this process
+
+
 def _outlive_interrupts() -> None:
     """In a worker: leave Ctrl-C and the first SIGTERM, which all processes get, to the training, which ends it."""
-    if get_worker_info() is None or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    global _outlives_interrupts
+    if get_worker_info() is None or _outlives_interrupts:
         return
+    _outlives_interrupts = True  # not to be seen by SIGINT, which a shell's `command &` ignores from the start
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
