@@ -54,6 +54,7 @@ def test_version(capsys):
         (['fetch-weights', '--overwritten'], '--overwritten'),
         (['fetch-weights', '--net'], 'irnsigma fetch-weights --help'),
         (['prepare', 'photos', 'set', '--workers', '-1'], '--workers: must be a whole number, 1 or more, but is'),
+        (['prepare', 'photos', 'set', '--no-crop', '--step', '8'], 'leave out --crop-size and --step'),
         (['demo', '--port', '78600'], '--port: must be a whole number, 1 to 65535, but is'),
     ],
 )

@@ -28,6 +28,7 @@ from irnsigma_plugin.images.picture import (
     decode_rgb_image,
     read_picture,
     read_rgb_image,
+    read_text,
     write_picture,
 )
 
@@ -152,6 +153,12 @@ class TestKinds:
             picture = decode_picture(content, 'a')
             np.testing.assert_array_equal(picture.pixels, pixels)
             np.testing.assert_array_equal(picture.alpha, [[0, np.iinfo(pixels.dtype).max]])
+        for depth, byte, grey in ((2, 0x70, 85), (4, 0x1F, 17)):  # samples 1 and the largest, of which 1 is transparent
+            header = png.make_chunk(b'IHDR', struct.pack('>IIBBBBB', 2, 1, depth, 0, 0, 0, 0))
+            pixels = png.make_chunk(b'IDAT', zlib.compress(bytes([0, byte]))) + png.make_chunk(b'IEND', b'')
+            picture = decode_picture(png.SIGNATURE + header + png.make_chunk(b'tRNS', b'\0\1') + pixels, 'a')
+            np.testing.assert_array_equal(picture.pixels, [[grey, 255]])
+            np.testing.assert_array_equal(picture.alpha, [[0, 255]])
         bits = encode(Image.fromarray(np.array([[0, 255]], np.uint8)).convert('1'))
         picture = decode_picture(insert(bits, png.make_chunk(b'tRNS', b'\0\0')), 'a')
         np.testing.assert_array_equal(picture.pixels, [[0, 255]])
@@ -471,6 +478,17 @@ class TestOrientation:
             np.testing.assert_array_equal(picture.pixels, self.TURNED[orientation])
             assert picture.exif is None
 
+    @pytest.mark.parametrize('orientation', [1, 6])
+    def test_a_thumbnail_is_left_out_where_the_picture_is_turned(self, orientation):
+        def with_second_directory(orientation: int, start: int) -> bytes:
+            exif = exif_with(orientation)
+            return (
+                exif[:34] + struct.pack('<I', start) + exif[38:] + struct.pack('<HHHII', 1, 0x0103, 3, 1, 6) + bytes(4)
+            )
+
+        content = encode(Image.new('RGB', (16, 8)), 'jpeg', exif=b'Exif\0\0' + with_second_directory(orientation, 46))
+        assert decode_picture(content, 'a').exif == with_second_directory(1, 46 if orientation == 1 else 0)
+
     def test_jpeg_and_webp(self):
         for extension in ('jpeg', 'webp'):
             content = encode(Image.new('RGB', (16, 8)), extension, exif=b'Exif\0\0' + exif_with(6))
@@ -583,7 +601,7 @@ class TestDamage:
         assert len(picture.warnings) == 1
         assert what in picture.warnings[0]
 
-    @pytest.mark.parametrize('kind', [b'iCCP', b'eXIf', b'tEXt'])
+    @pytest.mark.parametrize('kind', [b'iCCP', b'eXIf', b'tEXt', b'zTXt', b'iTXt'])
     def test_a_wrong_checksum_beside_the_pixels_costs_a_warning(self, kind):
         chunk = png.make_chunk(kind, b'irnsigma\0text')[:-4] + b'oops'
         picture = decode_picture(insert(encode(Image.new('L', (4, 4), 7)), chunk), 'a')
@@ -596,14 +614,32 @@ class TestDamage:
             png.make_chunk(b'tEXt', b'irnsigma\0yes'),
             png.make_chunk(b'tEXt', b'Author\0me'),
             png.make_chunk(b'zTXt', b'broken'),
+            png.make_chunk(b'iTXt', b'broken'),
         )
         picture = decode_picture(insert(encode(Image.new('L', (4, 4))), *chunks), 'a')
         assert (picture.text, picture.warnings) == ('yes', ())
 
-    def test_a_profile_that_unpacks_without_end_is_refused(self):
-        bomb = png.make_chunk(b'iCCP', b'a\0\0' + zlib.compress(bytes(module.MAX_PROFILE_BYTES + 1)))
+    @pytest.mark.parametrize(
+        ('kind', 'rest'),
+        [
+            (b'zTXt', b'\0' + zlib.compress(b'a text')),
+            (b'iTXt', b'\0\0en\0irnsigma\0a text'),
+            (b'iTXt', b'\1\0\0\0' + zlib.compress(b'a text')),
+        ],
+    )
+    def test_the_text_as_other_programs_save_it(self, kind, rest, tmp_path):
+        content = insert(encode(Image.new('L', (4, 4))), png.make_chunk(kind, b'irnsigma\0' + rest))
+        (tmp_path / 'a.png').write_bytes(content)
+        assert decode_picture(content, 'a').text == read_text(tmp_path / 'a.png') == 'a text'
+        damaged = insert(encode(Image.new('L', (4, 4))), png.make_chunk(kind, b'irnsigma\0' + rest[:-1] + b'\xff'))
+        picture = decode_picture(damaged, 'a')
+        assert (picture.text, picture.warnings) == (None, ('a text in it is damaged',))
+
+    @pytest.mark.parametrize('kind', [b'iCCP', b'zTXt'])
+    def test_what_unpacks_without_end_is_refused(self, kind):
+        bomb = png.make_chunk(kind, b'irnsigma\0\0' + zlib.compress(bytes(module.MAX_UNPACKED_BYTES + 1)))
         picture = decode_picture(insert(encode(Image.new('L', (4, 4))), bomb), 'a')
-        assert (picture.icc, len(picture.warnings)) == (None, 1)
+        assert (picture.icc, picture.text, len(picture.warnings)) == (None, None, 1)
 
 
 class TestLeftOut:

@@ -106,6 +106,13 @@ def test_curve_rises_to_the_right_where_both_metrics_do():
     assert np.corrcoef(rows, columns)[0, 1] < -0.9
 
 
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('name', [r'x$\y$', '\u7167\u7247'])
+def test_curve_of_a_data_set_of_any_name(name):
+    scores = dataclasses.replace(sample_scores(), dataset=name)
+    assert decode_png(report.draw_curve(scores, ('psnr_y', 'lpips'))).shape == (600, 750, 3)
+
+
 def test_curve_of_a_perfect_restoration_can_be_drawn():
     scores = sample_scores()
     perfect = {'psnr_y': math.inf, 'lpips': 0.0}

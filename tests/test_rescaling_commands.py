@@ -23,6 +23,7 @@ from PIL import Image
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.cli import main
 from irnsigma_plugin.commands import batch
+from irnsigma_plugin.commands.evaluate import _default_output
 from irnsigma_plugin.evaluation.measures import LR_METRICS, hr_metrics
 from irnsigma_plugin.evaluation.pictures import decode_png
 from irnsigma_plugin.evaluation.restore import Restorer
@@ -412,9 +413,19 @@ def test_an_interruption_leaves_whole_files_only(monkeypatch, capsys):
     )
     names = [f'photo{index}.png' for index in range(8)]
     assert run('downscale photos small --workers 2') == 130
-    assert capsys.readouterr().err == 'irnsigma: error: interrupted\n'
+    output, errors = capsys.readouterr()
+    assert errors == 'irnsigma: error: interrupted\n'
+    assert output.startswith('1 done, 0 skipped, 0 failed')
     assert os.listdir('small') == ['photo0.png']
     np.testing.assert_array_equal(cv2.imread('small/photo0.png'), cv2.imread('photos/photo0.png'))
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_the_work(monkeypatch, capsys):
+    monkeypatch.setattr(batch, 'read_picture', lambda path: pytest.fail('it begins'))
+    assert run('downscale photos photos/photo0.png/small') == 1
+    output, errors = capsys.readouterr()
+    assert errors.startswith('irnsigma: error: photos/photo0.png/small: cannot be written (Not a directory)')
+    assert not output
 
 
 def test_evaluation_is_that_of_basicsr_test(capsys):
@@ -565,6 +576,29 @@ def test_evaluation_leaves_tables_and_pictures(capsys):
         ]
     assert (folder / 'curve.png').exists() == has_alexnet()
     assert decode_png((folder / 'comparison.png').read_bytes()).shape[1] == 5 * 2.4 * 150  # of the first image alone
+
+
+@pytest.mark.parametrize('source', ['.', 'photos/..'])
+def test_pictures_of_an_earlier_evaluation_are_no_photographs(source, workplace, capsys):
+    for _ in range(2):
+        assert run(f'evaluate {source} --sigmas 0') == 0
+        assert f'\n**{workplace.name if source == "." else source}**, 3 images\n' in capsys.readouterr().out
+    assert run('evaluate photos --sigmas 0 --output photos/../photos') == 1
+    assert 'photos is both HR_DIR and --output' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('source', 'name'), [('/data/Set5/HR', 'Set5_HR'), ('/photos', 'photos'), ('/', '')])
+def test_results_of_an_evaluation_lie_below_the_current_directory(source, name):
+    assert _default_output(Path(source)) == Path('results/evaluate', name)
+
+
+@pytest.mark.parametrize('picture', ['photos/photo0.png', 'map.png'])
+def test_what_is_compared_is_not_replaced(picture, capsys):
+    cv2.imwrite('map.png', np.zeros((70, 97), np.uint8))
+    before = Path(picture).read_bytes()
+    assert run(f'compare photos/photo0.png --sigma-map map.png --output {picture} --overwrite') == 1
+    assert f'{picture} is what is compared; choose another --output.' in capsys.readouterr().err
+    assert Path(picture).read_bytes() == before
 
 
 def test_comparison_shows_every_image_with_its_figures(monkeypatch, capsys):

@@ -15,6 +15,7 @@ from typing import Any, Callable, NamedTuple
 
 from tqdm import tqdm
 
+from irnsigma_plugin.files import make_folder
 from irnsigma_plugin.images import lossy
 from irnsigma_plugin.images.names import DEFAULT_QUALITY, find_images
 from irnsigma_plugin.images.picture import Picture, fitted, read_picture, read_text, write_picture
@@ -134,6 +135,8 @@ def rescale_files(
     existing = dict.fromkeys(job for job in jobs if not overwrite and job.target.is_file())
     waiting = [job for job in jobs if job not in existing]
     are_others = False
+    if waiting:
+        make_folder(waiting[0].target.parent)  # before the work, not after it
     writes: deque[tuple[Path, Future[None]]] = deque()
 
     def settle(left: int) -> None:
@@ -153,16 +156,18 @@ def rescale_files(
                 batch.say('error' if difference else 'warning', job.target, f'{how}; --overwrite replaces it.')
                 batch.others += 1
                 are_others |= difference is not None
-        for job, reading in _read_ahead(pool, waiting, workers):
-            with batch.guard(job.source):
-                result = rescale(reading.result(), job.source)
-                if is_lossy:
-                    result = fitted(note_quality(result, quality), job.target)
-                for warning in result.warnings:
-                    batch.say('warning', job.source, warning)
-                writes.append((job.source, pool.submit(_write, result, job.target, quality)))
-            settle(workers)
-        settle(0)
+        try:
+            for job, reading in _read_ahead(pool, waiting, workers):
+                with batch.guard(job.source):
+                    result = rescale(reading.result(), job.source)
+                    if is_lossy:
+                        result = fitted(note_quality(result, quality), job.target)
+                    for warning in result.warnings:
+                        batch.say('warning', job.source, warning)
+                    writes.append((job.source, pool.submit(_write, result, job.target, quality)))
+                settle(workers)
+        finally:  # after an interruption, too
+            settle(0)
     return int(batch.failed > 0 or are_others)
 
 

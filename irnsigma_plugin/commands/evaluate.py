@@ -44,14 +44,18 @@ def _run(args: argparse.Namespace) -> int:
     from irnsigma_plugin.files import make_folder
     from irnsigma_plugin.images.names import find_images
 
-    images = find_images([args.source])
+    source = Path(args.source).resolve()
+    output = Path(args.output or _default_output(source))
+    if output.resolve() == source:
+        raise ValueError(f'{args.source} is both HR_DIR and --output; choose another folder for the results.')
+    images = find_images([args.source], output if args.output else output.parent)  # no pictures of earlier evaluations
     names = _unique_names(images)
-    output = Path(args.output or Path('results', 'evaluate', '_'.join(Path(args.source).resolve().parts[-2:])))
     make_folder(output)  # now, for it would be a pity after hours
     rescaler = arguments.load_rescaler(args)
     scale, metrics = rescaler.scale, usable_metrics(rescaler.scale, args.dists)
     restorer = Restorer(rescaler, tuple(dict.fromkeys(args.sigmas)), args.seed, args.overlap)
-    title = args.source.encode(errors='backslashreplace').decode()  # a folder's name may be any bytes
+    title = args.source if args.source.strip('./') else source.name
+    title = title.encode(errors='backslashreplace').decode()  # a folder's name may be any bytes
     scores, comparison = Scores(title, restorer.sigmas, model=rescaler.model_hash), None
     try:
         with Batch(len(images)) as batch:
@@ -89,6 +93,11 @@ def usable_metrics(scale: int, dists: bool = False) -> MetricOptions:
     except WeightsError as error:
         print(f'irnsigma: warning: LPIPS is left out: {error}', file=sys.stderr)
         return hr_metrics(scale, lpips=False, dists=dists)
+
+
+def _default_output(source: Path) -> Path:
+    """Where results go, by the last two parts of a folder's whole path (without the `/` that it begins with)."""
+    return Path('results', 'evaluate', '_'.join(source.parts[1:][-2:]))
 
 
 def _unique_names(images: list[tuple[Path, Path]]) -> list[str]:

@@ -34,7 +34,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
     add('destination', metavar='DST', help='folder for the LMDBs')
     add('--scale', type=int, default=4, help='factor between hr and lr (default: 4)')
     size_help = 'side of the hr sub-images, a multiple of the scale; shorter sides are kept (default: 480)'
-    add('--crop-size', type=int, default=480, metavar='PIXELS', help=size_help)
+    add('--crop-size', type=int, metavar='PIXELS', help=size_help)
     step_help = 'distance of sub-images, a multiple of the scale (default: half the crop size)'
     add('--step', type=int, metavar='PIXELS', help=step_help)
     add('--no-crop', action='store_true', help='keep the images whole')
@@ -52,8 +52,10 @@ def _run(args: argparse.Namespace) -> int:
 
     names = ('scale', 'step', 'min_size', 'name', 'workers', 'overwrite')
     options = {name: getattr(args, name) for name in names}
-    crop_size = None if args.no_crop else args.crop_size
+    crop_size = None if args.no_crop else 480 if args.crop_size is None else args.crop_size
     try:
+        if args.no_crop and (args.crop_size or args.step):
+            raise ValueError('--no-crop keeps images whole: leave out --crop-size and --step.')
         summary = prepare(args.sources, args.destination, crop_size=crop_size, **options)
     except ValueError as error:
         print(f'irnsigma: error: {error}', file=sys.stderr)

@@ -48,14 +48,14 @@ ORIENTATION_TAG, BITS_PER_SAMPLE_TAG, PLANES_TAG, SAMPLE_FORMAT_TAG = 0x0112, 25
 WHITE_IS_ZERO, RGB, PLANES, UNSIGNED, SIGNED, OPACITY, LZW = 0, 2, 2, 1, 2, 2, 5  # values of a TIFF file's tags
 TIFFFILE_COMPRESSIONS = (1, 8, 32773, 32946)  # none, deflate, PackBits; all others need imagecodecs
 EXIF_PREFIX = b'Exif\0\0'  # of camera data in JPEG and WebP, not in PNG
-MAX_PROFILE_BYTES = 1 << 24
+MAX_UNPACKED_BYTES = 1 << 24
 COPIES = 4  # of the pixels, that a decoder may hold at the same time
 
 # Kind of chunk of a PNG file: attribute of Picture, what to call it.
 METADATA = {
     b'iCCP': ('icc', 'its colour profile (ICC)'),
     b'eXIf': ('exif', 'its camera data (EXIF)'),
-    b'tEXt': ('text', 'a text in it'),
+    **dict.fromkeys((b'tEXt', b'zTXt', b'iTXt'), ('text', 'a text in it')),
 }
 
 _limit_lock = threading.Lock()
@@ -276,13 +276,24 @@ def _unpack(chunk: png.Chunk) -> bytes | str | None:
     if chunk.kind == b'eXIf':
         return chunk.body
     keyword, _, rest = chunk.body.partition(b'\0')
-    if chunk.kind == b'tEXt':
-        return rest.decode('latin-1') if keyword == TEXT_KEYWORD else None
+    if chunk.kind == b'iCCP':
+        return _inflate(rest[1:])  # behind the number of the method
+    if keyword != TEXT_KEYWORD:
+        return None
+    if chunk.kind == b'tEXt':  # as this module writes it; other programs that save the file may compress it
+        return rest.decode('latin-1')
+    if chunk.kind == b'zTXt':
+        return _inflate(rest[1:]).decode('latin-1')
+    text = rest[2:].partition(b'\0')[2].partition(b'\0')[2]  # behind a language and a translated keyword
+    return (_inflate(text) if rest[:1] == b'\1' else text).decode()
+
+
+def _inflate(data: bytes) -> bytes:
     unpacker = zlib.decompressobj()
-    profile = unpacker.decompress(rest[1:], MAX_PROFILE_BYTES)  # behind the number of the method
+    content = unpacker.decompress(data, MAX_UNPACKED_BYTES)
     if not unpacker.eof:
         raise ValueError('incomplete or too long')
-    return profile
+    return content
 
 
 def _split_png(content: bytes, name: str, metadata: dict[str, Any], warnings: list[str]) -> bytes:
@@ -405,6 +416,8 @@ def _colours_of_chunks(colours: dict[bytes, bytes]) -> Iterator[str]:
 def _decode_8_bit(content: bytes, image: Image.Image) -> np.ndarray:
     """(H, W, C) uint8 of a loaded image; C as for :func:`~irnsigma_plugin.images.png.write_png`."""
     image.load()
+    if image.format == 'PNG' and image.mode == 'L' and 0 < image.info.get('transparency', 0) < 1 << content[24] < 256:
+        image.info['transparency'] *= 255 // ((1 << content[24]) - 1)  # as Pillow has done with the samples
     alpha = image.mode in ALPHA_MODES or 'transparency' in image.info
     if image.format == 'TIFF':
         image = ImageOps.exif_transpose(image)
@@ -463,17 +476,25 @@ def _decode_tiff(content: bytes, name: str) -> np.ndarray | None:
 
 
 def _split_orientation(exif: bytes | None) -> tuple[int, bytes | None]:
-    """The orientation (1: upright) that camera data have, and the data with a neutral one; damage is a struct.error."""
+    """The orientation (1: upright) that camera data have, and the data with a neutral one; damage is a struct.error.
+
+    A thumbnail, in the second directory, stays as it is, and is left out where the picture is turned.
+    """
     if not exif:
         return 1, None
     exif = exif[exif.startswith(EXIF_PREFIX) and len(EXIF_PREFIX) :]
     order = '>' if exif.startswith(b'MM') else '<'
     (start,) = struct.unpack_from(order + 'I', exif, 4)
     (count,) = struct.unpack_from(order + 'H', exif, start)
-    for entry in range(start + 2, start + 2 + 12 * count, 12):
+    end = start + 2 + 12 * count
+    for entry in range(start + 2, end, 12):
         tag, value = struct.unpack_from(order + 'H6xH', exif, entry)
         if tag == ORIENTATION_TAG:
-            return value, exif[: entry + 8] + struct.pack(order + 'H', 1) + exif[entry + 10 :]
+            neutral = bytearray(exif)
+            struct.pack_into(order + 'H', neutral, entry + 8, 1)
+            if value != 1 and len(neutral) >= end + 4:
+                struct.pack_into(order + 'I', neutral, end, 0)  # where the second directory is: nowhere
+            return value, bytes(neutral)
     return 1, exif
 
 
