@@ -1,12 +1,13 @@
 #!/usr/bin/env python
 """Time and memory of the network and of its training, beside the network's textbook form, in one run.
 
-Every figure is the median of runs that take turns, so that a machine that changes its speed changes all of them.
+Every time is the median of runs that take turns, so that a machine that changes its speed changes all of them; that of
+`quality` is the mean of one run per photograph.
 
     inference  both directions of images, in each of --precisions
     networks   both directions of an image with networks of other settings, --networks, beside each other
     quality    what each of --precisions makes of photographs with a trained network
-    lossy      what is restored from small images that are JPEG, WebP or AVIF files
+    lossy      what is restored from small images that are JPEG files
     training   a training step of the network alone, and with recomputed blocks
     step       the whole training step of an option file, with the discriminator and VGG: where its time goes
     loader     samples per second of one worker process, and how many workers the measured step needs

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -125,7 +125,9 @@ def run(args: argparse.Namespace, journal: Journal, command: str) -> None:
     sets = [measured.DataSet(data_set_name(path), path.resolve(), folder, metrics) for path in args.test]
     steps = list(training_steps(args, folder, trainings))
     for data in sets:
-        steps += measuring_steps(args, data, trainings[-len(budget.arm_names) :], 'paper+dists' if dists else 'paper')
+        steps += measuring_steps(
+            args, data, trainings[-len(budget.arm_names) :], 'paper+dists' if dists else 'paper', journal.done
+        )
     journal.run(steps)
     cost = [
         {
@@ -171,14 +173,15 @@ def training_steps(args: argparse.Namespace, folder: Path, trainings: list[plan.
 
 
 def measuring_steps(
-    args: argparse.Namespace, data: measured.DataSet, arms: list[plan.OptionFile], metrics: str
+    args: argparse.Namespace, data: measured.DataSet, arms: list[plan.OptionFile], metrics: str, done: Sequence[str]
 ) -> Iterator[Step]:
-    """Steps that measure everything on a data set."""
+    """Steps that measure everything on a data set; tests that are not `done` may have other settings than before."""
     count, where = len(data.images()), f'images of {data.name}'
     for arm in arms:
         file = plan.test_of(arm, data.name, data.folder, metrics)
         work = count * len(file.options['val']['sigmas'])
-        yield Step(f'test {file.name}', f'restored {where}', work, basicsr('test', data.study, file))
+        command = basicsr('test', data.study, file, may_change=f'test {file.name}' not in done)
+        yield Step(f'test {file.name}', f'restored {where}', work, command)
     for name in plan.OTHERS:
         if checkpoint := getattr(args, name.lower()):
             file = plan.test_of_other(name, checkpoint.resolve(), data.name, data.folder)
@@ -192,14 +195,15 @@ def measuring_steps(
         yield Step(f'measure {name}_{data.name}', where, work, partial(measured.measure_blends, data, name))
 
 
-def basicsr(what: str, folder: Path, file: plan.OptionFile, *more: str) -> list[str]:
+def basicsr(what: str, folder: Path, file: plan.OptionFile, *more: str, may_change: bool = False) -> list[str]:
     """Write an option file, or see that it is the one that was there; returns the command that runs it."""
     path = folder / 'options' / f'{what}_{file.name}.yml'
-    if not path.exists():
+    before = path.read_text(encoding='utf-8') if path.exists() else None
+    if before is None or may_change and before != file.text:
         print(f'{path} is options/{file.source}, but', *file.differences, sep='\n    ')
         path.parent.mkdir(exist_ok=True)
         atomic_write(path, file.text.encode())
-    elif (before := path.read_text(encoding='utf-8')) != file.text:
+    elif before != file.text:
         changed = ''.join(f'\n  {line}' for line in file.text.splitlines() if line not in before.splitlines())
         raise StudyError(f'{path} is of a study with other settings; choose another DIR. It would have now:{changed}')
     return [sys.executable, '-m', f'basicsr.{what}', '-opt', str(path), *more]

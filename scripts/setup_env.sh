@@ -8,6 +8,11 @@
 #   PYTHON          the interpreter to build it with      (default: python3, or any 3.12 ... 3.9 found)
 #   TORCH_SPEC      what to ask pip for                   (default: the versions this plugin is tested with)
 
+if [ -z "${BASH_VERSION:-}" ]; then
+    echo 'This script is for bash: run bash first, or activate .venv after bash scripts/quickstart.sh.' >&2
+    return 1
+fi
+
 irnsigma_find_python() {
     local candidate
     for candidate in ${PYTHON:-python3 python3.12 python3.11 python3.10 python3.9 python}; do
@@ -33,6 +38,10 @@ irnsigma_setup_env() {
     wanted=$(echo "${TORCH_SPEC:-}"; echo "$root"; cat "$root/setup.py" "$root/pyproject.toml" "${BASH_SOURCE[0]}")
     if [[ "$(cat "$stamp" 2> /dev/null)" != "$wanted" ]]; then
         if ! "$venv/bin/python" -m pip --version > /dev/null 2>&1; then
+            if [[ -n "$(ls -A "$venv" 2> /dev/null)" && ! -e "$venv/pyvenv.cfg" ]]; then
+                echo "$venv is no virtual environment, and has files in it: name another folder as IRNSIGMA_VENV." >&2
+                return 1
+            fi
             python=$(irnsigma_find_python) || return 1
             echo "Creating $venv with $("$python" --version)"
             "$python" -m venv --clear "$venv" || return 1

@@ -220,6 +220,25 @@ def test_options_of_ones_own(tmp_path, photographs, monkeypatch, budget, start):
         assert option_faults(options, True, known) == []
 
 
+@pytest.mark.parametrize('key', ['trian:amp', 'train:scheduler_:gamma', 'val:seed'])
+def test_a_change_of_a_block_that_no_training_has_is_refused(key, photographs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(reproduce, 'can_measure_dists', lambda: False)
+    arguments = ['--budget', 'small', '--train', str(photographs), '--test', str(photographs)]
+    assert reproduce.main([str(tmp_path / 'study'), *arguments, '--force_yml', f'{key}=1', 'manual_seed=3']) == 1
+    block = key.rpartition(':')[0].replace(':', '.')
+    assert f'--force_yml {key.replace(":", ".")}: no training has the block {block}.' in capsys.readouterr().err
+
+
+def test_a_test_may_change_until_it_is_done(tmp_path, capsys):
+    (arm,) = (each for each in plan.trainings(plan.SMALL, Path('/data'), NOTHING, None) if each.name == 'IRN+')
+    first, second = (plan.test_of(arm, 'Set', Path('/Set'), metrics) for metrics in ('paper', 'paper+dists'))
+    reproduce.basicsr('test', tmp_path, first)
+    with pytest.raises(StudyError, match=r'metrics: paper\+dists'):
+        reproduce.basicsr('test', tmp_path, second)
+    reproduce.basicsr('test', tmp_path, second, may_change=True)
+    assert read_option_file(tmp_path / 'options/test_IRN+_Set.yml') == second.options
+
+
 def test_a_shorter_paper_leaves_the_discriminator_alone_for_as_large_a_part():
     files = plan.trainings(plan.BUDGETS['paper']._replace(arms=4_000), Path('/data'), NOTHING, None)
     alone = {name: options['train'].get('net_d_init_iters') for name, _, options in files}
@@ -314,8 +333,11 @@ def points(*values: tuple[float, float]) -> list[Point]:
 
 def test_excess_over_a_curve_is_at_the_same_psnr():
     rival = points((30, 0.4), (28, 0.2))  # on the line between them 0.3 at 29
-    assert report.excesses(points((31, 9), (29, 0.35), (29, 0.25), (27, 9)), rival) == pytest.approx([0.05, -0.05])
-    assert report.excesses(points((31, 0.1), (27, 0.1)), rival) == []
+    assert report.excesses(points((31, 9), (29, 0.35), (29, 0.25)), rival) == pytest.approx([0.05, -0.05])
+    assert report.excesses(points((27, 0.3), (27, 0.1)), rival) == pytest.approx(
+        [0.1, -0.1]
+    )  # its end is better in both
+    assert report.excesses(points((31, 0.1)), rival) == []
     turned = points((29, 0.4), (29.5, 0.3), (29.25, 0.2))  # the last one is better than the first in both
     assert report.excesses(points((29.1, 0.3), (29.45, 0.3)), turned) == pytest.approx([0.1, 0.3 - 0.28])
 
@@ -355,9 +377,12 @@ def test_claims(study_of_figures):
         ('-0.10 dB', 'yes'),
         ('LPIPS 0.0900 and 0.1000, +1.00 dB', 'yes'),
         ('LPIPS to 0.30', 'yes'),
-        ('LPIPS -0.0219 at worst', 'yes'),  # at 31 dB, where the rival has 0.2 + 0.13 * 1.5 / 1.6
-        ('LPIPS +0.0300 at worst', 'no'),
-        ('LPIPS +0.0000 at worst', 'yes'),
+        (
+            'LPIPS -0.0219 at worst, 5 of 5 points compared',
+            'yes',
+        ),  # at 31 dB, where the rival has 0.2 + 0.13 * 1.5 / 1.6
+        ('LPIPS +0.0300 at worst, 5 of 5 points compared', 'no'),
+        ('LPIPS +0.0000 at worst, 5 of 5 points compared', 'yes'),
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from irnsigma_plugin.options.file import read_option_file
-from irnsigma_plugin.options.rules import value_at
+from irnsigma_plugin.options.rules import refuse, value_at
 
 OPTIONS = Path(__file__).resolve().parents[2] / 'options'
 SIGMAS = [0, 0.25, 0.5, 0.75, 1]
@@ -154,7 +154,8 @@ def _change(options: dict[str, Any], changes: Mapping[str, Any]) -> None:
 def trainings(budget: Budget, data: Path, start: Start, seed: int | None) -> list[OptionFile]:
     """The start's training, unless there is one, and the arms, which differ in nothing but the loss and its sigmas.
 
-    `data` has what `irnsigma prepare` made under the name `train`.
+    `data` has what `irnsigma prepare` made under the name `train`. An OptionError if a change is of a block that no
+    training has.
     """
     irn, irnsigma = _shipped(budget.irn), _shipped(budget.irnsigma)
     files = [] if start.network else [OptionFile(START, budget.irn, irn)]
@@ -191,6 +192,13 @@ def trainings(budget: Budget, data: Path, start: Start, seed: int | None) -> lis
                 options['train'].pop(key, None)
         if seed is not None:
             options['manual_seed'] = seed
+    blocks = {key: key.rpartition('.')[0] for key in budget.changes}
+    found = {
+        block
+        for block in blocks.values()
+        if not block or any(value_at(each.options, block) is not None for each in files)
+    }
+    refuse(f'--force_yml {key}: no training has the block {blocks[key]}.' for key in blocks if blocks[key] not in found)
     return files
 
 
