@@ -33,6 +33,7 @@ from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.images.names import find_images
 from irnsigma_plugin.options.train_val import AMP_MODES
 from irnsigma_plugin.rescaling.precision import PRECISIONS, native_precision
+from irnsigma_plugin.rescaling.rescaler import reproducible_convolutions
 
 EPILOG = f"""\
 Leave the machine alone meanwhile. Network and textbook form share weights and images.
@@ -199,10 +200,14 @@ def measure(args: argparse.Namespace) -> dict:
                 machine, nets, tuple(map(int, size.split('x'))), args.runs, precisions, engine
             )
         )
-        figures['inference'] = table.show(network.COLUMNS, rows)
+        with reproducible_convolutions(device):  # as Rescaler computes
+            figures['inference'] = table.show(network.COLUMNS, rows)
     if 'networks' in args.parts:
         size = tuple(map(int, args.sizes[0].split('x')))
-        figures['networks'] = table.show(networks.COLUMNS, networks.benchmark_networks(args.networks, size, args.runs))
+        with reproducible_convolutions(device):
+            figures['networks'] = table.show(
+                networks.COLUMNS, networks.benchmark_networks(args.networks, size, args.runs)
+            )
     if 'training' in args.parts:
         rows = network.benchmark_training(machine, nets, args.batch or 4, args.patch or 144, args.runs)
         figures['training'] = table.show(network.COLUMNS, rows)
@@ -235,9 +240,9 @@ def measure(args: argparse.Namespace) -> dict:
             quality.COLUMNS, quality.benchmark_quality(device, args.model, images, precisions, args.openvino)
         )
     if 'sizes' in args.parts:
-        figures['sizes'] = table.show(
-            sizes.COLUMNS, sizes.benchmark_sizes(machine, nets['plugin'], args.largest, args.runs)
-        )
+        with reproducible_convolutions(device):
+            rows = sizes.benchmark_sizes(machine, nets['plugin'], args.largest, args.runs)
+            figures['sizes'] = table.show(sizes.COLUMNS, rows)
     return figures
 
 

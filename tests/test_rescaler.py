@@ -306,7 +306,7 @@ def test_on_a_gpu_convolutions_are_exact_and_the_settings_come_back():
         return cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
 
     before = settings()
-    with rescaler_module._reproducible_convolutions(torch.device('cuda')):
+    with rescaler_module.reproducible_convolutions(torch.device('cuda')):
         assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
         assert (cudnn.conv.fp32_precision == 'ieee') if hasattr(cudnn, 'conv') else (cudnn.allow_tf32 is False)
     assert settings() == before

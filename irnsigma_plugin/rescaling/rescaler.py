@@ -157,7 +157,7 @@ class Rescaler:
         lr = pixels.empty_like(image, lr_size, np.uint8)
         grey = pixels.is_grey(image)
         window: Window  # which mypy does not find out
-        with _reproducible_convolutions(self.device), autocast(self.precision, self.device):
+        with reproducible_convolutions(self.device), autocast(self.precision, self.device):
             for window in self._windows(lr_size, overlap):
                 area = magnify(window.area, self.scale, hr_size)
                 large = pixels.read_region(image, area).to(self.device)
@@ -216,7 +216,7 @@ class Rescaler:
         latent_shape = self.net.latent_shape((1, 3, *lr_size))
         has_latent_per_pixel = self._has_latent_per_pixel(lr_size)
         grey = pixels.is_grey(lr)
-        with _reproducible_convolutions(self.device), autocast(self.precision, self.device):
+        with reproducible_convolutions(self.device), autocast(self.precision, self.device):
             for window in self._windows(lr_size, overlap):
                 epsilon = draw_epsilon(latent_shape, seed, name, window.area if has_latent_per_pixel else None)
                 of_cells = sigma_of_cells(sigma, window.area, lr_size, self.scale)
@@ -260,7 +260,7 @@ class Rescaler:
 
 
 @contextlib.contextmanager
-def _reproducible_convolutions(device: torch.device) -> Iterator[None]:
+def reproducible_convolutions(device: torch.device) -> Iterator[None]:
     """On a GPU, choose convolutions by their shape alone, not by trial, none that add in random order, and no TF32.
 
     TF32, torch's default, has 10 bits of a float32's 23. It costs the inverse a fifth of an 8-bit level.
