@@ -177,7 +177,7 @@ def _adversarial_faults(opt: Mapping[str, Any], train: Mapping[str, Any]) -> Ite
         remedy = 'leave out all of them and set train.mixture_opt.distribution: latent.'
         listed = f'{", ".join(needs)}; missing: {", ".join(absent)}'
         yield f'An adversarial loss needs {listed}. Without a discriminator {remedy}'
-    for key in ('net_d_iters', 'net_d_init_iters', 'fake_weighting') if len(absent) == len(needs) else ():
+    for key in ('net_d_iters', 'net_d_init_iters') if len(absent) == len(needs) else ():
         if train.get(key) not in (None, TRAIN[key].default):
             yield f'train.{key} is {train[key]}, but there is no network_d: leave it out.'
 
