@@ -65,7 +65,7 @@ def test_a_study_that_is_killed_and_goes_on(tmp_path, capfd):
         cv2.imwrite(str(tmp_path / folder / f'{name}.png'), photograph[60:140, 100:201])
     study = tmp_path / 'study'
     arguments = [str(study), '--budget', 'tiny', '--train', str(tmp_path / 'train'), '--test', str(tmp_path / 'Cat/HR')]
-    arguments += ['--samplings', '2-point']
+    arguments += ['--samplings', '3-point']
 
     command = [sys.executable, str(ROOT / 'scripts/reproduce.py'), *arguments]
     first = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, text=True)
@@ -95,7 +95,7 @@ def test_a_study_that_is_killed_and_goes_on(tmp_path, capfd):
     assert [row['method'].partition(', ')[0] for row in rows_of(folder / 'table1.csv')] == ['IRN', 'IRN+'] + 5 * [
         'IRN_σ'
     ]
-    assert {row['curve'] for row in rows_of(folder / 'fig2a.csv')} == {'IRN_σ, 3-point', 'IRN_σ, 2-point'}
+    assert {row['curve'] for row in rows_of(folder / 'fig2a.csv')} == {'IRN_σ, 3-point'}
     at = {}
     for row in rows_of(folder / 'fig2b.csv'):
         at.setdefault(row['curve'], []).append(float(row['at']))
@@ -103,10 +103,10 @@ def test_a_study_that_is_killed_and_goes_on(tmp_path, capfd):
     text = (study / 'report/report.md').read_text()
     assert all(f'](Cat/fig{number}.png)' in text for number in ('2a', '2b', '3'))
     costs = {row['training']: row['iterations'] for row in rows_of(study / 'report/cost.csv')}
-    assert costs == {'IRN_start': '3', **dict.fromkeys(ARMS[:-1], '6')}
+    assert costs == {'IRN_start': '3', **dict.fromkeys(ARMS[:3], '6')}
 
     assert reproduce.main(arguments) == 0
-    assert capfd.readouterr().out.count('done before') == 13
+    assert capfd.readouterr().out.count('done before') == 11
     assert reproduce.main([*arguments, '--seed', '3']) == 1
     assert 'other settings; choose another DIR. It would have now:\n' in capfd.readouterr().err
 
@@ -370,6 +370,15 @@ def test_ends_of_interpolations(study_of_figures):
 
 def test_samplings_that_were_trained(study_of_figures):
     assert [row['sampling'] for row in report.samplings(study_of_figures)] == ['3-point']
+    uniform = study_of_figures.results('IRNsigma_uniform')
+    uniform.parent.mkdir(parents=True)
+    uniform.write_text('image,sigma,psnr_y,lpips\na,0,30.5,0.2\na,1,28,0.1\n')
+    three, other = report.samplings(study_of_figures)
+    assert (three['sampling'], other['sampling']) == ('3-point', 'uniform')
+    assert (other['PSNR-Y, σ = 0'], other['LPIPS, σ = 1']) == ('30.50', '0.1000')
+    # At 30.5 dB 3-point has 0.25, and at 28 or more 0.09.
+    assert other['LPIPS above 3-point at no less PSNR-Y, mean'] == '-0.0200'
+    assert b'PNG' in report.draw_curves(report.sampling_curves(study_of_figures), 'Urban100')[:8]
 
 
 def test_claims(study_of_figures):

@@ -37,10 +37,10 @@ def _run(args: argparse.Namespace) -> None:
     output = Path(args.output or f'{Path(args.source).stem}_comparison.png')
     if output.suffix.lower() != '.png':
         raise ValueError(f'{output}: the picture is a PNG file; name it .png.')
-    if output.resolve() in (Path(each).resolve() for each in (args.source, args.sigma_map) if each):
-        raise ValueError(f'{output} is what is compared; choose another --output.')
     if output.exists() and not args.overwrite:
         raise FileExistsError(f'{output} is there already; use --overwrite, or another --output.')
+    if output.resolve() in (Path(each).resolve() for each in (args.source, args.sigma_map) if each):
+        raise ValueError(f'{output} is what is compared; choose another --output.')
 
     from irnsigma_plugin.archs.bicubic import bicubic_upscale
     from irnsigma_plugin.evaluation.measures import measure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import sys
 from subprocess import DEVNULL, CalledProcessError, check_output
@@ -47,6 +48,7 @@ def _leave_group() -> None:
     Threads of a gloo group that outlives the interpreter can abort a finished process, and the launcher then sees a
     failure. NCCL may wait for the others: where an error ends this process alone, that is left to the launcher.
     """
+    gc.collect()  # of models, which hold on to the group
     failed = hasattr(sys, 'last_type')
     if torch.distributed.is_initialized() and not (failed and torch.distributed.get_backend() == 'nccl'):
         torch.distributed.destroy_process_group()
