@@ -60,7 +60,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     force_help = "changes of all trainings, as BasicSR's --force_yml: datasets:train:batch_size_per_gpu=4 train:amp=off"
     add('--force_yml', nargs='+', default=[], metavar='KEY=VALUE', help=force_help)
     add('--seed', type=int, help="of the trainings (default: the option files')")
-    names = [each.partition('_')[2] for each in plan.SAMPLINGS]
+    names = [plan.short_name(each) for each in plan.SAMPLINGS]
     sampling_help = f'how IRN_sigma draws sigma in training, one training each; {names[0]} comes always (default: all)'
     add('--samplings', nargs='+', choices=names, default=names, help=sampling_help)
     plus_help = "lambdas and VGG layers of IRN+'s loss: those of IRN_sigma's option file (default), or its authors'"
@@ -111,7 +111,8 @@ def run(args: argparse.Namespace, journal: Journal, command: str) -> None:
     budget = plan.BUDGETS[args.budget]
     if args.iterations:
         budget = budget._replace(arms=args.iterations)
-    samplings = [name for name in plan.SAMPLINGS if name == plan.IRN_SIGMA or name.partition('_')[2] in args.samplings]
+    asked = {plan.short_name(plan.IRN_SIGMA), *args.samplings}
+    samplings = [name for name in plan.SAMPLINGS if plan.short_name(name) in asked]
     budget = budget._replace(
         changes={**budget.changes, **args.force_yml}, samplings=samplings, authors_plus=args.irn_plus == 'authors'
     )

@@ -334,9 +334,8 @@ def points(*values: tuple[float, float]) -> list[Point]:
 def test_excess_over_a_curve_is_at_the_same_psnr():
     rival = points((30, 0.4), (28, 0.2))  # on the line between them 0.3 at 29
     assert report.excesses(points((31, 9), (29, 0.35), (29, 0.25)), rival) == pytest.approx([0.05, -0.05])
-    assert report.excesses(points((27, 0.3), (27, 0.1)), rival) == pytest.approx(
-        [0.1, -0.1]
-    )  # its end is better in both
+    # Below its range: the rival's end has as much PSNR-Y and more.
+    assert report.excesses(points((27, 0.3), (27, 0.1)), rival) == pytest.approx([0.1, -0.1])
     assert report.excesses(points((31, 0.1)), rival) == []
     turned = points((29, 0.4), (29.5, 0.3), (29.25, 0.2))  # the last one is better than the first in both
     assert report.excesses(points((29.1, 0.3), (29.45, 0.3)), turned) == pytest.approx([0.1, 0.3 - 0.28])

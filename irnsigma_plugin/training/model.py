@@ -259,10 +259,12 @@ class IRNSigmaModel(SRGANModel):
         for optimizer, saved in zip(self.optimizers, resume_state['optimizers']):
             for group, before in zip(optimizer.param_groups, saved['param_groups']):
                 before.update({key: group[key] for key in group.keys() - kept})
-        saved = resume_state['optimizers']
-        saved = [each.state_dict() if new else saved[i] for i, (each, new) in enumerate(zip(self.optimizers, anew))]
-        self._check_parameters(saved)
-        super().resume_training({**resume_state, 'optimizers': saved})
+        optimizers = [
+            optimizer.state_dict() if is_new else resume_state['optimizers'][index]
+            for index, (optimizer, is_new) in enumerate(zip(self.optimizers, anew))
+        ]
+        self._check_parameters(optimizers)
+        super().resume_training({**resume_state, 'optimizers': optimizers})
         self.validator.best = resume_state.get('best', {})
         self.step.load_state_dict(resume_state)
         self.progress.resume(resume_state)

@@ -27,6 +27,11 @@ LAST_LAYERS = {'vgg16': 'conv5_3', 'vgg19': 'conv5_4'}
 OTHERS = {'RCAN': 'test_RCAN_x4.yml', 'ESRGAN': 'test_ESRGAN_x4.yml'}
 
 
+def short_name(sampling: str) -> str:
+    """What the command line and the report call one of :data:`SAMPLINGS`."""
+    return sampling.partition('_')[2]
+
+
 class Budget(NamedTuple):
     """Shipped option files, changes by dotted key, and how `irnsigma prepare` cuts the photographs."""
 
@@ -192,13 +197,11 @@ def trainings(budget: Budget, data: Path, start: Start, seed: int | None) -> lis
                 options['train'].pop(key, None)
         if seed is not None:
             options['manual_seed'] = seed
-    blocks = {key: key.rpartition('.')[0] for key in budget.changes}
-    found = {
-        block
-        for block in blocks.values()
-        if not block or any(value_at(each.options, block) is not None for each in files)
-    }
-    refuse(f'--force_yml {key}: no training has the block {blocks[key]}.' for key in blocks if blocks[key] not in found)
+    refuse(
+        f'--force_yml {key}: no training has the block {block}.'
+        for key in budget.changes
+        if (block := key.rpartition('.')[0]) and all(value_at(each.options, block) is None for each in files)
+    )
     return files
 
 

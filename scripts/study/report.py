@@ -15,7 +15,7 @@ from irnsigma_plugin.archs.bicubic import bicubic_upscale
 from irnsigma_plugin.evaluation.pictures import Panel, decode_png, draw_comparison, new_figure, png_bytes
 from irnsigma_plugin.files import atomic_write
 from study.measured import BLEND, IMAGES, INTERPOLATIONS, SCALE, WEIGHTS, DataSet
-from study.plan import IRN_SIGMA, OTHERS, SAMPLINGS, SIGMAS
+from study.plan import IRN_SIGMA, OTHERS, SAMPLINGS, SIGMAS, short_name
 
 COLUMNS = {'lpips': 4, 'dists': 4, 'psnr_y': 2, 'ssim_y': 4, 'psnr': 2, 'lr_psnr_y': 2}  # of tables, with digits
 # The paper's LPIPS, PSNR-Y and SSIM-Y at x4, on each of these data sets.
@@ -137,11 +137,7 @@ def samplings(data: DataSet) -> Table:
     for name, points in curves.items():
         faithful, sharp = (_shown(points[end].means) for end in (0, -1))
         excess = excesses(points, curves[IRN_SIGMA])
-        row = {
-            'sampling': name.partition('_')[2],
-            'PSNR-Y, σ = 0': faithful['psnr_y'],
-            'PSNR-Y, σ = 1': sharp['psnr_y'],
-        }
+        row = {'sampling': short_name(name), 'PSNR-Y, σ = 0': faithful['psnr_y'], 'PSNR-Y, σ = 1': sharp['psnr_y']}
         row['LPIPS, σ = 1'] = sharp['lpips']
         row['LPIPS above 3-point at no less PSNR-Y, mean'] = f'{np.mean(excess):+.4f}' if excess else ''
         rows.append(row)
@@ -196,7 +192,7 @@ def write_report(folder: Path, sets: Sequence[DataSet], head: str, cost: Table) 
         target = folder / data.name
         target.mkdir(parents=True, exist_ok=True)
         curves = {
-            'fig2a': {name.replace('IRNsigma_', 'IRN_σ, '): each for name, each in sampling_curves(data).items()},
+            'fig2a': {f'IRN_σ, {short_name(name)}': each for name, each in sampling_curves(data).items()},
             'fig2b': {'IRN_σ': curve(data, IRN_SIGMA), **{RIVALS[name]: curve(data, name) for name in RIVALS}},
         }
         tables = {'table1': table_1(data), 'claims': claims(data), 'samplings': samplings(data)}
