@@ -30,6 +30,7 @@ from benchmarks.measure import measure_machine
 from benchmarks.textbook import randomise, textbook
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.files import atomic_write, make_folder
 from irnsigma_plugin.images.names import find_images
 from irnsigma_plugin.options.train_val import AMP_MODES
 from irnsigma_plugin.rescaling.precision import PRECISIONS, native_precision
@@ -157,11 +158,13 @@ def main(argv: list[str] | None = None) -> None:
     if args.source:
         args.plot.write_bytes(sizes.draw_sizes(json.loads(args.source.read_text())['sizes']))
         return
+    for path in filter(None, (args.json, args.plot)):
+        make_folder(path.parent)  # before the work, not after it
     figures = measure(args)
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + '\n')
+        atomic_write(args.json, (json.dumps(figures, indent=1) + '\n').encode())
     if args.plot:
-        args.plot.write_bytes(sizes.draw_sizes(figures['sizes']))
+        atomic_write(args.plot, sizes.draw_sizes(figures['sizes']))
 
 
 def measure(args: argparse.Namespace) -> dict:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -29,6 +30,7 @@ from irnsigma_plugin.evaluation.measures import hr_metrics
 from irnsigma_plugin.files import atomic_write
 from irnsigma_plugin.imagenet.weights import WeightsError, imagenet_weights
 from irnsigma_plugin.images.names import is_image_name
+from irnsigma_plugin.images.picture import ImageReadError
 from irnsigma_plugin.options.check import outside_faults
 from irnsigma_plugin.options.rules import OptionError, refuse, value_at
 
@@ -97,8 +99,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
         with Journal(args.folder.resolve()) as journal:
-            run(args, journal, f'python scripts/reproduce.py {" ".join(sys.argv[1:] if argv is None else argv)}')
-    except (OptionError, StudyError, WeightsError, KeyboardInterrupt) as error:
+            run(args, journal, f'python scripts/reproduce.py {shlex.join(sys.argv[1:] if argv is None else argv)}')
+    except (OptionError, StudyError, WeightsError, ImageReadError, OSError, KeyboardInterrupt) as error:
         print(f'{str(error) or "Interrupted."}\nThe same command again goes on from here.', file=sys.stderr)
         return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0

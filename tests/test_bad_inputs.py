@@ -430,13 +430,46 @@ def test_a_file_that_cannot_be_written_whole_is_not_there(workplace, capsys):
     assert os.listdir('out') == ['good.png']
 
 
-def test_memory_that_runs_out_has_a_remedy(workplace, monkeypatch, capsys):
+@pytest.mark.parametrize('kind', ['jpg', 'webp'])
+def test_a_full_disk_leaves_no_part_of_a_file_that_loses_detail(kind, workplace, capsys):
+    resource = pytest.importorskip('resource')
+    command = [*DOWN.split(), '--lossy-lr', kind]
+    assert main(command) == 0
+    written = Path(f'out/good.{kind}')
+    content = written.read_bytes()
+    written.unlink()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) - 2, limits[1]))
+    try:
+        assert main(command) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (line,) = error_lines(capsys.readouterr().err)
+    assert f'out/good.{kind}: cannot be written (File too large)' in line
+    assert os.listdir('out') == []
+    assert main(command) == 0
+    assert written.read_bytes() == content
+
+
+OF_THE_MACHINE = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+
+@pytest.mark.parametrize(
+    ('command', 'error', 'remedy'),
+    [
+        (DOWN, OF_THE_MACHINE, 'use fewer --workers'),
+        (f'{DOWN} --workers 1', OF_THE_MACHINE, 'cut the image into parts'),
+        ('evaluate src --model x4.pth --output report', OF_THE_MACHINE, 'cut the image into parts'),
+        (DOWN, torch.OutOfMemoryError('CUDA out of memory.'), 'use --device cpu'),
+    ],
+)
+def test_memory_that_runs_out_has_a_remedy(command, error, remedy, workplace, monkeypatch, capsys):
     def fail(*args, **kwargs):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        raise error
 
     monkeypatch.setattr('irnsigma_plugin.rescaling.rescaler.Rescaler.downscale', fail)
-    assert main(DOWN.split()) == 1
-    assert 'src/good.png: there is not enough memory; use fewer --workers' in error_lines(capsys.readouterr().err)[0]
+    assert main(command.split()) == 1
+    assert f'src/good.png: there is not enough memory; {remedy}.' in error_lines(capsys.readouterr().err)[0]
 
 
 @pytest.mark.parametrize(

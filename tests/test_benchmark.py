@@ -14,6 +14,7 @@ from helpers.experiment import has_alexnet, options_to_train, write_photographs,
 from helpers.invertibility import randomise
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.files import WriteError
 
 PARTS = {
     'forward of G',
@@ -56,6 +57,16 @@ def elsewhere(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
+
+
+def test_a_place_for_the_figures_is_made_before_they_are_measured(load, tmp_path, monkeypatch):
+    script = load('benchmark')
+    monkeypatch.setattr(script, 'measure', lambda args: {'made': (tmp_path / 'new').is_dir()})
+    script.main(['--json', str(tmp_path / 'new/figures.json')])
+    assert json.loads((tmp_path / 'new/figures.json').read_text()) == {'made': True}
+    (tmp_path / 'file').touch()
+    with pytest.raises(WriteError, match='file: cannot be written'):
+        script.main(['--json', str(tmp_path / 'file/figures.json')])
 
 
 def test_every_part(load, tmp_path, photographs, options, elsewhere, monkeypatch):

@@ -146,6 +146,19 @@ def test_files_of_one_name_are_refused(capsys):
     assert not CARD.parent.exists()
 
 
+def test_names_in_other_scripts_and_metrics_that_are_missing(capsys):
+    """LPIPS cannot be had of images as small as these."""
+    write_photographs(Path('фото'), count=1, height=24, width=28)
+    assert main(['evaluate', 'фото', '--model', 'net_g.pth', '--sigmas', '0', '--output', 'of two words']) in (0, 1)
+    assert main(['card', 'net_g.pth', '--results', 'of two words']) == 0
+    assert "  irnsigma export net_g.pth 'of two words/card' --format safetensors\n" in capsys.readouterr().out
+    card = Path('of two words/card')
+    (result,) = fields((card / 'README.md').read_text(encoding='utf-8'))['model-index'][0]['results']
+    assert result['dataset'] == {'type': 'фото', 'name': 'фото'}
+    assert {metric['type'] for metric in result['metrics']} == {'psnr', 'ssim'}
+    assert (card / 'фото_comparison.png').exists()
+
+
 def test_results_of_evaluate():
     """They name the model themselves."""
     write_photographs(Path('photos'), count=1, height=48, width=48)

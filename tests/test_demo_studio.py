@@ -106,6 +106,10 @@ def test_curve(studio):
     else:
         with pytest.raises(ValueError, match='fetch-weights'):
             studio.curve(small, 0, progress)
+    tiny = Path('photos/tiny.png')
+    write_picture(Picture(np.zeros((28, 24, 3), np.uint8)), tiny)
+    with pytest.raises(ValueError, match='tiny is too small for a curve' if has_alexnet() else 'fetch-weights'):
+        studio.curve(studio.shrink(studio.open(tiny), 'own'), 0, progress)
     with pytest.raises(ValueError, match='photo0 is a small picture, but a curve needs the original'):
         studio.curve(studio.shrink(studio.open(small.path), 'own'), 0, progress)
 

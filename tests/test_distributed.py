@@ -198,7 +198,8 @@ def validate(
 def validated_mean(option_file: Path) -> tuple[list[float], str]:
     """What the validated network holds, if every rank has a running mean of its own; how a bare network is wrapped."""
     model = make_model(option_file)
-    model.get_bare_model(model.net_g).register_buffer('mean', torch.tensor(5.0 + get_dist_info()[0]))
+    for net in filter(None, (model.get_bare_model(model.net_g), getattr(model, 'net_g_ema', None))):
+        net.register_buffer('mean', torch.tensor(5.0 + get_dist_info()[0]))
     seen = []
     model.validator.run = lambda net, *_: seen.append(net.mean.item())
     model.validation(None, 1, None)
@@ -328,8 +329,9 @@ def test_a_report_that_cannot_be_written_is_an_error_on_all(tmp_path):
     assert first.startswith('The report on photographs failed on rank 0 (NotADirectoryError: ')
 
 
-def test_all_ranks_validate_the_network_that_rank_0_saves(tmp_path, option_file):
-    results = run_ranks(2, validated_mean, tmp_path / 'ranks', option_file())
+@pytest.mark.parametrize('ema_decay', [0, 0.9])
+def test_all_ranks_validate_the_network_that_rank_0_saves(tmp_path, option_file, ema_decay):
+    results = run_ranks(2, validated_mean, tmp_path / 'ranks', option_file(ema_decay=ema_decay))
     assert results == [([5.0], 'BicubicRescaleNet')] * 2
 
 

@@ -24,6 +24,15 @@ def test_a_source_without_images_is_named(tmp_path, monkeypatch, source):
         find_images([source])
 
 
+@pytest.mark.parametrize('source', ['photos', 'photos/**/*.png'])
+def test_a_link_to_a_folder_above_leads_nowhere_new(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    Path('photos/trip').mkdir(parents=True)
+    Path('photos/trip/a.png').touch()
+    Path('photos/trip/loop').symlink_to('..', target_is_directory=True)
+    assert find_images([source]) == [(Path('photos/trip/a.png'), Path('trip/a.png'))]
+
+
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, 'Permission denied', str(path))

@@ -328,6 +328,35 @@ def test_a_network_that_is_left_empty_counts_as_absent(make_model):
     assert (Path(path).name, state['networks']) == ('3.state', ['network_g'])
 
 
+@pytest.mark.parametrize('before', [True, False])
+def test_the_layout_in_memory_may_change_where_a_training_goes_on(make_model, before):
+    """Fused optimisers go through memory, whatever the strides of their moments are."""
+
+    def changes(channels_last):
+        def change(options):
+            options['train'].update(channels_last=channels_last)
+            for name in ('optim_g', 'optim_d'):
+                options['train'][name]['fused'] = True
+
+        return change
+
+    model = make_model(change=changes(before))
+    model.optimize_parameters(1)
+    model.save(0, 1)
+    state = torch.load(Path(model.opt['path']['training_states'], '1.state'), weights_only=True)
+    gradients = [torch.randn(parameter.shape) for parameter in model.net_d.parameters()]
+    steps = []
+    for channels_last in (before, not before):
+        model = make_model(change=changes(channels_last))
+        model.resume_training(deepcopy(state))
+        begin = [parameter.detach().clone() for parameter in model.net_d.parameters()]
+        for parameter, gradient in zip(model.net_d.parameters(), gradients):
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        model.optimizers[1].step()
+        steps.append([now.detach() - then for now, then in zip(model.net_d.parameters(), begin)])
+    torch.testing.assert_close(steps[1], steps[0], rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize('with_d', [True, False])
 def test_an_ignored_network_starts_anew_with_its_optimiser(make_model, with_d):
     scheduler = {'type': 'MultiStepLR', 'milestones': [2], 'gamma': 0.5}

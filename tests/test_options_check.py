@@ -29,7 +29,7 @@ from irnsigma_plugin.compat.registry import registered
 from irnsigma_plugin.evaluation.measures import LR_METRICS, hr_metrics
 from irnsigma_plugin.losses.perceptual_loss import VGG_STAGES, vgg_layers
 from irnsigma_plugin.options import check, keys
-from irnsigma_plugin.options.check import is_training
+from irnsigma_plugin.options.check import is_training, results_folder
 from irnsigma_plugin.options.train_val import expand_metrics, read_val_options
 from irnsigma_plugin.sigma import SigmaSampler
 
@@ -60,6 +60,22 @@ def test_released_option_files_are_good(file):
 def test_wrong_training_file(key, value, words):
     faults = option_faults(changed(IRN_SIGMA, key, value), is_train=True)
     assert any(key in fault and words in fault for fault in faults), faults
+
+
+@pytest.mark.parametrize(
+    ('told', 'training'),
+    [
+        ({}, False),
+        ({'is_train': False}, False),
+        ({'is_train': True}, True),
+        ({'datasets': {'train': {}, 'test_1': {}}}, True),
+        ({'datasets': {}}, True),
+    ],
+)
+def test_a_file_of_a_test_may_hold_what_is_left_of_a_training(told, training):
+    opt = {'name': 'tiny', 'train': {}, 'datasets': {'test_1': {'name': 'Set5'}}, **told}
+    assert is_training(opt) == training
+    assert results_folder(opt) == f'{"experiments" if training else "results"}/tiny'
 
 
 def test_prefetching_to_a_gpu_needs_one():

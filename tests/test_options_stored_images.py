@@ -91,6 +91,10 @@ def test_a_list_of_files(folders, tmp_path):
     listing.write_text('photo0.png (64,96,3)\nphoto7.png\n')
     faults = list(stored_faults('a', {**folders, 'meta_info_file': str(listing)}))
     assert any('photo7.png: missing or not an image' in fault for fault in faults)
+    for line, name in (('', "''"), ('b c.png (64,96,3)', "'b c.png'")):
+        listing.write_text(f'photo0.png (64,96,3)\n{line}\nphoto1.png (64,96,3)\n')
+        (fault,) = stored_faults('a', {**folders, 'meta_info_file': str(listing)})
+        assert f'line 2 of meta_info_file {listing} has the name {name}, for which BasicSR takes' in fault
     listing.write_text('')
     assert 'lists no images' in one_fault({**folders, 'meta_info_file': str(listing)})
     assert 'none.txt does not exist' in one_fault({**folders, 'meta_info_file': str(tmp_path / 'none.txt')})

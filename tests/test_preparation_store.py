@@ -107,6 +107,19 @@ class TestResuming:
         assert lmdb_content(resumed.lr_path) == lmdb_content(expected.lr_path)
         assert sorted(os.listdir(tmp_path / 'set')) == ['set_hr.lmdb', 'set_lr_x4.lmdb']
 
+    def test_a_run_that_the_check_refuses_is_made_anew_with_overwrite(self, photographs, tmp_path, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(PairStore, 'verify', lambda *args: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                prepare_quietly([photographs], tmp_path / 'set')
+        with lmdb.open(str(tmp_path / 'set/set_x4.partial/set_hr.lmdb')) as env, env.begin(write=True) as transaction:
+            key = next(transaction.cursor().iternext(values=False))
+            transaction.put(key, b'damaged')
+        with pytest.raises(PrepareError, match='is damaged or missing .* --overwrite'):
+            prepare_quietly([photographs], tmp_path / 'set')
+        made = prepare_quietly([photographs], tmp_path / 'set', overwrite=True)
+        assert lmdb_content(made.hr_path) == lmdb_content(prepare_quietly([photographs], tmp_path / 'other').hr_path)
+
     def test_an_interrupted_run_with_other_settings_is_kept(self, photographs, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(PairStore, 'verify', lambda *args: 1 / 0)

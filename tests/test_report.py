@@ -64,6 +64,19 @@ def test_a_knob_that_turns_backwards_is_never_shown_without_the_reason(tmp_path,
     assert report.draw_curve(scores, ('psnr_y', 'lpips'), vain=True) != report.draw_curve(scores, ('psnr_y', 'lpips'))
 
 
+def test_what_cannot_be_measured_says_nothing_of_the_knob():
+    assert report.sigma_in_vain(backwards(math.nan), METRICS) == ''
+
+
+def test_tables_name_images_whose_names_are_no_utf8(tmp_path):
+    scores = backwards(math.nan)
+    scores.images = [dataclasses.replace(image, image='caf\udce9', faults=('too small',)) for image in scores.images]
+    report.write_report(tmp_path, scores, METRICS, None)
+    report.write_tables([scores], METRICS, tmp_path / 'tables.md')
+    for file in ('table.md', 'tables.md'):
+        assert 'caf\\udce9' in (tmp_path / file).read_text(encoding='utf-8')
+
+
 def test_one_sigma_or_no_metric_of_perception_says_nothing_of_the_knob():
     scores = dataclasses.replace(sample_scores(), sigmas=(0.0,))
     assert report.sigma_in_vain(scores, METRICS) == ''

@@ -490,6 +490,13 @@ def photographs(tmp_path):
     return write_photographs(tmp_path / 'photographs', count=1)
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, photographs, capsys):
+    (tmp_path / 'study').touch()
+    arguments = ['--budget', 'small', '--train', str(photographs), '--test', str(photographs)]
+    assert reproduce.main([str(tmp_path / 'study'), *arguments]) == 1
+    assert str(tmp_path / 'study') in capsys.readouterr().err.splitlines()[0]
+
+
 def test_missing_weights_are_named_before_hours_of_training(tmp_path, photographs, monkeypatch, capsys):
     def missing(name):
         if name == 'vgg16':

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 
 import lmdb
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import torch
 from basicsr.data.prefetch_dataloader import CPUPrefetcher
 from helpers.experiment import write_photographs
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from irnsigma_plugin.images.picture import ImageReadError
 from irnsigma_plugin.training.supply import DataSupply, NamingDataset, ResumableSampler, SampleIndex, TrainingDataset
@@ -77,13 +78,17 @@ def test_all_processes_together_take_every_place_once():
 def test_a_sample_depends_on_its_place_alone(tmp_path):
     dataset = build(paired_options(tmp_path))
     first = dataset[place(1, number=7)]
-    random.seed(3)
-    np.random.seed(3)
-    expected = random.random(), np.random.rand()
-    random.seed(3)
-    np.random.seed(3)
+
+    def seed():
+        random.seed(3)
+        np.random.seed(3)
+        torch.manual_seed(3)
+
+    seed()
+    expected = random.random(), np.random.rand(), torch.rand(1)
+    seed()
     again = dataset[place(1, number=7)]
-    assert (random.random(), np.random.rand()) == expected
+    assert (random.random(), np.random.rand(), torch.rand(1)) == expected
     assert torch.equal(first['gt'], again['gt'])
     assert (again['epoch'], again['seen']) == (0, 8)
     others = [dataset[place(1, number=number)]['gt'] for number in range(3)]
@@ -211,6 +216,37 @@ def test_an_image_of_an_lmdb_is_named_by_its_key(tmp_path):
         (tmp_path / f'{key}.lmdb' / 'meta_info.txt').write_text('0001_s001.png (64,96,3) 1\n')
     with pytest.raises(ImageReadError, match=r'image 0001_s001 of .*dataroot_gt\.lmdb or .*dataroot_lq\.lmdb'):
         build({**options, 'max_corrupt': 0})[place(0)]
+
+
+class Foreign(Dataset):
+    """A data set of an extension, with no `opt`, whose items are drawn by torch; the last is damaged."""
+
+    def __init__(self, paths):
+        self.paths = paths
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        return {'gt': torch.rand(2) if index + 1 < len(self) else 1 / 0}
+
+
+@pytest.mark.parametrize(('last', 'name'), [(Path('b.png'), 'b.png'), (('b.png', Path('c.png')), 'b.png or c.png')])
+def test_data_sets_of_extensions(monkeypatch, last, name):
+    monkeypatch.setattr('basicsr.data.build_dataset', lambda options: Foreign(['a.png', last]))
+    dataset = build({'name': 'theirs', 'phase': 'train', 'max_corrupt': 0})
+    first = dataset[place(0, number=7)]['gt']
+    torch.rand(1)
+    assert torch.equal(dataset[place(0, number=7)]['gt'], first)
+    with pytest.raises(ImageReadError, match=f'^{name}: cannot be read'):
+        dataset[place(1)]
+
+
+def test_a_list_of_files_may_be_in_ones_home(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    options = paired_options(tmp_path, phase='val', meta_info_file='~/list.txt')
+    (tmp_path / 'list.txt').write_text('photo0.png (64,96,3)\n')
+    assert len(build(options)) == 1
 
 
 def test_lack_of_memory_is_no_corrupt_image(tmp_path):

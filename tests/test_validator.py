@@ -89,6 +89,14 @@ def test_a_restored_image_depends_on_name_and_seed_only(tmp_path, net, loader):
     assert (other_seed.restored[0.5] != image.restored[0.5]).any()
 
 
+@pytest.mark.parametrize(('pbar', 'shown'), [(None, True), (False, False)])
+def test_an_empty_key_of_the_bar_is_its_default(tmp_path, net, loader, capfd, pbar, shown):
+    measured = validator(tmp_path, metrics={})
+    measured.opt['val']['pbar'] = pbar
+    measured.run(net, loader(), CPU, 'tiny', None, save_img=False)
+    assert ('3/3 [' in capfd.readouterr().err) == shown
+
+
 def test_a_metric_may_measure_all_sigmas_at_once(tmp_path, net, loader, monkeypatch):
     calls = []
 

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
+import torch
 from tqdm import tqdm
 
 from irnsigma_plugin.files import make_folder
@@ -72,9 +73,13 @@ def plan_jobs(sources: Sequence[str], destination: str, kinds: Sequence[str] = (
 
 
 class Batch:
-    """Counts `total` files, shows a progress bar, and at the end says how many were done, skipped and failed."""
+    """Counts `total` files, shows a progress bar, and at the end says how many were done, skipped and failed.
 
-    def __init__(self, total: int, skipped: int = 0) -> None:
+    `remedy` is what to do about a lack of the machine's memory.
+    """
+
+    def __init__(self, total: int, skipped: int = 0, remedy: str = 'cut the image into parts') -> None:
+        self._remedy = remedy
         self.done, self.skipped, self.failed, self.others = 0, skipped, 0, 0  # others: skipped, of other settings
         self._start = time.monotonic()
         self._bar = tqdm(total=total, initial=skipped, unit='image', disable=None)  # none where nobody watches
@@ -95,7 +100,8 @@ class Batch:
         try:
             yield
         except (OSError, RuntimeError, ValueError, MemoryError, FloatingPointError) as error:
-            no_memory = 'there is not enough memory; use fewer --workers.'
+            remedy = 'use --device cpu' if isinstance(error, torch.OutOfMemoryError) else self._remedy
+            no_memory = f'there is not enough memory; {remedy}.'
             self.say('error', path, no_memory if is_lack_of_memory(error) else str(error))
             self.failed += 1
             self._bar.update()
@@ -147,7 +153,12 @@ def rescale_files(
                 writing.result()
                 batch.finish()
 
-    with Batch(len(jobs), len(existing)) as batch, ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
+    remedy = {'remedy': 'use fewer --workers'} if workers > 1 else {}
+    with (
+        Batch(len(jobs), len(existing), **remedy) as batch,
+        ThreadPoolExecutor(workers) as pool,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter('ignore')  # of Pillow, about what does no harm
         for job in existing:
             difference = other_settings(read_text(job.target), {**settings, 'name': job.source.stem})

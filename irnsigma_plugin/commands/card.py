@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def _run(args: argparse.Namespace) -> None:
     index: list[dict[str, Any]] = []
     for folder, table in _tables(results, args.model, rows['model hash']).items():
         dataset = table.split('**')[1]
-        slug = re.sub('[^A-Za-z0-9]+', '_', dataset).strip('_')
+        slug = re.sub(r'\W+', '_', dataset).strip('_') or 'images'
         if any(result['dataset']['type'] == slug for result in index):
             raise ValueError(f'{folder}: another data set is called {slug} in the card; rename one and measure again.')
         sections.append(table.strip())
@@ -89,7 +90,7 @@ def _run(args: argparse.Namespace) -> None:
     for file, content in {**copies, CARD: card.encode()}.items():
         atomic_write(output / file, content)
     print(f'wrote {output / CARD}: fill in what is marked. This puts the weights beside it:')
-    print(f'  irnsigma export {args.model} {output} --format safetensors')
+    print('  ' + shlex.join(['irnsigma', 'export', args.model, str(output), '--format', 'safetensors']))
 
 
 def _tables(results: Path, model: str, model_hash: str) -> dict[Path, str]:
@@ -114,5 +115,5 @@ def _metrics(table: str) -> list[dict[str, Any]]:
         {'type': name.split('_')[0], 'name': f'{name}, σ = {sigma}', 'value': float(value)}
         for sigma, *values in rows
         for name, value in zip(titles[1:], values)
-        if value != 'inf'
+        if value not in ('inf', 'nan')
     ]

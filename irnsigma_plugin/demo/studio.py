@@ -104,6 +104,8 @@ class Studio:
         if axes is None:
             raise ValueError('a curve needs LPIPS, whose weights are missing: irnsigma fetch-weights')
         values = {sigma: self.measure(small, self.restore(small, sigma, seed)) for sigma in progress(self.sigmas)}
+        if not all(axis in value for value in values.values() for axis in axes):
+            raise ValueError(f'{name} is too small for a curve: {" or ".join(axes)} cannot be measured.')
         scores = [ImageScore(name, sigma, value, {}) for sigma, value in values.items()]
         return decode_png(draw_curve(Scores(name, tuple(values), scores), axes))
 

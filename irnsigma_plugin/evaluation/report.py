@@ -20,7 +20,7 @@ def write_report(
     `folder` must exist; such pictures of an earlier run go. Returns the pictures' contents, by name without extension.
     """
     write_csv(scores, folder / 'metrics.csv')
-    atomic_write(folder / 'table.md', (markdown_table(scores, metrics) + note).encode())
+    atomic_write(folder / 'table.md', (markdown_table(scores, metrics) + note).encode(errors='backslashreplace'))
     axes = perception_distortion_axes(metrics)
     vain = bool(sigma_in_vain(scores, metrics))
     drawn = {'comparison': comparison, 'curve': draw_curve(scores, axes, vain) if axes else None}
@@ -45,7 +45,8 @@ def write_csv(scores: Scores, path: Path) -> None:
 
 def write_tables(all_scores: Sequence[Scores], metrics: MetricOptions, path: Path) -> None:
     """Write the tables of several data sets into one Markdown file."""
-    atomic_write(path, '\n'.join(markdown_table(scores, metrics) for scores in all_scores).encode())
+    tables = '\n'.join(markdown_table(scores, metrics) for scores in all_scores)
+    atomic_write(path, tables.encode(errors='backslashreplace'))
 
 
 def markdown_table(scores: Scores, metrics: MetricOptions) -> str:
@@ -70,7 +71,7 @@ def sigma_in_vain(scores: Scores, metrics: MetricOptions) -> str:
     if axes is None or least == most:
         return ''
     faithful, sharp = (scores.hr_means(sigma)[axes[1]] for sigma in (least, most))
-    if sharp < faithful:
+    if not sharp >= faithful:  # nor where it cannot be measured (nan)
         return ''
     return (
         f'σ = {most:g} is no sharper than σ = {least:g} here ({axes[1]} {sharp:.4f} and {faithful:.4f}): a network '

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 import re
 from typing import Any, BinaryIO
 
@@ -40,4 +41,6 @@ def write(file: BinaryIO, pixels: np.ndarray, kind: str, quality: int, text: str
         'xmp': text and XMP.format(html.escape(text)).encode(),
     }
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    image.save(file, kind, quality=quality, **{name: value for name, value in settings.items() if value is not None})
+    content = io.BytesIO()  # given a file, Pillow's writer of JPEG does not notice that a full disk took only a part
+    image.save(content, kind, quality=quality, **{name: value for name, value in settings.items() if value is not None})
+    file.write(content.getbuffer())

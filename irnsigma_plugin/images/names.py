@@ -42,6 +42,7 @@ def find_images(sources: Iterable[str], leave_out: Path | None = None) -> list[t
         elif glob.has_magic(source):
             base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(source).parts))
             files = [Path(hit) for hit in sorted(glob.glob(source, recursive=True)) if not os.path.isdir(hit)]
+            files = [file for file in files if not _is_in_loop(file)]
         else:
             raise FileNotFoundError(f'{source}: there is no such file or folder; check the path.')
         around = Path(os.path.realpath(base))
@@ -55,6 +56,12 @@ def find_images(sources: Iterable[str], leave_out: Path | None = None) -> list[t
             raise ValueError(f'{source}: there are no images ({", ".join(IMAGE_EXTENSIONS)}); check the path.')
         found += images
     return found
+
+
+def _is_in_loop(file: Path) -> bool:
+    """Whether a path leads, by a link, through one folder twice."""
+    folders = [os.path.realpath(folder) for folder in file.parents]
+    return len(set(folders)) < len(folders)
 
 
 def _image_files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:

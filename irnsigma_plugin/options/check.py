@@ -89,8 +89,11 @@ class _Component(NamedTuple):
 
 def is_training(opt: Mapping[str, Any]) -> bool:
     """Whether an option file is for `basicsr.train`; otherwise it is for `basicsr.test`."""
-    names = [name.partition('_')[0] for name, _ in data_sets(opt)]
-    return 'train' in opt or 'datasets.train' in names and 'datasets.test' not in names
+    if isinstance(opt.get('is_train'), bool):  # BasicSR has read it, and says so
+        return opt['is_train']
+    names = {name.partition('_')[0] for name, _ in data_sets(opt)}
+    named = names & {'datasets.train', 'datasets.test'}
+    return named == {'datasets.train'} if len(named) == 1 else 'train' in opt
 
 
 def is_of_plugin(obj: Any) -> bool:

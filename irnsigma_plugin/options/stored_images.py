@@ -95,7 +95,8 @@ def open_store(root: str, options: Mapping[str, Any]) -> Store:
             raise StoreError(f'{root} has no data.mdb; {_NO_LMDB}')
         return Store(list(sizes), list(sizes), sizes.__getitem__)
     if options.get('meta_info_file') is not None:
-        names = _listed_names(Path(options['meta_info_file']).expanduser())
+        file = Path(options['meta_info_file']).expanduser()
+        names = _listed_names(file, with_spaces=options['type'] == 'HRImageDataset')
     else:
         names = _names_in(root, images_only=options['type'] == 'HRImageDataset')
     return Store(names, names[:: math.ceil(len(names) / HEADERS)], lambda name: read_size(os.path.join(root, name)))
@@ -119,12 +120,17 @@ def read_meta_info(path: str | os.PathLike) -> dict[str, Size]:
     return sizes
 
 
-def _listed_names(file: Path) -> list[str]:
+def _listed_names(file: Path, with_spaces: bool) -> list[str]:
     if not file.is_file():
         remedy = 'correct the path, or leave the key out to use all images of the folder.'
         raise StoreError(f'meta_info_file {file} does not exist; {remedy}')
     lines = file.read_text(encoding='utf-8', errors='replace').splitlines()
-    names = [re.sub(r' \(.*', '', line).strip() for line in lines if line.strip()]
+    names = [re.sub(r' \(.*', '', line).strip() for line in lines]
+    for number, name in enumerate(names, 1):
+        if not with_spaces and (not name or ' ' in name):
+            remedy = 'for which BasicSR takes what is before its first space; remove the line, or rename the image.'
+            raise StoreError(f'line {number} of meta_info_file {file} has the name {name!r}, {remedy}')
+    names = list(filter(None, names))
     if not names:
         raise StoreError(f'meta_info_file {file} lists no images.')
     return names

@@ -142,7 +142,9 @@ class PairStore:
             content = progress.read_bytes()
             whole = content[: content.rfind(b'\n') + 1]  # the rest is a line that a kill has cut short
             os.truncate(progress, len(whole))
-            return [json.loads(line) for line in whole.splitlines()]
+            records = [json.loads(line) for line in whole.splitlines()]
+            if not (overwrite and len(records) == self.settings.images):  # complete, but verify() refused it
+                return records
         if made is not None and made != self.settings and not overwrite:
             fault = f'an interrupted run with other settings ({self.settings.differences(made)})'
             remedy = 'continue with those, remove that folder, or give --overwrite'

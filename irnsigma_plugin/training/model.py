@@ -265,6 +265,11 @@ class IRNSigmaModel(SRGANModel):
         ]
         self._check_parameters(optimizers)
         super().resume_training({**resume_state, 'optimizers': optimizers})
+        for optimizer in self.optimizers:  # fused ones go by the parameter's layout in memory (train.channels_last)
+            for parameter, moments in optimizer.state.items():
+                for name, moment in moments.items():
+                    if torch.is_tensor(moment) and moment.shape == parameter.shape:
+                        moments[name] = torch.empty_like(parameter, dtype=moment.dtype).copy_(moment)
         self.validator.best = resume_state.get('best', {})
         self.step.load_state_dict(resume_state)
         self.progress.resume(resume_state)
@@ -281,10 +286,13 @@ class IRNSigmaModel(SRGANModel):
                     f'with path.pretrain_network_g: {path["pretrain_network_g"]}'
                 )
 
+    def _validated_net(self) -> RescalingNet:
+        return getattr(self, 'net_g_ema', None) or self.get_bare_model(self.net_g)
+
     def dist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:
         """Validate with all ranks; BasicSR has rank 0 do the work of all."""
         torch.distributed.barrier()  # rank 0 has made the folders
-        for buffer in self.get_bare_model(self.net_g).buffers():  # such as running means: of rank 0, which saves them
+        for buffer in self._validated_net().buffers():  # such as running means: of rank 0, which saves them
             torch.distributed.broadcast(buffer, 0)
         self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
@@ -295,7 +303,7 @@ class IRNSigmaModel(SRGANModel):
             current_iter = int(self.opt['train']['total_iter'])
             if self.progress.is_validated(dataloader):
                 return
-        net: RescalingNet = getattr(self, 'net_g_ema', None) or self.get_bare_model(self.net_g)
+        net = self._validated_net()
         was_training = net.training
         net.eval()
         try:

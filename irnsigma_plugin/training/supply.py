@@ -7,6 +7,7 @@ import itertools
 import logging
 import math
 import multiprocessing
+import os
 import random
 import signal
 from collections.abc import Iterator, Mapping
@@ -76,7 +77,11 @@ class NamingDataset(Dataset):
 
     def _name(self, image: int) -> str:
         paths = self.dataset.paths[image] if hasattr(self.dataset, 'paths') else f'image {image}'
-        name = ' or '.join(sorted(set(paths.values()) if isinstance(paths, Mapping) else {paths}))
+        if isinstance(paths, Mapping):
+            paths = paths.values()
+        elif not isinstance(paths, (list, tuple)):
+            paths = [paths]
+        name = ' or '.join(sorted(set(map(str, paths))))
         # Not by io_backend.type, which BasicSR removes when it reads.
         roots = [self.opt[key] for key in ('dataroot_gt', 'dataroot_lq') if self.opt.get(key)]
         if roots and all(root.endswith('.lmdb') for root in roots):
@@ -139,7 +144,11 @@ class DataSupply:
         # Without empty keys: BasicSR asks of some only whether they are there.
         dataset_opt = {key: value for key, value in dataset_opt.items() if value is not None}
         max_corrupt = dataset_opt.pop('max_corrupt', MAX_CORRUPT)
+        if 'meta_info_file' in dataset_opt:  # which BasicSR does not expand
+            dataset_opt['meta_info_file'] = os.path.expanduser(dataset_opt['meta_info_file'])
         dataset = basicsr.data.build_dataset(dataset_opt)
+        if not hasattr(dataset, 'opt'):  # which BasicSR itself needs for validation only
+            dataset.opt = dataset_opt
         if dataset_opt['phase'] == 'train':
             return TrainingDataset(dataset, self.opt['manual_seed'], max_corrupt)
         return NamingDataset(dataset)
@@ -183,15 +192,17 @@ class DataSupply:
 
 @contextlib.contextmanager
 def _seeded(seed: str) -> Iterator[None]:
-    """Seed `random` and numpy within the block."""
-    states = random.getstate(), np.random.get_state()
+    """Seed `random`, numpy and torch (on the CPU) within the block."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(random.getrandbits(32))
+    torch.default_generator.manual_seed(random.Random(f'{seed} torch').getrandbits(63))
     try:
         yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
 
 _outlives_interrupts = False  # this process

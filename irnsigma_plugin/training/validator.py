@@ -56,7 +56,7 @@ class Validator:
             """Scores of each image of this rank's shard, from rank 0 a picture of the first one, what is left out."""
             scores: list[list[ImageScore] | None] = []
             comparison, left_out = None, []
-            hidden = rank != 0 or not self.opt['val'].get('pbar', True)
+            hidden = rank != 0 or self.opt['val'].get('pbar') is False
             for data in tqdm(shard(dataloader), desc=dataset, unit='image', disable=hidden):
                 try:
                     image = self.rescale(net, data, device)
