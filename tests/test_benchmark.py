@@ -265,6 +265,7 @@ def test_shipped_options_at_another_size(load, elsewhere, monkeypatch, is_there,
     assert opt['train']['perceptual_opt']['weights'] == weights
     assert opt['network_d']['input_size'] == opt['datasets']['train']['gt_size'] == 128
     assert (opt['train']['amp'], opt['train']['ema_decay'], opt['path']) == ('bf16', 0.999, {})
+    assert (opt['train']['compile'], opt['train']['cuda_graph']) == (False, False)
 
 
 def test_step_of_a_network_alone(load, tmp_path, photographs, elsewhere):

@@ -3,7 +3,7 @@ import functools
 
 import pytest
 import torch
-from benchmarks.textbook import TextbookDenseBlock
+from benchmarks.textbook import TextbookDenseBlock, textbook
 from helpers.invertibility import random_image, randomise
 from torch import nn
 from torch.nn import functional as F
@@ -195,6 +195,28 @@ def test_blocks_are_compiled_once_for_each_kind_and_for_gradients_only(monkeypat
     assert relative_error(y, expected_y) < 1e-6
     assert all(relative_error(a, b) < 1e-5 for a, b in zip(taken, expected))
     assert list(net.state_dict()) == list(plain.state_dict())
+
+
+@pytest.mark.parametrize('half', [True, False])
+def test_compiled_blocks_may_be_computed_again(monkeypatch, half):
+    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='aot_eager'))
+    net = randomise(InvRescaleNet(4, [1, 1], growth_channels=4), std=0.05)
+    net.checkpoint_blocks = True
+    plain = copy.deepcopy(net)
+    compile_blocks(net)
+    image, epsilon = random_image(2, 3, 16, 24), random_image(2, 45, 4, 6, seed=2) - 0.5
+    with torch.autocast('cpu', torch.bfloat16, enabled=half):
+        _, taken = gradients(WholeCycle(net, 1.0, epsilon), image)
+        _, expected = gradients(WholeCycle(plain, 1.0, epsilon), image)
+    assert all(relative_error(a, b) < (0.1 if half else 1e-5) for a, b in zip(taken, expected))
+
+
+def test_networks_without_blocks_of_ours_in_half_precision():
+    net = textbook(randomise(InvRescaleNet(2, [1], growth_channels=4), std=0.05))
+    with torch.autocast('cpu', torch.bfloat16):
+        restored = net(random_image(1, 3, 8, 8), 0.0).restored
+    restored.float().sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters() if parameter.requires_grad)
 
 
 class WholeCycle(nn.Module):

@@ -2,10 +2,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from basicsr.utils.registry import METRIC_REGISTRY
 from helpers.score_samples import sample_scores
 
-from irnsigma_plugin.evaluation.measures import ImageScore, Scores, measure, perception_distortion_axes
+from irnsigma_plugin.evaluation import measures
+from irnsigma_plugin.evaluation.measures import ImageScore, Scores, distances, measure, perception_distortion_axes
 from irnsigma_plugin.imagenet.weights import WeightsError
 
 
@@ -117,3 +119,24 @@ def test_means_leave_out_what_is_missing():
     means = Scores('Set4', (0.0,), images).hr_means(0.0)
     assert means['a'] == 1
     assert math.isnan(means['b'])
+
+
+@pytest.mark.parametrize('device', ['cuda', 'cpu'])
+def test_distances_on_a_gpu_are_as_exact_as_the_network(monkeypatch, device):
+    """The settings are those of the process, and can be looked at without a GPU."""
+    if not hasattr(torch.backends.cudnn, 'conv'):
+        pytest.skip('before torch 2.9 the setting has another name')
+    conv = torch.backends.cudnn.conv
+    before = conv.fp32_precision
+    monkeypatch.setattr(measures, 'metric_device', lambda: torch.device(device))
+    seen = []
+
+    def features(image):
+        seen.append(conv.fp32_precision)
+        return image.mean()
+
+    black, white = np.zeros((4, 4, 3)), np.ones((4, 4, 3))
+    assert distances([white, black], black, features, lambda a, b: abs(a - b)) == [1, 0]
+    assert before != 'ieee'
+    assert seen == ['ieee' if device == 'cuda' else before] * 3
+    assert conv.fp32_precision == before

@@ -159,10 +159,10 @@ def cast_once(net: nn.Module, device_type: str) -> Iterator[None]:
 
     A training calls each sub-network in both directions, which would cast every parameter, and its gradient, twice.
     """
-    if not (torch.is_grad_enabled() and torch.is_autocast_enabled(device_type)):
+    blocks = subnets(net)
+    if not (blocks and torch.is_grad_enabled() and torch.is_autocast_enabled(device_type)):
         yield
         return
-    blocks = subnets(net)
     tensors = [block.tensors() for block in blocks]
     casts = iter(_Cast.apply(torch.get_autocast_dtype(device_type), *chain.from_iterable(tensors)))
     try:

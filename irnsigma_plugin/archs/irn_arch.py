@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Callable
 
@@ -276,7 +277,8 @@ class InvRescaleNet(RescalingNet):
         return self._upscale(lr, latent)
 
     def forward(self, hr: Tensor, sigma: Tensor | float, epsilon: Tensor | None = None) -> RescaleResult:
-        with cast_once(self, hr.device.type):
+        # Not where blocks are computed again, outside of this: compiled ones would then save other tensors than before.
+        with nullcontext() if self.checkpoint_blocks else cast_once(self, hr.device.type):
             return super().forward(hr, sigma, epsilon)
 
     def restore(self, lr: Tensor, epsilon: Tensor, sigma: Tensor | float) -> Tensor:

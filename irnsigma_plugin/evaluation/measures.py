@@ -11,9 +11,10 @@ from typing import Any, Callable
 import numpy as np
 
 from irnsigma_plugin.checks import name_some, one_line
-from irnsigma_plugin.evaluation.restore import RescaledImage
+from irnsigma_plugin.evaluation.restore import RescaledImage, metric_device
 from irnsigma_plugin.imagenet.weights import WeightsError
 from irnsigma_plugin.memory import is_lack_of_memory
+from irnsigma_plugin.rescaling.rescaler import reproducible_convolutions
 
 Measured = tuple[list[dict[str, float]], list[str]]  # metrics of each image, and what failed
 MetricOptions = Mapping[str, Mapping[str, Any]]  # name -> `type` and arguments, as BasicSR's `val.metrics`
@@ -160,10 +161,11 @@ def distances(
 ) -> list[float]:
     """`distance(features(image), features(reference))` of each image; the reference's features are computed once.
 
-    A ValueError if an image is not of the reference's shape.
+    On a GPU convolutions are as exact as the network's. A ValueError if an image is not of the reference's shape.
     """
     for image in images:
         if image.shape != reference.shape:
             raise ValueError(f'expected images of one shape, got {image.shape} and {reference.shape}')
-    target = features(reference)
-    return [float(distance(features(image), target)) for image in images]  # one at a time, to save memory
+    with reproducible_convolutions(metric_device()):
+        target = features(reference)
+        return [float(distance(features(image), target)) for image in images]  # one at a time, to save memory
