@@ -383,6 +383,23 @@ def test_an_ignored_network_starts_anew_with_its_optimiser(make_model, with_d):
     assert [each.last_epoch for each in model.schedulers] == [2, 2]
 
 
+def test_a_derived_model_with_an_optimiser_more_resumes(make_model):
+    def one_more(model):
+        parameter = torch.nn.Parameter(torch.ones(3))
+        model.optimizers.append(torch.optim.Adam([parameter]))
+        return parameter
+
+    model = make_model()
+    one_more(model).grad = torch.ones(3)
+    model.optimizers[2].step()
+    state = old_state(model)
+    model = make_model()
+    one_more(model)
+    model.resume_training(state)
+    (moments,) = model.optimizers[2].state.values()
+    assert moments['step'] == 1
+
+
 def test_weights_of_sigma_that_a_state_lacks_are_named(make_model):
     state = old_state(make_model())
     model = make_model(change=set_option('network_g', 'sigma_input', True))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from irnsigma_plugin.images.picture import ImageReadError
 from irnsigma_plugin.training.supply import DataSupply, NamingDataset, ResumableSampler, SampleIndex, TrainingDataset
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def paired_options(folder, **changes) -> dict:
@@ -158,6 +163,25 @@ def test_workers_of_several_processes_start_as_those_of_one(tmp_path, monkeypatc
         assert (context and context.get_start_method()) == expected
     finally:
         multiprocessing.set_start_method(before, force=True)
+
+
+def test_an_error_ends_a_training_with_its_workers(tmp_path):
+    code = (
+        'import json, sys\n'
+        'from irnsigma_plugin.training.supply import DataSupply, ResumableSampler\n'
+        'options = json.loads(sys.argv[1])\n'
+        "supply = DataSupply({'manual_seed': 5})\n"
+        'dataset = supply.build_dataset(options)\n'
+        'batches = supply.build_dataloader(dataset, options, num_gpu=0, sampler=ResumableSampler(dataset, 1, 0))\n'
+        'reading = iter(batches)\n'
+        'next(reading)\n'
+        "raise RuntimeError('an error of the training')\n"
+    )
+    options = paired_options(tmp_path, batch_size_per_gpu=1, num_worker_per_gpu=1)
+    command = [sys.executable, '-c', code, json.dumps(options)]
+    ended = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert ended.stderr.endswith('RuntimeError: an error of the training\n')
 
 
 @pytest.mark.parametrize('before', [signal.SIG_IGN, signal.default_int_handler], ids=['ignored', 'as usual'])

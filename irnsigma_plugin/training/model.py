@@ -247,7 +247,8 @@ class IRNSigmaModel(SRGANModel):
             told = ', '.join(f'{name} {values}' for name, values in changes.items())
             get_root_logger().warning(f'Other settings than in the training state, which count from here on: {told}.')
         ignored = self.opt['path'].get('ignore_resume_networks') or ()
-        anew = [network in ignored for network in ('network_g', 'network_d')[: len(self.optimizers)]]
+        networks = dict(enumerate(('network_g', 'network_d')))  # a derived model may have more optimisers
+        anew = [networks.get(index) in ignored for index in range(len(self.optimizers))]
         is_rescheduled = any(anew) or any(name.endswith('.lr') or '.scheduler.' in name for name in changes)
         if is_rescheduled:
             with warnings.catch_warnings():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import logging
 import math
 import multiprocessing
+import multiprocessing.util  # whose own work at the exit, registered here, is then done after _end_workers
 import os
 import random
 import signal
@@ -72,7 +74,8 @@ class NamingDataset(Dataset):
             remedy = 'lower num_worker_per_gpu or batch_size_per_gpu, and resume with --auto_resume.'
             raise MemoryError(f'No memory is left to read {self._name(image)}: {remedy}') from None
         except Exception as error:  # a decoder of damaged files raises whatever it stumbles over
-            message = f'{self._name(image)}: cannot be read ({one_line(error)}); replace or remove it.'
+            reason = f'{type(error).__name__}: {one_line(error)}'
+            message = f'{self._name(image)}: cannot be read ({reason}); replace or remove it.'
             raise ImageReadError(message) from error
 
     def _name(self, image: int) -> str:
@@ -216,3 +219,13 @@ def _outlive_interrupts() -> None:
     _outlives_interrupts = True  # not to be seen by SIGINT, which a shell's `command &` ignores from the start
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+
+
+@atexit.register
+def _end_workers() -> None:
+    """At the exit of a training that an error ends: multiprocessing sends workers one SIGTERM, and waits for ever."""
+    workers = [process for process in multiprocessing.active_children() if process.daemon]
+    if workers and hasattr(signal, 'SIGCHLD'):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would take it for an error that they end
+    for process in workers:
+        process.kill()
