@@ -58,8 +58,7 @@ irnsigma_install() {
     if [[ -z "${TORCH_SPEC:-}" ]] && "$python" -c 'import sys; sys.exit(sys.version_info >= (3, 10))'; then
         torch='torch torchvision'  # the last ones that support Python 3.9
     fi
-    # Python compiles what is imported, when it is: a small part of all this.
-    local install=("$python" -m pip install --quiet --disable-pip-version-check --no-compile)
+    local install=("$python" -m pip install --quiet --disable-pip-version-check)
     echo "Installing $torch (large, may take minutes), BasicSR and this plugin"
     # shellcheck disable=SC2086
     "${install[@]}" $torch || return 1
