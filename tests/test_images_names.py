@@ -33,6 +33,15 @@ def test_a_link_to_a_folder_above_leads_nowhere_new(tmp_path, monkeypatch, sourc
     assert find_images([source]) == [(Path('photos/trip/a.png'), Path('trip/a.png'))]
 
 
+@pytest.mark.parametrize('pattern', ['*.png', '**/*.png'])
+def test_a_source_may_lead_up_and_down_again(tmp_path, monkeypatch, pattern):
+    (tmp_path / 'photos').mkdir()
+    (tmp_path / 'photos/a.png').touch()
+    monkeypatch.chdir(tmp_path)
+    source = f'../{tmp_path.name}/photos'
+    assert find_images([f'{source}/{pattern}']) == [(Path(source, 'a.png'), Path('a.png'))]
+
+
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, 'Permission denied', str(path))

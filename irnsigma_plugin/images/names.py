@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import operator
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -42,7 +43,9 @@ def find_images(sources: Iterable[str], leave_out: Path | None = None) -> list[t
         elif glob.has_magic(source):
             base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(source).parts))
             files = [Path(hit) for hit in sorted(glob.glob(source, recursive=True)) if not os.path.isdir(hit)]
-            files = [file for file in files if not _is_in_loop(file)]
+            if '**' in Path(source).parts:
+                turning = {folder for folder in {file.parent for file in files} if _turns_back(folder, base)}
+                files = [file for file in files if file.parent not in turning]
         else:
             raise FileNotFoundError(f'{source}: there is no such file or folder; check the path.')
         around = Path(os.path.realpath(base))
@@ -58,10 +61,11 @@ def find_images(sources: Iterable[str], leave_out: Path | None = None) -> list[t
     return found
 
 
-def _is_in_loop(file: Path) -> bool:
-    """Whether a path leads, by a link, through one folder twice."""
-    folders = [os.path.realpath(folder) for folder in file.parents]
-    return len(set(folders)) < len(folders)
+def _turns_back(folder: Path, base: Path) -> bool:
+    """Whether the way from `base` to a folder in it leads, by a link, to one place twice."""
+    way = itertools.accumulate(folder.relative_to(base).parts, operator.truediv, initial=base)
+    places = [os.path.realpath(each) for each in way]
+    return len(set(places)) < len(places)
 
 
 def _image_files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
