@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print tables, and write the figures where asked to."""
     args = parse_arguments(argv)
     if args.source:
-        args.plot.write_bytes(sizes.draw_sizes(json.loads(args.source.read_text())['sizes']))
+        atomic_write(args.plot, sizes.draw_sizes(json.loads(args.source.read_text())['sizes']))
         return
     for path in filter(None, (args.json, args.plot)):
         make_folder(path.parent)  # before the work, not after it

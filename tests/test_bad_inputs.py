@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import shutil
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -415,16 +417,22 @@ def test_faults_of_the_disk(code, workplace, monkeypatch, capsys):
     assert os.listdir('out') == ['good.png']
 
 
-def test_a_file_that_cannot_be_written_whole_is_not_there(workplace, capsys):
+@contextlib.contextmanager
+def no_file_larger_than(size: int) -> Iterator[None]:
     """A real limit of the size of files, as a full disk would be one."""
     resource = pytest.importorskip('resource')
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    put('src/large.png', encode(Image.fromarray(pixels(256, 256, 3)), 'png'))()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
-        assert main(DOWN.split()) == 1
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_file_that_cannot_be_written_whole_is_not_there(workplace, capsys):
+    put('src/large.png', encode(Image.fromarray(pixels(256, 256, 3)), 'png'))()
+    with no_file_larger_than(9000):
+        assert main(DOWN.split()) == 1
     (line,) = error_lines(capsys.readouterr().err)
     assert 'out/large.png: cannot be written (File too large)' in line
     assert os.listdir('out') == ['good.png']
@@ -432,18 +440,13 @@ def test_a_file_that_cannot_be_written_whole_is_not_there(workplace, capsys):
 
 @pytest.mark.parametrize('kind', ['jpg', 'webp'])
 def test_a_full_disk_leaves_no_part_of_a_file_that_loses_detail(kind, workplace, capsys):
-    resource = pytest.importorskip('resource')
     command = [*DOWN.split(), '--lossy-lr', kind]
     assert main(command) == 0
     written = Path(f'out/good.{kind}')
     content = written.read_bytes()
     written.unlink()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) - 2, limits[1]))
-    try:
+    with no_file_larger_than(len(content) - 2):
         assert main(command) == 1
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     (line,) = error_lines(capsys.readouterr().err)
     assert f'out/good.{kind}: cannot be written (File too large)' in line
     assert os.listdir('out') == []

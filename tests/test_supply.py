@@ -23,8 +23,6 @@ from torch.utils.data import DataLoader, Dataset
 from irnsigma_plugin.images.picture import ImageReadError
 from irnsigma_plugin.training.supply import DataSupply, NamingDataset, ResumableSampler, SampleIndex, TrainingDataset
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 def paired_options(folder, **changes) -> dict:
     write_photographs(folder / 'hr', count=4)
@@ -165,7 +163,7 @@ def test_workers_of_several_processes_start_as_those_of_one(tmp_path, monkeypatc
         multiprocessing.set_start_method(before, force=True)
 
 
-def test_an_error_ends_a_training_with_its_workers(tmp_path):
+def test_an_error_ends_a_training_with_its_workers(tmp_path, repo_root):
     code = (
         'import json, sys\n'
         'from irnsigma_plugin.training.supply import DataSupply, ResumableSampler\n'
@@ -179,7 +177,7 @@ def test_an_error_ends_a_training_with_its_workers(tmp_path):
     )
     options = paired_options(tmp_path, batch_size_per_gpu=1, num_worker_per_gpu=1)
     command = [sys.executable, '-c', code, json.dumps(options)]
-    ended = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=120)
+    ended = subprocess.run(command, cwd=repo_root, stderr=subprocess.PIPE, text=True, timeout=120)
     assert ended.returncode == 1
     assert ended.stderr.endswith('RuntimeError: an error of the training\n')
 

@@ -159,8 +159,9 @@ def cast_once(net: nn.Module, device_type: str) -> Iterator[None]:
 
     A training calls each sub-network in both directions, which would cast every parameter, and its gradient, twice.
     """
-    blocks = subnets(net)
-    if not (blocks and torch.is_grad_enabled() and torch.is_autocast_enabled(device_type)):
+    is_needed = torch.is_grad_enabled() and torch.is_autocast_enabled(device_type)
+    blocks = subnets(net) if is_needed else []
+    if not blocks:
         yield
         return
     tensors = [block.tensors() for block in blocks]

@@ -23,6 +23,7 @@ from irnsigma_plugin.images.picture import Picture, fitted, read_picture, read_t
 from irnsigma_plugin.memory import is_lack_of_memory
 from irnsigma_plugin.rescaling.pictures import note_quality, other_settings
 
+CUT = 'cut the image into parts'
 Rescale = Callable[[Picture, Path], Picture]  # makes a result of a picture and its source's path
 
 
@@ -78,7 +79,7 @@ class Batch:
     `remedy` is what to do about a lack of the machine's memory.
     """
 
-    def __init__(self, total: int, skipped: int = 0, remedy: str = 'cut the image into parts') -> None:
+    def __init__(self, total: int, skipped: int = 0, remedy: str = CUT) -> None:
         self._remedy = remedy
         self.done, self.skipped, self.failed, self.others = 0, skipped, 0, 0  # others: skipped, of other settings
         self._start = time.monotonic()
@@ -153,9 +154,8 @@ def rescale_files(
                 writing.result()
                 batch.finish()
 
-    remedy = {'remedy': 'use fewer --workers'} if workers > 1 else {}
     with (
-        Batch(len(jobs), len(existing), **remedy) as batch,
+        Batch(len(jobs), len(existing), 'use fewer --workers' if workers > 1 else CUT) as batch,
         ThreadPoolExecutor(workers) as pool,
         warnings.catch_warnings(),
     ):

@@ -94,11 +94,11 @@ def open_store(root: str, options: Mapping[str, Any]) -> Store:
         if not os.path.isfile(os.path.join(root, 'data.mdb')):
             raise StoreError(f'{root} has no data.mdb; {_NO_LMDB}')
         return Store(list(sizes), list(sizes), sizes.__getitem__)
+    is_ours = options['type'] == 'HRImageDataset'
     if options.get('meta_info_file') is not None:
-        file = Path(options['meta_info_file']).expanduser()
-        names = _listed_names(file, with_spaces=options['type'] == 'HRImageDataset')
+        names = _listed_names(Path(options['meta_info_file']).expanduser(), with_spaces=is_ours)
     else:
-        names = _names_in(root, images_only=options['type'] == 'HRImageDataset')
+        names = _names_in(root, images_only=is_ours)
     return Store(names, names[:: math.ceil(len(names) / HEADERS)], lambda name: read_size(os.path.join(root, name)))
 
 

@@ -266,11 +266,8 @@ class IRNSigmaModel(SRGANModel):
         ]
         self._check_parameters(optimizers)
         super().resume_training({**resume_state, 'optimizers': optimizers})
-        for optimizer in self.optimizers:  # fused ones go by the parameter's layout in memory (train.channels_last)
-            for parameter, moments in optimizer.state.items():
-                for name, moment in moments.items():
-                    if torch.is_tensor(moment) and moment.shape == parameter.shape:
-                        moments[name] = torch.empty_like(parameter, dtype=moment.dtype).copy_(moment)
+        for optimizer in self.optimizers:
+            _lay_out_moments(optimizer)
         self.validator.best = resume_state.get('best', {})
         self.step.load_state_dict(resume_state)
         self.progress.resume(resume_state)
@@ -316,3 +313,12 @@ class IRNSigmaModel(SRGANModel):
             net.train(was_training)
         if self.is_train:
             self.progress.validated(dataloader, current_iter, best=self.validator.best)
+
+
+def _lay_out_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Give moments the layout of their parameters in memory (`train.channels_last`), by which fused optimisers go."""
+    for parameter, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            is_alike = torch.is_tensor(moment) and moment.shape == parameter.shape
+            if is_alike and moment.stride() != parameter.stride():
+                moments[name] = torch.empty_like(parameter, dtype=moment.dtype).copy_(moment)

@@ -8,7 +8,6 @@ import itertools
 import logging
 import math
 import multiprocessing
-import multiprocessing.util  # whose own work at the exit, registered here, is then done after _end_workers
 import os
 import random
 import signal
@@ -170,6 +169,8 @@ class DataSupply:
             dataset_opt = {**dataset_opt, 'prefetch_mode': None}
         loader = basicsr.data.build_dataloader(dataset, dataset_opt, **arguments)
         loader.generator = torch.Generator().manual_seed(self.opt['manual_seed'])
+        if loader.num_workers:
+            atexit.register(_end_workers)
         if self.opt.get('dist') and loader.num_workers:  # BasicSR's launchers make workers import everything anew
             loader.multiprocessing_context = multiprocessing.get_all_start_methods()[0]  # the system's own
         return loader
@@ -221,7 +222,6 @@ def _outlive_interrupts() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
-@atexit.register
 def _end_workers() -> None:
     """At the exit of a training that an error ends: multiprocessing sends workers one SIGTERM, and waits for ever."""
     workers = [process for process in multiprocessing.active_children() if process.daemon]

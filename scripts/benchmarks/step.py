@@ -96,7 +96,7 @@ def step_options(file: Path, device: torch.device, patch: int | None, train: Map
     """Options of a training that starts at random weights, writes nothing, and whose parts can be watched."""
     opt = read_option_file(file)
     opt.update(is_train=True, dist=False, rank=0, world_size=1, num_gpu=int(device.type == 'cuda'), path={})
-    opt['train'].update(ema_decay=EMA_DECAY, compile=False, **train, cuda_graph=False)
+    opt['train'].update(ema_decay=EMA_DECAY, compile=False, cuda_graph=False, **train)
     patch = opt['datasets']['train']['gt_size'] = patch or opt['datasets']['train']['gt_size']
     if 'input_size' in (opt.get('network_d') or {}):
         opt['network_d']['input_size'] = patch
