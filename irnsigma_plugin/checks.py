@@ -38,9 +38,9 @@ def one_line(error: BaseException) -> str:
     return ' '.join(str(error).partition('\n\n')[0].split()) or type(error).__name__
 
 
-def did_you_mean(name: Any, known: Iterable[str], likeness: float = 0.6) -> str:
+def did_you_mean(name: Any, known: Iterable[str]) -> str:
     """A question, after a space, that names what is most similar to `name`; empty where nothing is."""
-    return ''.join(f' Did you mean {nearest}?' for nearest in difflib.get_close_matches(str(name), known, 1, likeness))
+    return ''.join(f' Did you mean {nearest}?' for nearest in difflib.get_close_matches(str(name), known, 1))
 
 
 def name_some(items: Sequence[str], separator: str = ', ') -> str:

@@ -17,10 +17,8 @@ CGROUP_FILES = (
 )
 
 
-def available_memory(device: torch.device) -> int:
-    """Bytes that can be allocated on a device; on the CPU no more than the control group of a container leaves."""
-    if device.type == 'cuda':
-        return torch.cuda.mem_get_info(device)[0]
+def available_memory() -> int:
+    """Bytes of the machine that can be allocated, no more than the control group of a container leaves."""
     available = [_system_memory()]
     for limit_file, use_file, prefix in CGROUP_FILES:
         try:

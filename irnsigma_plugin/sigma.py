@@ -18,8 +18,8 @@ class SigmaSampler:
     Args:
         strategy: `points`: one of `values`, all equally likely; `uniform`: anywhere in [0, 1];
             `fixed`: always the one in `values`.
-        values: Numbers in [0, 1]. For `points` the paper's best, {0, 0.5, 1}, by default; one number for
-            `fixed`; none for `uniform`.
+        values: List of numbers in [0, 1]. For `points` the paper's best, [0, 0.5, 1], by default; a single one for
+            `fixed`; left out for `uniform`.
         per: `sample`: every sample of a batch draws its own sigma; `batch`: they share one.
 
     Raises:

@@ -32,6 +32,8 @@ from benchmarks.textbook import randomise, textbook
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.files import atomic_write, make_folder
 from irnsigma_plugin.images.names import find_images
+from irnsigma_plugin.options.file import read_option_file
+from irnsigma_plugin.options.rules import value_at
 from irnsigma_plugin.options.train_val import AMP_MODES
 from irnsigma_plugin.rescaling.precision import PRECISIONS, native_precision
 from irnsigma_plugin.rescaling.rescaler import reproducible_convolutions
@@ -141,6 +143,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     for part in {'quality', 'lossy'} & set(args.parts):
         if args.images is None or args.model is None:
             parser.error(f'{part} needs a trained network and photographs: --model FILE --images FOLDER')
+    if 'step' in args.parts and value_at(read_option_file(args.options), 'network_g.subnet') == 'residual':
+        parser.error(f'step compares with textbook blocks, but the subnet of {args.options.name} is residual')
     if args.openvino and args.device != 'cpu':
         parser.error('--openvino runs on the CPU: leave --device out')
     if args.openvino and 'fp16' in (args.precisions or ()):

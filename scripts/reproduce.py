@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from study import measured, plan
 from study.report import write_report
@@ -25,7 +24,7 @@ from study.steps import Journal, Step, StudyError
 
 from irnsigma_plugin.compat.registry import registered
 from irnsigma_plugin.compat.start import all_faults
-from irnsigma_plugin.evaluation.dists import calculate_dists
+from irnsigma_plugin.evaluation.dists import check_dists
 from irnsigma_plugin.evaluation.measures import hr_metrics
 from irnsigma_plugin.files import atomic_write
 from irnsigma_plugin.imagenet.weights import WeightsError, imagenet_weights
@@ -214,9 +213,8 @@ def basicsr(what: str, folder: Path, file: plan.OptionFile, *more: str, may_chan
 
 def can_measure_dists() -> bool:
     """Whether DISTS can be measured; it is left out otherwise."""
-    blank = np.zeros((16, 16, 3), np.uint8)
     try:
-        calculate_dists(blank, blank)
+        check_dists()
         return True
     except WeightsError as error:
         print(f'DISTS is left out: {error}', file=sys.stderr)

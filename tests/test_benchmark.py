@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,13 +173,19 @@ def test_every_part(load, tmp_path, photographs, options, elsewhere, monkeypatch
     [
         (['--parts', 'loader'], 'loader needs photographs'),
         (['--parts', 'quality', '--images', 'photographs'], 'quality needs a trained network and photographs'),
+        (
+            ['--parts', 'step', '--options', 'residual.yml'],
+            'textbook blocks, but the subnet of residual.yml is residual',
+        ),
         (['--openvino', '--device', 'cuda'], '--openvino runs on the CPU'),
         (['--openvino', '--precisions', 'fp16'], 'OpenVINO computes in fp32 or bf16'),
         (['--plot', 'sizes.png'], '--plot draws the part sizes'),
         (['--from', 'figures.json'], '--from needs a file to draw'),
     ],
 )
-def test_missing_arguments_are_named(load, capsys, arguments, message):
+def test_missing_arguments_are_named(load, capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path('residual.yml').write_text('network_g: {subnet: residual}\n')
     with pytest.raises(SystemExit):
         load('benchmark').main(arguments)
     assert message in capsys.readouterr().err

@@ -107,7 +107,7 @@ def test_a_file_tells_its_clamp_without_the_block(tmp_path):
     for path, save in ((tmp_path / 'net.pth', torch.save), (tmp_path / 'net.safetensors', save_file)):
         save({key: value.contiguous() for key, value in tiny(clamp=2.0).state_dict().items()}, path)
         for device in ('cpu', 'meta'):
-            assert read_checkpoint(path, device=device).hidden_arguments() == {'clamp': 2.0}
+            assert read_checkpoint(path, device=device).saved_hidden_arguments() == {'clamp': 2.0}
         assert Rescaler.from_checkpoint(path, 'cpu').net.operations[1].clamp == 2.0
 
 

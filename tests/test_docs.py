@@ -289,7 +289,7 @@ def test_every_option_is_in_the_tables_with_its_default(block, defaults):
 def test_defaults_that_depend_on_others_are_described():
     tables = TEXT['docs/options.md'].partition(KEYS)[2]
     assert SigmaSampler().values == (0, 0.5, 1)
-    assert re.search(r'^\| `values` .* \{0, 0.5, 1\}, by default', tables, re.MULTILINE)
+    assert re.search(r'^\| `values` .* \[0, 0.5, 1\], by default', tables, re.MULTILINE)
     for scale, blocks in DEFAULT_BLOCK_NUM.items():
         assert re.search(rf'^\| `block_num` .*{re.escape(str(list(blocks)))} for x{scale}', tables, re.MULTILINE)
 

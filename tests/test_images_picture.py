@@ -601,7 +601,7 @@ class TestDamage:
         assert len(picture.warnings) == 1
         assert what in picture.warnings[0]
 
-    @pytest.mark.parametrize('kind', [b'iCCP', b'eXIf', b'tEXt', b'zTXt', b'iTXt'])
+    @pytest.mark.parametrize('kind', [b'iCCP', b'eXIf', b'tEXt', b'zTXt', b'iTXt', b'gAMA', b'pHYs'])
     def test_a_wrong_checksum_beside_the_pixels_costs_a_warning(self, kind):
         chunk = png.make_chunk(kind, b'irnsigma\0text')[:-4] + b'oops'
         picture = decode_picture(insert(encode(Image.new('L', (4, 4), 7)), chunk), 'a')
@@ -711,7 +711,7 @@ class TestSize:
     def test_the_memory_is_checked_before_it_is_taken(self, monkeypatch):
         header = struct.pack('>IIBBBBB', 100_000, 200_000, 8, 2, 0, 0, 0)
         content = png.SIGNATURE + png.make_chunk(b'IHDR', header) + png.make_chunk(b'IDAT', b'')
-        monkeypatch.setattr(module, 'available_memory', lambda device: 64e9)
+        monkeypatch.setattr(module, 'available_memory', lambda: 64e9)
         with pytest.raises(ImageReadError, match='a: 100000x200000 pixels need about 240.0 GB of memory, but 64.0 GB'):
             decode_picture(content, 'a')
 

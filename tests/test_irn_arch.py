@@ -217,8 +217,10 @@ def small_net():
     return net, random_image(2, 3, 12, 20, dtype=torch.float64)
 
 
-def test_gradients_equal_the_textbook(small_net):
-    net, hr = small_net
+@pytest.mark.parametrize('sigma_input', [False, True])
+def test_gradients_equal_the_textbook(sigma_input):
+    arguments = {'block_num': [1, 2], 'growth_channels': 4, 'sigma_input': sigma_input}
+    net, hr = randomise(InvRescaleNet(4, **arguments)).double(), random_image(2, 3, 12, 20, dtype=torch.float64)
     expected = cycle_gradients(textbook(net), hr)
     for name, gradient in cycle_gradients(net, hr).items():
         error, size = (gradient - expected[name]).norm().item(), expected[name].norm().item()

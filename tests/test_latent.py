@@ -132,6 +132,11 @@ def test_a_map_of_one_value_is_that_value(scale, value):
     assert (cells(grey_level, grey_level.shape, (2, 2), scale) == torch.tensor(77 / 255)).all()
 
 
+def test_a_map_may_be_of_bfloat16():
+    checked = check_sigma_map(torch.full((8, 8), 0.5, dtype=torch.bfloat16), (8, 8), (2, 2))
+    assert (sigma_of_cells(checked, (slice(0, 2), slice(0, 2)), (2, 2), 4) == 0.5).all()
+
+
 def test_numbers_stay_numbers():
     for sigma in (0.3, np.float64(0.3), np.array(0.3), torch.tensor(0.3, dtype=torch.float64)):
         assert cells(sigma, (8, 8), (2, 2), 4) == 0.3

@@ -10,7 +10,7 @@ CPU = torch.device('cpu')
 
 
 def test_this_machine_has_some_and_not_more_than_is_built_in():
-    assert 0 < available_memory(CPU) <= os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    assert 0 < available_memory() <= os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
 
 STAT = 'file 990\nactive_file {}\ninactive_file {}\ntotal_active_file {}\ntotal_inactive_file {}\n'
@@ -34,7 +34,7 @@ def test_a_container_has_what_its_group_leaves(monkeypatch, tmp_path, limit, pre
     for name, content in (('max', limit), ('current', limit and '1000\n'), ('memory.stat', stat)):
         if content:
             (tmp_path / name).write_text(content)
-    assert available_memory(CPU) == expected
+    assert available_memory() == expected
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from helpers.experiment import write_photographs
+from PIL import Image
 
 from irnsigma_plugin.options import stored_images
-from irnsigma_plugin.options.stored_images import stored_faults
+from irnsigma_plugin.options.stored_images import open_store, stored_faults
 from irnsigma_plugin.preparation.pairs import prepare
 
 
@@ -95,6 +96,10 @@ def test_a_list_of_files(folders, tmp_path):
         listing.write_text(f'photo0.png (64,96,3)\n{line}\nphoto1.png (64,96,3)\n')
         (fault,) = stored_faults('a', {**folders, 'meta_info_file': str(listing)})
         assert f'line 2 of meta_info_file {listing} has the name {name}, for which BasicSR takes' in fault
+    (tmp_path / 'hr' / 'photo0.png').rename(tmp_path / 'hr' / 'photo (1).png')
+    listing.write_text('photo (1).png (64,96,3)\nphoto1.png (64, 96, 3) 1\n')
+    opened = open_store(str(tmp_path / 'hr'), {**folders, 'type': 'HRImageDataset', 'meta_info_file': str(listing)})
+    assert opened.names == ['photo (1).png', 'photo1.png']
     listing.write_text('')
     assert 'lists no images' in one_fault({**folders, 'meta_info_file': str(listing)})
     assert 'none.txt does not exist' in one_fault({**folders, 'meta_info_file': str(tmp_path / 'none.txt')})
@@ -142,6 +147,19 @@ def test_a_border_that_basicsr_cuts_off_is_no_fault_of_a_test(folders, tmp_path)
     for height in (60, 128):
         write_photographs(tmp_path / 'hr', height=height, width=97)
         assert f'photo0.png ({height}x97, lr 16x24)' in one_fault({**folders, 'phase': 'test'})
+
+
+def test_photographs_on_their_side_are_taken_as_they_are_read(folders, tmp_path):
+    for folder in ('hr', 'lr'):
+        photograph = Image.open(tmp_path / folder / 'photo0.png')
+        photograph.save(tmp_path / folder / 'photo0.jpg')
+        (tmp_path / folder / 'photo0.png').unlink()
+    exif = photograph.getexif()
+    exif[0x0112] = 6
+    on_its_side = Image.open(tmp_path / 'hr' / 'photo0.jpg').rotate(90, expand=True)
+    on_its_side.save(tmp_path / 'hr' / 'photo0.jpg', exif=exif)
+    assert Image.open(tmp_path / 'hr' / 'photo0.jpg').size == (64, 96)
+    assert list(stored_faults('a', folders)) == []
 
 
 def test_a_list_may_be_of_a_part_of_the_folders(folders, tmp_path):

@@ -52,6 +52,8 @@ class TestCutting:
         wide = prepare_quietly([photographs], tmp_path / 'wide', crop_size=28, step=4)
         assert {decode_rgb_image(png, key).shape for key, png in lmdb_content(wide.lr_path).items()} == {(6, 7, 3)}
         assert wide.pairs == 4 * 2
+        odd = prepare_quietly([photographs], tmp_path / 'odd', crop_size=20, step=None)
+        assert odd.pairs == 4 * 2 * 3  # every 8 of 24 x 32: half of 20 is no multiple of 4
 
     def test_basicsr_reads_the_pairs(self, photographs, tmp_path):
         from basicsr.data.paired_image_dataset import PairedImageDataset
@@ -114,7 +116,7 @@ class TestSources:
         summary = prepare_quietly([photographs], tmp_path / 'set')
         assert (summary.photographs, summary.pairs) == (3, 18)
         assert '1.png: damaged' in summary.skipped[0]
-        assert 'small.png: 40x7 pixels' in summary.skipped[1]
+        assert 'small.png: 40x7 pixels, 40x4 in whole lr pixels, a side is' in summary.skipped[1]
 
     def test_a_link_to_nothing_is_named(self, photographs, tmp_path):
         (photographs / '9.png').symlink_to(tmp_path / 'gone.png')

@@ -239,6 +239,9 @@ def test_other_networks_work_in_windows_where_the_overlap_is_given(small_cells):
         ('upscale', {'lr': random_array(4, 4), 'dtype': np.float32}, 'dtype'),
         ('upscale', {'lr': torch.zeros(3, 4, 4), 'dtype': np.uint8}, 'dtype'),
         ('upscale', {'lr': torch.zeros(2, 3, 4, 4), 'name': ['a']}, 'each of 2 images'),
+        ('upscale', {'lr': random_array(4, 4), 'name': ['a']}, "name must be text for one image, but got ['a']"),
+        ('downscale', {'image': torch.zeros(0, 3, 4, 4)}, 'image must hold one image or more'),
+        ('upscale', {'lr': torch.zeros(0, 3, 4, 4)}, 'lr must hold one image or more'),
     ],
 )
 def test_what_is_refused(net, method, arguments, part):

@@ -86,6 +86,19 @@ def test_down_and_up_again(capsys):
             assert np.abs(restored.alpha.astype(float) - alpha)[:, np.r_[:40, 60:97]].max() < 65535 * 0.05
 
 
+def test_pictures_that_downscale_did_not_make_are_named_once(capsys):
+    run('downscale photos/photo0.png photos/small.png')
+    for name in ('edited', 'copied'):
+        Image.open('photos/small.png').save(f'{name}.png')  # without the note
+    capsys.readouterr()
+    assert run('upscale photos/small.png restored.png') == 0
+    assert capsys.readouterr().err == ''
+    assert run('upscale edited.png restored.png copied.png photos/small.png large') == 0
+    named = 'warning: no note of `irnsigma downscale` in edited.png and 2 more, so the results have the scale times'
+    assert capsys.readouterr().err.count(named) == 1
+    assert Image.open('large/edited.png').size == (100, 72)  # of 97 x 70
+
+
 def test_as_a_process_of_its_own(run_cli):
     """Nothing has been imported yet, neither BasicSR nor a network; and what takes seconds to import never is."""
     code = """

@@ -156,7 +156,7 @@ def test_a_note_of_another_size_is_passed_over(rescaler):
 
 
 def test_the_memory_for_the_result_is_checked(rescaler, monkeypatch):
-    monkeypatch.setattr(picture_module, 'available_memory', lambda device: 1000)
+    monkeypatch.setattr(picture_module, 'available_memory', lambda: 1000)
     with pytest.raises(ValueError, match='the restored picture: 40x48 pixels need about'):
         upscale_picture(rescaler, Picture(smooth(12, 10)), 'a')
 

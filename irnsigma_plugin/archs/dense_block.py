@@ -16,7 +16,7 @@ from irnsigma_plugin.archs.dense_kernels import CONVOLUTIONS, dense, residual
 
 
 class Subnet(nn.Module):
-    """Padded 3x3 convolutions conv1 to convK, whose weights `compute` makes a function of an image and sigma of.
+    """Base of F, G and H: padded 3x3 convolutions conv1 to convK. A subclass says in `compute` how they are connected.
 
     The last starts at zero, so that a fresh sub-network returns 0 and a fresh coupling block is the identity.
 

@@ -290,7 +290,7 @@ class InvRescaleNet(RescalingNet):
     def _upscale(self, lr: Tensor, latent: Tensor, *sigma: Tensor) -> Tensor:
         y = torch.cat((lr, latent), 1)
         for operation in reversed(self.operations):
-            if isinstance(operation, CouplingBlock):
+            if operation.factor == 1:  # a coupling block
                 y = self._run(operation.inverse, y, *sigma)
             else:
                 y = self._run(operation.inverse, y)
@@ -301,8 +301,8 @@ class InvRescaleNet(RescalingNet):
     def amplify_sigma(self, gain: float) -> None:
         """Multiply the weights of sigma: it then is to the sub-networks what `gain · sigma` was.
 
-        The spread of z stays, and so do downscaling and sigma = 0. Networks that were trained for less than it takes
-        follow sigma beyond the range that they were trained in.
+        The spread of z stays, and so do downscaling and sigma = 0. A network whose training ended before it had learnt
+        its whole range of sigma then reaches further than it was trained to.
 
         Raises:
             ValueError: The network has no such weights, or `gain` is no number above 0.
@@ -323,10 +323,10 @@ class InvRescaleNet(RescalingNet):
                 yield operation, factor
 
     def receptive_field(self) -> int:
-        """480 hr pixels for x4 with [8, 8] (2·80 + 4·80): a coupling block reaches as far as F and then G or H.
+        """Sum over the coupling blocks of what each reaches: as far as F and then G or H.
 
-        These are five 3x3 convolutions each, so that is 10 pixels of the level that the block is on. Residual ones
-        have four: 384 hr pixels.
+        These are five 3x3 convolutions each, so that is 10 pixels of the level that the block is on: for x4 with
+        [8, 8], 2·80 + 4·80 = 480 hr pixels. Residual ones have four: 384 hr pixels.
         """
         reaches = (
             (factor, {name: _reach(subnet) for name, subnet in block.named_children()})
@@ -339,11 +339,17 @@ class InvRescaleNet(RescalingNet):
         if self.clamp != 1:  # no buffer: no cast or broadcast is to touch it
             destination[prefix + CLAMP_KEY] = torch.tensor(list(repr(float(self.clamp)).encode()), dtype=torch.uint8)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ) -> None:
         entry = state_dict.pop(prefix + CLAMP_KEY, None)  # of torch's own copy
-        super()._load_from_state_dict(state_dict, prefix, *others)
-        if entry is not None and stored_clamp(entry) != repr(float(self.clamp)):  # only strict loading is to fail
-            others[3].append(f'{prefix}{CLAMP_KEY} {stored_clamp(entry)} (this network has clamp {self.clamp})')
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if entry is not None and stored_clamp(entry) != repr(float(self.clamp)):
+            # Not as one of error_msgs, with which loading fails where it is not strict, too.
+            told = f'{prefix}{CLAMP_KEY} {stored_clamp(entry)} (this network has clamp {self.clamp})'
+            unexpected_keys.append(told)
 
     def _run(self, direction: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         if self.checkpoint_blocks and torch.is_grad_enabled():

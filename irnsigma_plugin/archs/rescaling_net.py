@@ -70,9 +70,10 @@ class RescalingNet(nn.Module):
         return (n, (self.scale**2 - 1) * channels, height, width)
 
     def receptive_field(self) -> int | None:
-        """How far around a cell of scale x scale hr pixels its result depends on the image, in both directions.
+        """Radius of the receptive field, in hr pixels; by default None, not known: images are worked on in one piece.
 
-        In hr pixels; by default none, not known: images are then worked on in one piece.
+        It is how far around a cell of scale x scale hr pixels the result in that cell depends on the image, in
+        downscaling or in upscaling, whichever reaches further.
         """
         return None
 

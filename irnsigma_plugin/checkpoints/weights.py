@@ -52,7 +52,7 @@ class Checkpoint(NamedTuple):
     network: Mapping[str, Any] = {}  # the option file's block, as far as it was saved with the weights
     path: str = 'the checkpoint'  # for messages
 
-    def hidden_arguments(self) -> dict[str, Any]:
+    def saved_hidden_arguments(self) -> dict[str, Any]:
         """Those of :data:`HIDDEN_ARGUMENTS` that were saved; the clamp among the weights counts before the block's."""
         found = {name: self.network[name] for name in HIDDEN_ARGUMENTS if name in self.network}
         if (entry := self.state_dict.get(CLAMP_KEY)) is not None:
@@ -213,7 +213,7 @@ def check_arguments(checkpoint: Checkpoint, network: Mapping[str, Any]) -> None:
 
     Those of other networks, which may have other defaults, are not known here.
     """
-    found, own = checkpoint.hidden_arguments(), InvRescaleNet.__name__
+    found, own = checkpoint.saved_hidden_arguments(), InvRescaleNet.__name__
     if {checkpoint.network.get('type', own), network.get('type', own)} != {own}:
         return
     for name, default in HIDDEN_ARGUMENTS.items():
@@ -254,7 +254,7 @@ def _discover(checkpoint: Checkpoint, clamp: float = DEFAULT_CLAMP) -> tuple[dic
     faults = 'every level needs a coupling block'
     if all(block_num):
         with torch.device('meta'):
-            hidden = {'clamp': clamp, **checkpoint.hidden_arguments()}
+            hidden = {'clamp': clamp, **checkpoint.saved_hidden_arguments()}
             net = InvRescaleNet(**{**settings, 'growth_channels': growth or 1}, **hidden)
         faults = differences(shapes_of(net.state_dict()), shapes_of(state_dict))
     if faults:

@@ -8,8 +8,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-Registered = Mapping[str, Mapping[str, Callable[..., Any]]]  # by registry and name
-
 
 def add_command(subparsers: argparse._SubParsersAction) -> None:
     """Add `check` to the command line."""
@@ -43,10 +41,8 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from irnsigma_plugin.compat.registry import registered
-
     if args.list_keys:
-        print('\n\n'.join(_tables(registered())))
+        print('\n\n'.join(_tables()))
     refused = [path for path in args.options if not _check(path, not args.no_data, args.run_imports)]
     if refused:
         raise ValueError(f'{len(refused)} of {len(args.options)} option file(s) with faults: {", ".join(refused)}')
@@ -99,8 +95,9 @@ def _count_keys(block: Any) -> int:
     return len(block) + sum(map(_count_keys, block.values())) if isinstance(block, Mapping) else 0
 
 
-def _tables(registered: Registered) -> Iterator[str]:
+def _tables() -> Iterator[str]:
     """A table for each block: its keys, with defaults and meanings that are asked of those who own them."""
+    from irnsigma_plugin.compat.registry import own_components
     from irnsigma_plugin.options import keys, train_val
     from irnsigma_plugin.sigma import SigmaSampler
 
@@ -114,16 +111,9 @@ def _tables(registered: Registered) -> Iterator[str]:
         'train.gan_opt, type: GANLoss': keys.GAN_LOSS,
         'val': train_val.VAL,
     }
-    for block, registry, name in (
-        ('network_g', 'arch', 'InvRescaleNet'),
-        ('network_g', 'arch', 'BicubicRescaleNet'),
-        ('network_d', 'arch', 'IRNDiscriminator'),
-        ('train.mixture_opt', 'loss', 'MixtureLoss'),
-        ('train.perceptual_opt', 'loss', 'PerSamplePerceptualLoss'),
-        ('val.metrics', 'metric', 'calculate_lpips'),
-        ('val.metrics', 'metric', 'calculate_dists'),
-    ):
-        blocks[f'{block}, type: {name}'] = _arguments(registered[registry][name])
+    for block, kind, component in own_components():
+        if kind in ('arch', 'loss', 'metric'):
+            blocks[f'{block}, type: {component.__name__}'] = _arguments(component)
     shown = {'Ellipsis': '', '{}': '', 'None': 'none', 'True': '`true`', 'False': '`false`'}
     for title, rows in blocks.items():
         table = [f'**`{title}`**', '', '| key | default | meaning |', '|---|---|---|']

@@ -23,8 +23,8 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         'demo',
         help='show a page in the browser: a photograph, small and restored at any sigma',
-        description='Show a page in the browser, to try a model on a photograph: the small image, the restored one at\n'
-        'the sigma of a slider or of a painted map, their figures and the curve. All that it writes lies in a\n'
+        description='Serve a page for the browser, to try a model on a photograph: the small image, the restored one\n'
+        'at the sigma of a slider or of a painted map, their figures and the curve. All that it writes lies in a\n'
         'temporary folder, which is removed at the end. Needs: pip install "irnsigma_plugin[demo]".',
         epilog='examples:\n  irnsigma demo\n  irnsigma demo --model net_g_latest.pth --port 8000',
     )

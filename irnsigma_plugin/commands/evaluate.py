@@ -81,12 +81,9 @@ def usable_metrics(scale: int, dists: bool = False) -> MetricOptions:
     from irnsigma_plugin.imagenet.weights import WeightsError, imagenet_weights
 
     if dists:
-        import numpy as np
+        from irnsigma_plugin.evaluation.dists import check_dists
 
-        from irnsigma_plugin.evaluation.dists import calculate_dists
-
-        blank = np.zeros((16, 16, 3), np.uint8)
-        calculate_dists(blank, blank)  # weights that are missing are named once, and now
+        check_dists()  # weights that are missing are named once, and now
     try:
         imagenet_weights('alexnet')
         return hr_metrics(scale, dists=dists)

@@ -59,7 +59,7 @@ def describe(path: str, find_class: FindClass | None = None) -> dict[str, str]:
     net = weights.build_network(checkpoint, find_class=find_class)
     if type(net) is InvRescaleNet:
         settings = weights.discover_network(checkpoint)
-        clamp = checkpoint.hidden_arguments().get('clamp')
+        clamp = checkpoint.saved_hidden_arguments().get('clamp')
         default = f'{weights.DEFAULT_CLAMP} (the default: the file does not name it)'
         settings['clamp'] = default if clamp is None else clamp
     else:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import functools
+import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from irnsigma_plugin.checkpoints import builtin
 from irnsigma_plugin.commands import arguments
 from irnsigma_plugin.images.names import LOSSY
+
+_UNNOTED = (
+    'so the results have the scale times their size. Small images of the network restore well as long as nobody '
+    'changes them; others are merely enlarged.'
+)
 
 
 def add_command(subparsers: argparse._SubParsersAction) -> None:
@@ -44,7 +50,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
 def _run(args: argparse.Namespace) -> int:
     from irnsigma_plugin.commands.batch import plan_jobs, rescale_files
     from irnsigma_plugin.images.picture import Picture
-    from irnsigma_plugin.rescaling.pictures import builtin_model, settings_of, upscale_picture
+    from irnsigma_plugin.rescaling.pictures import builtin_model, is_small, settings_of, upscale_picture
 
     jobs = plan_jobs(args.sources, args.destination, [args.format] if args.format else ['png', *LOSSY])
     sigma = arguments.read_sigma_map(args.sigma_map) if args.sigma_map else args.sigma
@@ -54,7 +60,11 @@ def _run(args: argparse.Namespace) -> int:
         scales = {load(model).scale for model in ([args.model] if args.model else builtin.names())}
         _check_fits_any(args.sigma_map, sigma.shape, [job.source for job in jobs], scales)
 
+    unnoted: list[Path] = []
+
     def upscale(picture: Picture, path: Path) -> Picture:
+        if not is_small(picture):
+            unnoted.append(path)
         rescaler = load(args.model or builtin_model(picture))
         with arguments.named_sigma_map(args.sigma_map):
             return upscale_picture(rescaler, picture, path.stem, sigma, args.seed, args.overlap)
@@ -65,7 +75,11 @@ def _run(args: argparse.Namespace) -> int:
     for name in ('precision', 'engine'):
         if getattr(args, name) == 'auto':  # the machine's choice
             del settings[name]
-    return rescale_files(jobs, upscale, settings, args.overwrite, args.workers, args.quality)
+    status = rescale_files(jobs, upscale, settings, args.overwrite, args.workers, args.quality)
+    if unnoted:
+        named = f'{unnoted[0]} and {len(unnoted) - 1} more' if len(unnoted) > 1 else unnoted[0]
+        print(f'irnsigma: warning: no note of `irnsigma downscale` in {named}, {_UNNOTED}', file=sys.stderr)
+    return status
 
 
 def _check_fits_any(path: str, shape: tuple[int, int], sources: Sequence[Path], scales: Collection[int]) -> None:
@@ -81,7 +95,7 @@ def _check_fits_any(path: str, shape: tuple[int, int], sources: Sequence[Path], 
             size = read_size(source)[::-1]
         except ImageReadError:
             return
-        if size in sizes or size[::-1] in sizes:  # it may lie on its side
+        if size in sizes:
             return
     remedy = 'a map has the size of the original or of the small image.'
     raise ValueError(f'--sigma-map {path}: has {width}x{height} pixels, which fits none of the pictures; {remedy}')

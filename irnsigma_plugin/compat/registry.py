@@ -9,25 +9,37 @@ from irnsigma_plugin.options.check import is_of_plugin
 from irnsigma_plugin.options.rules import value_at
 
 
-def register_all() -> None:
-    """Register every network, loss, metric, data set and model of this plugin with BasicSR, once."""
-    from basicsr.utils import registry
+def own_components() -> list[tuple[str, str, Any]]:
+    """Networks, losses, metrics, data sets and models of this plugin.
 
+    Each as the block of an option file that names it, BasicSR's registry, and the class or function.
+    """
     from irnsigma_plugin.archs import bicubic, irn_arch
     from irnsigma_plugin.evaluation import dists, lpips
     from irnsigma_plugin.losses import mixture_loss, perceptual_loss
     from irnsigma_plugin.training import discriminator, hr_image_dataset, model
 
-    for known, *objects in (
-        (registry.ARCH_REGISTRY, irn_arch.InvRescaleNet, bicubic.BicubicRescaleNet, discriminator.IRNDiscriminator),
-        (registry.LOSS_REGISTRY, mixture_loss.MixtureLoss, perceptual_loss.PerSamplePerceptualLoss),
-        (registry.METRIC_REGISTRY, lpips.calculate_lpips, dists.calculate_dists),
-        (registry.DATASET_REGISTRY, hr_image_dataset.HRImageDataset),
-        (registry.MODEL_REGISTRY, model.IRNSigmaModel),
-    ):
-        for each in objects:
-            if each.__name__ not in known:
-                known.register(each)
+    return [
+        ('network_g', 'arch', irn_arch.InvRescaleNet),
+        ('network_g', 'arch', bicubic.BicubicRescaleNet),
+        ('network_d', 'arch', discriminator.IRNDiscriminator),
+        ('train.mixture_opt', 'loss', mixture_loss.MixtureLoss),
+        ('train.perceptual_opt', 'loss', perceptual_loss.PerSamplePerceptualLoss),
+        ('val.metrics', 'metric', lpips.calculate_lpips),
+        ('val.metrics', 'metric', dists.calculate_dists),
+        ('datasets', 'dataset', hr_image_dataset.HRImageDataset),
+        ('', 'model', model.IRNSigmaModel),
+    ]
+
+
+def register_all() -> None:
+    """Register every one of :func:`own_components` with BasicSR, once."""
+    from basicsr.utils import registry
+
+    for _, kind, component in own_components():
+        known = getattr(registry, f'{kind.upper()}_REGISTRY')
+        if component.__name__ not in known:
+            known.register(component)
 
 
 def registered() -> dict[str, dict[str, Any]]:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from irnsigma_plugin.checks import one_of, raise_faults, whole
-from irnsigma_plugin.evaluation.measures import distances
-from irnsigma_plugin.evaluation.restore import from_bgr
+from irnsigma_plugin.evaluation.measures import distances, from_bgr
 from irnsigma_plugin.imagenet.weights import WeightsError
 from irnsigma_plugin.losses.perceptual_loss import VGGFeatures
 
@@ -41,6 +40,12 @@ def calculate_dists(img: np.ndarray, img2: np.ndarray, crop_border: int = 0, bet
         WeightsError: The weights of VGG16 are missing or damaged, or the package is not installed.
     """
     return dists_of_many([img], img2, crop_border, better)[0]
+
+
+def check_dists() -> None:
+    """Raise a WeightsError where DISTS cannot be measured, before it is needed."""
+    blank = np.zeros((16, 16, 3), np.uint8)
+    calculate_dists(blank, blank)
 
 
 @torch.no_grad()

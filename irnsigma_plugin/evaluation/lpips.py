@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from irnsigma_plugin.checks import one_of, raise_faults, whole
-from irnsigma_plugin.evaluation.measures import distances
-from irnsigma_plugin.evaluation.restore import from_bgr
+from irnsigma_plugin.evaluation.measures import distances, from_bgr
 from irnsigma_plugin.imagenet.weights import imagenet_weights
 
 # LPIPS name -> torchvision name, and the shortest side (pixels) that survives the network's strides

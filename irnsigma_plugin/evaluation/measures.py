@@ -9,9 +9,11 @@ from statistics import fmean
 from typing import Any, Callable
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from irnsigma_plugin.checks import name_some, one_line
-from irnsigma_plugin.evaluation.restore import RescaledImage, metric_device
+from irnsigma_plugin.evaluation.restore import RescaledImage
 from irnsigma_plugin.imagenet.weights import WeightsError
 from irnsigma_plugin.memory import is_lack_of_memory
 from irnsigma_plugin.rescaling.rescaler import reproducible_convolutions
@@ -169,3 +171,22 @@ def distances(
     with reproducible_convolutions(metric_device()):
         target = features(reference)
         return [float(distance(features(image), target)) for image in images]  # one at a time, to save memory
+
+
+def metric_device() -> torch.device:
+    """Where metrics' networks run: on the GPU if the process uses one, not on one that is left alone (num_gpu: 0)."""
+    return torch.device('cuda' if torch.cuda.is_initialized() else 'cpu')
+
+
+def from_bgr(image: np.ndarray, crop_border: int = 0) -> Tensor:
+    """A uint8 image, (H, W, 3) BGR, or (H, W) or (H, W, 1) grey, as metrics' networks take it, without its border.
+
+    (1, 3, H, W) RGB in [0, 1], on :func:`metric_device`.
+    """
+    if image.dtype != np.uint8 or image.ndim < 2 or image.shape[2:] not in ((), (1,), (3,)):
+        wanted = 'uint8 of shape (H, W, 3), (H, W, 1) or (H, W)'
+        raise ValueError(f'expected {wanted}, got {image.dtype} {image.shape}')
+    height, width = image.shape[:2]
+    rgb = np.atleast_3d(image)[crop_border : height - crop_border, crop_border : width - crop_border, ::-1]
+    tensor = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1).float().div(255)
+    return tensor.expand(3, -1, -1).unsqueeze(0).to(metric_device())

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from irnsigma_plugin.files import atomic_path
@@ -36,6 +35,7 @@ SRGB_COLOURS = ((1, 2, 5, 6), (1, 2, 6, 13, 14, 15))  # those numbers, as far as
 # In PNG, with their bytes; the latter of sRGB: the exponent, and the white, red, green and blue, each times 100000.
 COLOUR_CHUNKS = {b'cICP': 4, b'sRGB': 1, b'gAMA': 4, b'cHRM': 32}
 SRGB_CHUNKS = {b'gAMA': (45455,), b'cHRM': (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)}
+SIDE_CHUNKS = {*COLOUR_CHUNKS, b'pHYs', b'tIME', b'bKGD', b'sBIT'}  # what can be damaged without harm to the pixels
 TEXT_KEYWORD = b'irnsigma'
 
 # Pillow's modes.
@@ -44,7 +44,8 @@ COLOUR_MODES = ('P', 'PA', 'RGB', 'RGBA', 'RGBa', 'RGBX', 'YCbCr')
 ALPHA_MODES = ('LA', 'La', 'PA', 'RGBA', 'RGBa')
 NO_INTEGER_MODES = ('CMYK', 'LAB', 'F')
 TIFF_EXIF_TAGS = {0x8769, 0x8825}  # directories of camera data, and of places
-ORIENTATION_TAG, BITS_PER_SAMPLE_TAG, PLANES_TAG, SAMPLE_FORMAT_TAG = 0x0112, 258, 284, 339
+WIDTH_TAG, HEIGHT_TAG, BITS_PER_SAMPLE_TAG, ORIENTATION_TAG = 256, 257, 258, 274
+PLANES_TAG, SAMPLE_FORMAT_TAG = 284, 339
 WHITE_IS_ZERO, RGB, PLANES, UNSIGNED, SIGNED, OPACITY, LZW = 0, 2, 2, 1, 2, 2, 5  # values of a TIFF file's tags
 TIFFFILE_COMPRESSIONS = (1, 8, 32773, 32946)  # none, deflate, PackBits; all others need imagecodecs
 EXIF_PREFIX = b'Exif\0\0'  # of camera data in JPEG and WebP, not in PNG
@@ -169,10 +170,13 @@ def read_text(path: str | os.PathLike) -> str | None:
 
 
 def read_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Height and width of an image file as they are stored, from its header; ImageReadError where there is none."""
+    """Height and width of an image file, the right way up, from its header; ImageReadError where there is none."""
     try:
         with _no_pixel_limit(), open(path, 'rb') as file, _open(file, os.fspath(path), None) as image:
-            return image.height, image.width
+            tags = getattr(image, 'tag_v2', {})  # of a TIFF file, which Pillow may have turned already
+            orientation = tags.get(ORIENTATION_TAG) or _split_orientation(image.info.get('exif'))[0]
+            size = (tags.get(HEIGHT_TAG, image.height), tags.get(WIDTH_TAG, image.width))
+            return size[::-1] if 5 <= orientation <= 8 else size
     except ImageReadError:
         raise
     except Exception as error:  # as of any damaged file
@@ -262,7 +266,7 @@ def check_size(width: int, height: int, most_pixels: int | None, name: str) -> N
 
 def check_memory(width: int, height: int, pixel_bytes: int, name: str) -> None:
     """Raise ImageReadError for an image, called `name`, that does not fit into the free memory, before it is taken."""
-    size, available = width * height * pixel_bytes, available_memory(torch.device('cpu'))
+    size, available = width * height * pixel_bytes, available_memory()
     if size > available:
         need = f'about {size / 1e9:.1f} GB of memory, but {available / 1e9:.1f} GB are free'
         remedy = 'cut the image into parts, or free some memory'
@@ -308,6 +312,8 @@ def _split_png(content: bytes, name: str, metadata: dict[str, Any], warnings: li
                 metadata[attribute] = _unpack(chunk) or metadata.get(attribute)
             except (ValueError, zlib.error):
                 warnings.append(f'{what} is damaged')
+        elif not chunk.intact and chunk.kind in SIDE_CHUNKS:
+            warnings.append(f'its {chunk.kind.decode()} is damaged')
         elif chunk.kind[:1].isupper() or chunk.kind == b'tRNS' or not chunk.intact:
             pixel_chunks.append(chunk.raw)
         elif len(chunk.body) == COLOUR_CHUNKS.get(chunk.kind):

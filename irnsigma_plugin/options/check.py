@@ -126,7 +126,7 @@ def option_faults(opt: Any, is_train: bool, registered: Registered) -> list[str]
     """
     if not isinstance(opt, Mapping):
         return ['An option file is a block of keys; this one is not.']
-    if not isinstance(opt.get('model_type'), str):
+    if not isinstance(opt.get('model_type'), str) or not opt['model_type']:
         return [f'model_type is missing or no text: {MODEL}, or a model of BasicSR or of an extension.']
     faults = [fault for component in _judged(opt, registered) for fault in component.faults()]
     if has_model_of_plugin(opt, registered):

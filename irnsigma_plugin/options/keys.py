@@ -89,7 +89,7 @@ LR_METRICS = either('paper', each(anything))
 VAL: dict[str, Key] = {
     'val_freq': Key(iterations(), 'iterations between validations', needed=TRAINING),
     'save_img': Key(flag, 'true or false: whether to save the images', needed=ALWAYS),
-    'suffix': Key(text, 'end of the names of saved images', 'the key name'),
+    'suffix': Key(text, 'end of the names of saved images; in a test the `name` of the file by default'),
     'metrics': Key(METRICS, 'metrics of the restored images, at every sigma; or `paper`, `paper+dists`'),
     'pbar': Key(flag, 'whether to show progress', True),
 }

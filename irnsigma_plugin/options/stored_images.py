@@ -125,7 +125,7 @@ def _listed_names(file: Path, with_spaces: bool) -> list[str]:
         remedy = 'correct the path, or leave the key out to use all images of the folder.'
         raise StoreError(f'meta_info_file {file} does not exist; {remedy}')
     lines = file.read_text(encoding='utf-8', errors='replace').splitlines()
-    names = [re.sub(r' \(.*', '', line).strip() for line in lines]
+    names = [re.sub(r' \(\d+(, ?\d+)+\).*', '', line).strip() for line in lines]  # without `(480,480,3)`
     for number, name in enumerate(names, 1):
         if not with_spaces and (not name or ' ' in name):
             remedy = 'for which BasicSR takes what is before its first space; remove the line, or rename the image.'

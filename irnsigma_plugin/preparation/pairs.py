@@ -44,8 +44,10 @@ def prepare(
         sources: Image files and folders of images (searched with their subfolders).
         scale: Whole factor between hr and lr.
         crop_size: Side of the hr sub-images in pixels, a multiple of the scale; shorter sides stay. None: whole images.
-        step: Distance of neighbouring sub-images in pixels, a multiple of the scale; half of `crop_size` by default.
-        min_size: Images with a side shorter than this many pixels are skipped; skipped images are no error.
+        step: Distance of neighbouring sub-images in pixels, a multiple of the scale; half of `crop_size`, or the
+            next multiple below it, by default.
+        min_size: Images with a side shorter than this many pixels, when cut to a multiple of the scale, are skipped,
+            which is no error.
         name: First part of the names of the LMDBs; the name of the destination folder by default.
         workers: Number of threads; one per core by default. The result does not depend on it.
         overwrite: Replace LMDBs (and interrupted runs with other settings) of the same name.
@@ -56,9 +58,9 @@ def prepare(
     """
     if crop_size is None:
         step = None
-    elif step is None:
-        step = crop_size // 2
     _check_sizes(scale, crop_size, step, min_size)
+    if crop_size is not None and step is None:
+        step = max(crop_size // 2 // scale, 1) * scale
     destination = os.path.abspath(destination)
     name = os.path.basename(destination) if name is None else name
     if not name or os.path.basename(name) != name:
@@ -111,7 +113,8 @@ def make_pairs(key: str, path: str, settings: Settings) -> list[Pair]:
     hr = read_rgb_image(path)
     height, width = (side // scale * scale for side in hr.shape[:2])
     if min(height, width) < settings.min_size:
-        fault = f'{hr.shape[1]}x{hr.shape[0]} pixels, a side is shorter than the smallest size of {settings.min_size}'
+        cut = f'{hr.shape[1]}x{hr.shape[0]} pixels, {width}x{height} in whole lr pixels'
+        fault = f'{cut}, a side is shorter than the smallest size of {settings.min_size}'
         raise ImageReadError(f'{path}: {fault}; lower that to use it.')
     hr = hr[:height, :width]
     lr = bicubic_downscale(hr, scale)

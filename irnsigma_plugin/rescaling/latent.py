@@ -69,7 +69,8 @@ def check_sigma_map(sigma: float | np.ndarray | Tensor, hr_size: Size, lr_size: 
         SigmaMapError: A value of the map is, or it has another size or type.
     """
     if isinstance(sigma, Tensor):
-        sigma = sigma.detach().cpu().numpy()
+        sigma = sigma.detach().cpu()
+        sigma = (sigma.float() if sigma.dtype == torch.bfloat16 else sigma).numpy()  # NumPy has no bfloat16
     if not isinstance(sigma, np.ndarray) or sigma.ndim == 0:
         return check_sigma(sigma.item() if isinstance(sigma, np.ndarray) else sigma)
     plane = sigma.reshape(sigma.shape[-2:]) if sigma.size == np.prod(sigma.shape[-2:]) else sigma

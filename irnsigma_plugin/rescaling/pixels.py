@@ -38,6 +38,12 @@ def check_image(name: str, image: Image, dtypes: tuple[type, ...]) -> None:
         raise ValueError(f'{name} must be from 0 (black) to 1 (white) everywhere, but {found}.')
 
 
+def check_count(name: str, images: Tensor) -> None:
+    """Raise a ValueError for a batch of no images."""
+    if len(images) == 0:
+        raise ValueError(f'{name} must hold one image or more, but got the shape {tuple(images.shape)}.')
+
+
 def height_width(image: Image) -> Size:
     """Size of an image."""
     height, width = image.shape[-2:] if isinstance(image, Tensor) else image.shape[:2]

@@ -236,13 +236,10 @@ class IRNSigmaModel(SRGANModel):
         Optimisers and schedulers have the settings of the option file. A learning rate or schedule that differs from
         the state's counts as if it had been so from the start.
         """
-        changes = changed_settings(resume_state, self.optimizers, self.schedulers)
-        before = resume_state.get('amp', self.step.amp)
-        if before != self.step.amp and self.train_options.amp == 'auto' and before != 'fp16':
-            get_root_logger().info(f'train.amp: auto goes on in {before}, as the training state was made.')
-            self.step.amp = before
-        elif before != self.step.amp:
-            changes['train.amp'] = f'{self.step.amp} (was {before})'
+        changes = {
+            **changed_settings(resume_state, self.optimizers, self.schedulers),
+            **self._resume_amp(resume_state.get('amp', self.step.amp)),
+        }
         if changes:
             told = ', '.join(f'{name} {values}' for name, values in changes.items())
             get_root_logger().warning(f'Other settings than in the training state, which count from here on: {told}.')
@@ -250,27 +247,40 @@ class IRNSigmaModel(SRGANModel):
         networks = dict(enumerate(('network_g', 'network_d')))  # a derived model may have more optimisers
         anew = [networks.get(index) in ignored for index in range(len(self.optimizers))]
         is_rescheduled = any(anew) or any(name.endswith('.lr') or '.scheduler.' in name for name in changes)
-        if is_rescheduled:
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore')  # of torch: no steps are taken
-                for iteration in range(1, resume_state['iter'] + 1):
-                    self._schedule(iteration, self.opt['train'].get('warmup_iter') or -1)
-            resume_state = {**resume_state, 'schedulers': [each.state_dict() for each in self.schedulers]}
+        schedulers = self._schedulers_at(resume_state['iter']) if is_rescheduled else resume_state['schedulers']
         kept = {'params'} if is_rescheduled else {'params', 'lr'}
         for optimizer, saved in zip(self.optimizers, resume_state['optimizers']):
-            for group, before in zip(optimizer.param_groups, saved['param_groups']):
-                before.update({key: group[key] for key in group.keys() - kept})
+            for group, saved_group in zip(optimizer.param_groups, saved['param_groups']):
+                saved_group.update({key: group[key] for key in group.keys() - kept})
         optimizers = [
             optimizer.state_dict() if is_new else resume_state['optimizers'][index]
             for index, (optimizer, is_new) in enumerate(zip(self.optimizers, anew))
         ]
         self._check_parameters(optimizers)
-        super().resume_training({**resume_state, 'optimizers': optimizers})
+        super().resume_training({**resume_state, 'optimizers': optimizers, 'schedulers': schedulers})
         for optimizer in self.optimizers:
             _lay_out_moments(optimizer)
         self.validator.best = resume_state.get('best', {})
         self.step.load_state_dict(resume_state)
         self.progress.resume(resume_state)
+
+    def _resume_amp(self, saved: str) -> dict[str, str]:
+        """Go on in the precision of the state where the file leaves the choice; else what has changed, if anything."""
+        if saved == self.step.amp:
+            return {}
+        if self.train_options.amp != 'auto' or saved == 'fp16':
+            return {'train.amp': f'{self.step.amp} (was {saved})'}
+        get_root_logger().info(f'train.amp: auto goes on in {saved}, as the training state was made.')
+        self.step.amp = saved
+        return {}
+
+    def _schedulers_at(self, iteration: int) -> list[dict[str, Any]]:
+        """States of the schedulers after so many iterations of the option file's schedule."""
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of torch: no steps are taken
+            for each in range(1, iteration + 1):
+                self._schedule(each, self.opt['train'].get('warmup_iter') or -1)
+        return [scheduler.state_dict() for scheduler in self.schedulers]
 
     def _check_parameters(self, saved: list[dict[str, Any]]) -> None:
         for optimizer, state in zip(self.optimizers, saved):

@@ -15,11 +15,11 @@ from torch.nn.parallel import DistributedDataParallel
 from irnsigma_plugin.archs.rescaling_net import RescaleResult
 from irnsigma_plugin.checks import one_line
 from irnsigma_plugin.losses.adversarial import per_sample_gan_loss
+from irnsigma_plugin.rescaling.precision import autocast
 from irnsigma_plugin.training.replay import Replay
 from irnsigma_plugin.training.step_guard import StepGuard, finite_statistics
 
 _logger = logging.getLogger('basicsr')
-AMP_DTYPES = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 SCALER_HALVINGS = 16  # GradScaler starts at 2**16 and halves after an overflow: so many are no sign of divergence
 
 
@@ -66,12 +66,12 @@ class TrainingStep:
     cuda_graph: bool = False  # on a GPU: replay the generator's gradients; not with parts, fp16 or several processes
 
     def __post_init__(self) -> None:
-        self.device_type = next(self.net_g.parameters()).device.type
+        self.device = next(self.net_g.parameters()).device
         scaled = self.amp == 'fp16'  # the loss; otherwise the scaler does nothing
-        self.scaler = torch.amp.GradScaler(self.device_type, init_scale=2.0**SCALER_HALVINGS, enabled=scaled)
+        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**SCALER_HALVINGS, enabled=scaled)
         self.guard = StepGuard(self.max_skipped_steps + SCALER_HALVINGS * scaled)
         self.gradients: Callable[[MicroBatch], tuple[Tensor, dict[str, Tensor]]] = self.generator_gradients
-        if self.cuda_graph and self.device_type == 'cuda':
+        if self.cuda_graph and self.device.type == 'cuda':
             self.gradients = Replay(self.generator_gradients, self.nets())
         elif self.cuda_graph:
             _logger.info('train.cuda_graph is for GPUs: here every step is computed by itself.')
@@ -162,7 +162,7 @@ class TrainingStep:
 
     def autocast(self) -> torch.autocast:
         """The precision of `amp`."""
-        return torch.autocast(self.device_type, AMP_DTYPES[self.amp], enabled=self.amp != 'off')
+        return autocast(self.amp, self.device)
 
     def state_dict(self) -> dict[str, Any]:
         """The entries of a training state."""

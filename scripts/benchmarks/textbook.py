@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from irnsigma_plugin.archs.dense_block import DenseBlock
-from irnsigma_plugin.archs.irn_arch import CouplingBlock, InvRescaleNet
+from irnsigma_plugin.archs.irn_arch import CouplingBlock, InvertibleModule, InvRescaleNet
 
 
 class TextbookDenseBlock(nn.Module):
@@ -17,17 +17,23 @@ class TextbookDenseBlock(nn.Module):
 
     def __init__(self, block: DenseBlock) -> None:
         super().__init__()
-        for k in range(1, 6):
-            self.add_module(f'conv{k}', getattr(block, f'conv{k}'))
+        for name, conv in block.named_children():
+            self.add_module(name, conv)
+        for name, of_sigma in block.named_parameters(recurse=False):
+            self.register_parameter(name, of_sigma)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *sigma: Tensor) -> Tensor:
         features = [x]
-        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            features.append(F.leaky_relu(conv(torch.cat(features, 1)), 0.2, inplace=True))
-        return self.conv5(torch.cat(features, 1))
+        for k in range(1, 5):
+            features.append(F.leaky_relu(self._convolve(k, features, sigma), 0.2, inplace=True))
+        return self._convolve(5, features, sigma)
+
+    def _convolve(self, k: int, features: list[Tensor], sigma: tuple[Tensor, ...]) -> Tensor:
+        y = getattr(self, f'conv{k}')(torch.cat(features, 1))
+        return y + F.conv2d(*sigma, getattr(self, f'sigma{k}'), padding=1) if sigma else y
 
 
-class TextbookCouplingBlock(nn.Module):
+class TextbookCouplingBlock(InvertibleModule):
     """The equations of coupling as they stand, with the sub-networks of a :class:`CouplingBlock`."""
 
     def __init__(self, block: CouplingBlock) -> None:
@@ -41,11 +47,11 @@ class TextbookCouplingBlock(nn.Module):
         s = self.clamp * (2 * torch.sigmoid(self.H(y1)) - 1)
         return torch.cat((y1, x2 * torch.exp(s) + self.G(y1)), 1)
 
-    def inverse(self, y: Tensor) -> Tensor:
+    def inverse(self, y: Tensor, *sigma: Tensor) -> Tensor:
         y1, y2 = y.split(self.split_sizes, 1)
-        s = self.clamp * (2 * torch.sigmoid(self.H(y1)) - 1)
-        x2 = (y2 - self.G(y1)) / torch.exp(s)
-        return torch.cat((y1 - self.F(x2), x2), 1)
+        s = self.clamp * (2 * torch.sigmoid(self.H(y1, *sigma)) - 1)
+        x2 = (y2 - self.G(y1, *sigma)) / torch.exp(s)
+        return torch.cat((y1 - self.F(x2, *sigma), x2), 1)
 
 
 def textbook(net: InvRescaleNet) -> InvRescaleNet:

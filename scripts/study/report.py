@@ -54,9 +54,9 @@ def curve(data: DataSet, name: str) -> list[Point]:
     return points
 
 
-def excesses(points: Sequence[Point], rival: Sequence[Point], metric: str = 'lpips') -> list[float]:
-    """How far points lie above the least of the rival's curve at their PSNR-Y or more, where that curve goes so far."""
-    curve = [(each.means['psnr_y'], each.means[metric]) for each in rival]
+def excesses(points: Sequence[Point], rival: Sequence[Point]) -> list[float]:
+    """LPIPS of points above the least of the rival's curve at their PSNR-Y or more, where that curve goes so far."""
+    curve = [(each.means['psnr_y'], each.means['lpips']) for each in rival]
 
     def least(psnr: float) -> float:
         found = [y for x, y in curve if x >= psnr]
@@ -66,7 +66,7 @@ def excesses(points: Sequence[Point], rival: Sequence[Point], metric: str = 'lpi
         return min(found)
 
     most = max(curve)[0]
-    return [each.means[metric] - least(each.means['psnr_y']) for each in points if each.means['psnr_y'] <= most]
+    return [each.means['lpips'] - least(each.means['psnr_y']) for each in points if each.means['psnr_y'] <= most]
 
 
 def methods(data: DataSet, sigmas: Sequence[float]) -> list[tuple[str, str, float]]:

@@ -56,6 +56,7 @@ WRONG_TRAINING_FILES = [
     ('name', MISSING, 'is missing'),
     ('model_type', MISSING, 'is missing or no text: IRNSigmaModel'),
     ('model_type', ['IRNSigmaModel'], 'is missing or no text'),
+    ('model_type', '', 'is missing or no text'),
     ('num_gpu', MISSING, 'is missing: `auto`'),
     ('scale', None, 'is missing'),
     ('path', None, 'is missing'),
