@@ -16,8 +16,9 @@ import pytest
 REPO_ROOT = Path(__file__).resolve().parents[1]
 SHARED_DIR = REPO_ROOT.parent / 'shared'
 
-# Before torch is imported anywhere. Small tensors gain nothing from more threads, and two processes share two cores.
-os.environ.setdefault('OMP_NUM_THREADS', '1' if 'PYTEST_XDIST_WORKER' in os.environ else '2')
+# Before torch is imported anywhere. Small tensors gain nothing from more threads, and those of several processes, which
+# inherit this, would wait for each other's cores.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 # OpenVINO compiles for seconds, and keeps it in the user's folder of caches: its own tests have one of their own.
 os.environ['IRNSIGMA_ENGINE'] = 'torch'
 if (SHARED_DIR / 'torch_home').is_dir():
@@ -42,6 +43,14 @@ def _one_precision() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rescaler, 'native_precision', lambda device: 'fp32')
         yield
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    """No result depends on what was drawn before, and so on which tests this process has run."""
+    import torch
+
+    torch.manual_seed(0)
 
 
 @pytest.fixture

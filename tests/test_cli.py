@@ -14,6 +14,7 @@ from helpers.experiment import write_photographs
 
 import irnsigma_plugin
 from irnsigma_plugin import cli
+from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.cli import main
 from irnsigma_plugin.imagenet import weights as imagenet_weights
 
@@ -141,7 +142,7 @@ class TestStreams:
                 [sys.executable, '-c', self.CODE, *command],
                 cwd=tmp_path,
                 text=True,
-                timeout=60,
+                timeout=300,
                 check=False,
                 **{'stderr': subprocess.PIPE, **streams},
             )
@@ -201,6 +202,7 @@ class TestStreams:
 def test_commands_import_no_more_than_they_need(run_cli, tmp_path):
     """In one process: what comes later may have loaded more. Imports are most of the time of a small picture."""
     write_photographs(tmp_path / 'photos', count=1, height=8, width=8)
+    torch.save({'params': InvRescaleNet(4, [1, 1], 4).state_dict()}, tmp_path / 'net.pth')
     code = """
 import sys
 from irnsigma_plugin.cli import main
@@ -211,6 +213,8 @@ for command, more in (
     ('info', {'torch', 'PIL'}),
     ('downscale photos small', set()),
     ('upscale small restored', set()),
+    ('downscale photos small2 --model net.pth', set()),
+    ('upscale small2 restored2 --model net.pth', set()),
 ):
     assert main(command.split()) == 0
     loaded = (unused | more) & set(sys.modules)

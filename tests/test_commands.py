@@ -73,10 +73,10 @@ def test_training_from_an_empty_directory_survives_a_kill(tmp_path, run_cli, che
         stderr=subprocess.STDOUT,
     ) as process:
         states = work / 'experiments/tiny/training_states'
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (states / '6.state').exists():
             assert process.poll() is None, process.stdout.read().decode()
-            assert time.monotonic() < deadline, 'no checkpoint within two minutes'
+            assert time.monotonic() < deadline, 'no checkpoint within five minutes'
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
     killed_at = max(int(path.stem) for path in states.glob('[0-9]*.state'))
@@ -143,10 +143,3 @@ def test_test_command_measures_saves_and_reports(tmp_path, run_cli):
     assert '**held_out**, 2 images' in table
     assert 'lr_only' not in table
     assert not (results / 'lr_only').exists()
-
-
-def test_missing_checkpoint_is_one_clear_error(tmp_path, run_cli):
-    options = options_to_test(options_to_train(write_photographs(tmp_path / 'photographs')), tmp_path / 'nowhere.pth')
-    done = run_cli('-m', 'basicsr.test', '-opt', write_yaml(options, tmp_path / 'test.yml'), check=False)
-    assert done.returncode != 0
-    assert f'There is no checkpoint at {tmp_path}/nowhere.pth' in done.stdout.splitlines()[-1]

@@ -49,7 +49,7 @@ class TestResuming:
             stderr=subprocess.DEVNULL,
         )
         progress = tmp_path / 'set' / 'set_x4.partial' / 'progress.jsonl'
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not (progress.exists() and len(progress.read_bytes().splitlines()) >= 3):
             assert time.monotonic() < deadline
             assert run.poll() is None

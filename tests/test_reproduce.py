@@ -72,7 +72,7 @@ def test_a_study_that_is_killed_and_goes_on(tmp_path, capfd):
     states = study / 'experiments/IRN+/training_states'
     while not list(states.glob('[0-9]*.state')):
         assert first.poll() is None
-        time.sleep(0.05)
+        time.sleep(0.002)
     os.killpg(first.pid, signal.SIGKILL)
     printed, _ = first.communicate()
     assert 'train_IRN+.yml is options/train_IRNsigma_x4_small.yml, but\n' in printed

@@ -99,21 +99,6 @@ def test_pictures_that_downscale_did_not_make_are_named_once(capsys):
     assert Image.open('large/edited.png').size == (100, 72)  # of 97 x 70
 
 
-def test_as_a_process_of_its_own(run_cli):
-    """Nothing has been imported yet, neither BasicSR nor a network; and what takes seconds to import never is."""
-    code = """
-import sys
-from irnsigma_plugin.cli import main
-status = main([*sys.argv[1:], '--model', 'model.pth'])
-print({'basicsr', 'torchvision', 'scipy', 'matplotlib', 'torch._dynamo', 'sympy'} & set(sys.modules))
-sys.exit(status)
-"""
-    for files in (('downscale', 'photos', 'small'), ('upscale', 'small', 'restored')):
-        lines = run_cli('-c', code, *files).stdout.splitlines()
-        assert lines[0].startswith('3 done, 0 skipped, 0 failed in ')
-        assert lines[1] == 'set()'
-
-
 def test_a_turned_photograph_looks_the_same():
     photo = Image.open('photos/photo0.png')
     exif = photo.getexif()

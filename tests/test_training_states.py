@@ -73,7 +73,7 @@ def save_and_be_killed(path, moment):
 @pytest.mark.parametrize('moment', ['pickled', 'flushed'])
 def test_a_kill_in_the_middle_of_a_save_leaves_the_old_file(path, moment):
     torch.save(WEIGHTS, path)
-    process = multiprocessing.get_context('spawn').Process(target=save_and_be_killed, args=(path, moment))
+    process = multiprocessing.get_context('fork').Process(target=save_and_be_killed, args=(path, moment))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
