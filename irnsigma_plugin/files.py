@@ -35,7 +35,7 @@ def atomic_path(final: str | os.PathLike) -> Iterator[str]:
     content or the whole new one. On an error the temporary file is removed and `final` is left as it was.
 
     Args:
-        final: Path of the finished file. Its directory must exist.
+        final: Path of the finished file. Its directory must exist. A device or a pipe is written to as it is.
 
     Yields:
         Path to write to: a hidden sibling (same file system, so the rename is atomic) with the same extension (by
@@ -47,9 +47,12 @@ def atomic_path(final: str | os.PathLike) -> Iterator[str]:
     target = os.path.realpath(final)  # a link stays; what it points to is replaced
     folder, name = os.path.split(target)
     short = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]  # `name` may be as long as names can be
+    is_file = not os.path.exists(target) or os.path.isfile(target) or os.path.isdir(target)
     temporary = os.path.join(folder, f'.{os.getpid()}.{short}{os.path.splitext(name)[1][:LONGEST_EXTENSION]}')
     try:
-        yield temporary
+        yield temporary if is_file else target
+        if not is_file:
+            return
         _flush(temporary)
         os.replace(temporary, target)
         with contextlib.suppress(OSError):  # some file systems refuse it, and the file is there

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 HOST_ALLOCATOR = "can't allocate memory"
+OPENCV_NO_MEMORY = -4  # code of cv2.error
 # (limit, use, prefix of the entries in memory.stat) of the control group that a container runs in, versions 2 and 1.
 CGROUP_FILES = (
     ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory.current', ''),
@@ -33,9 +34,10 @@ def available_memory() -> int:
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
-    """Whether an error is OOM, of a GPU or of the machine."""
+    """Whether an error is OOM, of a GPU or of the machine: Python's, torch's or OpenCV's."""
     from_host = isinstance(error, RuntimeError) and HOST_ALLOCATOR in str(error)  # all that torch's CPU allocator says
-    return from_host or isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    from_opencv = type(error).__module__ == 'cv2' and getattr(error, 'code', None) == OPENCV_NO_MEMORY
+    return from_host or from_opencv or isinstance(error, (MemoryError, torch.OutOfMemoryError))
 
 
 def _system_memory() -> int:

@@ -42,6 +42,16 @@ def test_the_file_appears_when_the_block_ends(final, kind):
     assert content(final) == 'new'
 
 
+def test_a_pipe_stays_one(tmp_path):
+    os.mkfifo(tmp_path / 'pipe')
+    reading = os.open(tmp_path / 'pipe', os.O_RDONLY | os.O_NONBLOCK)
+    atomic_write(tmp_path / 'pipe', b'content')
+    assert os.read(reading, 100) == b'content'
+    assert os.listdir(tmp_path) == ['pipe']
+    assert not os.path.isfile(tmp_path / 'pipe')
+    os.close(reading)
+
+
 def test_a_path_relative_to_the_current_directory(final, monkeypatch):
     monkeypatch.chdir(final.parent)
     write(final.name, 'new')

@@ -42,6 +42,15 @@ def test_a_source_may_lead_up_and_down_again(tmp_path, monkeypatch, pattern):
     assert find_images([f'{source}/{pattern}']) == [(Path(source, 'a.png'), Path('a.png'))]
 
 
+def test_a_pattern_may_lead_up_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ('sets/a/hr', 'sets/a/lr'):
+        Path(folder).mkdir(parents=True)
+    Path('sets/a/lr/x.png').touch()
+    ((found, _),) = find_images(['sets/*/hr/../lr/**/*.png'])
+    assert found == Path('sets/a/hr/../lr/x.png')
+
+
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, 'Permission denied', str(path))

@@ -120,6 +120,24 @@ class TestResuming:
         made = prepare_quietly([photographs], tmp_path / 'set', overwrite=True)
         assert lmdb_content(made.hr_path) == lmdb_content(prepare_quietly([photographs], tmp_path / 'other').hr_path)
 
+    def test_an_interrupted_check_goes_on_with_overwrite(self, photographs, tmp_path, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(PairStore, '_damage', lambda *args: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                prepare_quietly([photographs], tmp_path / 'set', overwrite=True)
+        monkeypatch.setattr(pairs, 'make_pairs', lambda *args: 1 / 0)
+        assert prepare_quietly([photographs], tmp_path / 'set', overwrite=True).photographs == 4
+
+    def test_a_damaged_record_of_a_run_is_named(self, photographs, tmp_path, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(PairStore, '_damage', lambda *args: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                prepare_quietly([photographs], tmp_path / 'set')
+        (tmp_path / 'set/set_x4.partial/progress.jsonl').write_bytes(b'\0\0\0\0\n')
+        with pytest.raises(PrepareError, match=r'progress.jsonl is damaged; remove .*, or give --overwrite'):
+            prepare_quietly([photographs], tmp_path / 'set')
+        assert prepare_quietly([photographs], tmp_path / 'set', overwrite=True).photographs == 4
+
     def test_an_interrupted_run_with_other_settings_is_kept(self, photographs, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(PairStore, 'verify', lambda *args: 1 / 0)

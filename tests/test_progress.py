@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -72,6 +74,22 @@ def test_signals_are_given_back(reached, end):
     for number in SIGNALS:
         signal.raise_signal(number)
     assert reached == list(SIGNALS)
+
+
+def test_a_forked_child_ends_by_its_signal(reached):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    request = StopRequest(CPU)
+    request.listen()
+    fork = multiprocessing.get_context('fork')
+    begun = fork.Event()
+    child = fork.Process(target=lambda: (begun.set(), time.sleep(60)), daemon=True)
+    child.start()
+    assert begun.wait(30)
+    os.kill(child.pid, signal.SIGTERM)
+    child.join(30)
+    assert child.exitcode == -signal.SIGTERM
+    assert request.arrived() == 0
+    request.close()
 
 
 def test_a_signal_that_is_ignored_stays_so(reached):

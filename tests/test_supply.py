@@ -11,7 +11,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import basicsr.data
+import cv2
 import lmdb
 import numpy as np
 import pytest
@@ -182,6 +185,50 @@ def test_an_error_ends_a_training_with_its_workers(tmp_path, repo_root):
     assert ended.stderr.endswith('RuntimeError: an error of the training\n')
 
 
+def test_a_pool_of_processes_of_somebody_else_ends_as_usual(tmp_path, repo_root):
+    code = (
+        'import json, multiprocessing, sys\n'
+        'from irnsigma_plugin.training.supply import DataSupply, ResumableSampler\n'
+        'options = json.loads(sys.argv[1])\n'
+        "supply = DataSupply({'manual_seed': 5})\n"
+        'dataset = supply.build_dataset(options)\n'
+        'batches = supply.build_dataloader(dataset, options, num_gpu=0, sampler=ResumableSampler(dataset, 1, 0))\n'
+        'pool = multiprocessing.Pool(2)\n'
+        'pool.map(abs, range(8))\n'
+        'reading = iter(batches)\n'
+        'next(reading)\n'
+    )
+    options = paired_options(tmp_path, batch_size_per_gpu=1, num_worker_per_gpu=1)
+    assert subprocess.run([sys.executable, '-c', code, json.dumps(options)], cwd=repo_root, timeout=120).returncode == 0
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_workers_begin_does_not_reach_them(tmp_path, number):
+    options = paired_options(tmp_path, batch_size_per_gpu=1, num_worker_per_gpu=1)
+    supply = DataSupply({'manual_seed': 5})
+    dataset = supply.build_dataset(options)
+    loader = supply.build_dataloader(dataset, options, num_gpu=0, sampler=ResumableSampler(dataset, 1, 0))
+    batches = iter(loader)
+    (worker,) = batches._workers
+    os.kill(worker.pid, number)  # it has hardly begun
+    assert len(list(batches)) == len(dataset)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest.mark.parametrize(
+    'error', [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), 'OpenCV'], ids=repr
+)
+def test_a_lack_of_memory_is_no_damage(tmp_path, monkeypatch, error):
+    dataset = build(paired_options(tmp_path))
+    if error == 'OpenCV':
+        error = cv2.error('Insufficient memory')
+        error.code = -4
+    monkeypatch.setattr(type(dataset.dataset), '__getitem__', lambda self, index: (_ for _ in ()).throw(error))
+    with pytest.raises(MemoryError, match=r'No memory is left to read .*photo'):
+        dataset[SampleIndex(0, 1, 0, 0)]
+    assert dataset._corrupt.sum() == 0
+
+
 @pytest.mark.parametrize('before', [signal.SIG_IGN, signal.default_int_handler], ids=['ignored', 'as usual'])
 def test_workers_outlive_the_first_sigterm(tmp_path, before):
     """Also those of a training that a script runs in the background, and for which it ignores SIGINT."""
@@ -198,6 +245,11 @@ def test_workers_outlive_the_first_sigterm(tmp_path, before):
         assert len(list(batches)) == 7
     finally:
         signal.signal(signal.SIGINT, usual)
+
+
+def test_a_list_of_lists_reaches_an_extensions_data_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(basicsr.data, 'build_dataset', lambda options: SimpleNamespace(opt=options))
+    assert build({'phase': 'val', 'meta_info_file': ['a.txt', 'b.txt']}).opt['meta_info_file'] == ['a.txt', 'b.txt']
 
 
 def test_empty_keys_count_as_absent(tmp_path):

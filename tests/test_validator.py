@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import defaultdict
 
 import cv2
@@ -174,6 +175,20 @@ def test_tensorboard_gets_the_means_the_table_and_the_pictures(tmp_path, net, lo
         assert (image[..., ::-1] == cv2.imread(str(folder / f'{name.partition("/")[0]}.png'))).all()
         assert others == [10, {'dataformats': 'HWC'}]
     assert not writer.written
+
+
+def test_a_name_that_is_no_text(tmp_path, net, loader, monkeypatch):
+    """It is saved as it is; TensorBoard, which takes text alone, gets what can be read of it."""
+    folder, name = write_photographs(tmp_path / 'named', count=1), os.fsdecode(b'caf\xe9')
+    (folder / 'photo0.png').rename(folder / f'{name}.png')
+    batches = loader(dataroot_gt=str(folder))
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, 'calculate_nan', lambda img, img2: float('nan'))
+    writer = Writer()
+    metrics = {**METRICS, 'nan': {'type': 'calculate_nan'}}
+    validator(tmp_path, is_train=True, metrics=metrics, sigmas=(0,)).run(net, batches, CPU, 10, writer, save_img=True)
+    assert (tmp_path / f'visualization/{name}/{name}_10_sigma0.png').exists()
+    ((_, text, *_),) = writer.written['add_text']
+    assert r'caf\udce9: nan' in text
 
 
 def test_bicubic_has_the_published_figures_of_set5(tmp_path, shared_dir, loader):

@@ -66,7 +66,7 @@ def _run(args: argparse.Namespace) -> None:
             sections.append(f'![{dataset}: {picture.stem}]({slug}_{picture.name})')
         task = {'type': 'image-to-image', 'name': f'image rescaling x{rows["scale"]}'}
         index.append({'task': task, 'dataset': {'type': slug, 'name': dataset}, 'metrics': _metrics(table)})
-    name = results.resolve().name.removeprefix('test_')
+    name = results.resolve().name.removeprefix('test_').encode(errors='backslashreplace').decode()
     fields = {
         **({'license': args.license} if args.license else {}),
         'library_name': 'irnsigma_plugin',

@@ -20,7 +20,7 @@ def write_report(
     `folder` must exist; such pictures of an earlier run go. Returns the pictures' contents, by name without extension.
     """
     write_csv(scores, folder / 'metrics.csv')
-    atomic_write(folder / 'table.md', (markdown_table(scores, metrics) + note).encode(errors='backslashreplace'))
+    atomic_write(folder / 'table.md', (markdown_table(scores, metrics) + note).encode())
     axes = perception_distortion_axes(metrics)
     vain = bool(sigma_in_vain(scores, metrics))
     drawn = {'comparison': comparison, 'curve': draw_curve(scores, axes, vain) if axes else None}
@@ -46,7 +46,7 @@ def write_csv(scores: Scores, path: Path) -> None:
 def write_tables(all_scores: Sequence[Scores], metrics: MetricOptions, path: Path) -> None:
     """Write the tables of several data sets into one Markdown file."""
     tables = '\n'.join(markdown_table(scores, metrics) for scores in all_scores)
-    atomic_write(path, tables.encode(errors='backslashreplace'))
+    atomic_write(path, tables.encode())
 
 
 def markdown_table(scores: Scores, metrics: MetricOptions) -> str:
@@ -61,7 +61,8 @@ def markdown_table(scores: Scores, metrics: MetricOptions) -> str:
     sentences += [(missing := scores.missing()) and f'{missing}.', scores.model and f'Model hash: {scores.model}']
     for sentence in filter(None, sentences):
         lines += ['', sentence]
-    return '\n'.join(lines) + '\n'
+    table = '\n'.join(lines) + '\n'
+    return table.encode(errors='backslashreplace').decode()  # names of files may be any bytes
 
 
 def sigma_in_vain(scores: Scores, metrics: MetricOptions) -> str:

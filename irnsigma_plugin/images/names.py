@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import itertools
-import operator
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -62,10 +61,15 @@ def find_images(sources: Iterable[str], leave_out: Path | None = None) -> list[t
 
 
 def _turns_back(folder: Path, base: Path) -> bool:
-    """Whether the way from `base` to a folder in it leads, by a link, to one place twice."""
-    way = itertools.accumulate(folder.relative_to(base).parts, operator.truediv, initial=base)
-    places = [os.path.realpath(each) for each in way]
-    return len(set(places)) < len(places)
+    """Whether the way from `base` to a folder in it leads to one place twice, but by `..`: by a link, then."""
+    been = {os.path.realpath(base)}
+    for part in folder.relative_to(base).parts:
+        base = base / part
+        place = os.path.realpath(base)
+        if place in been and part != '..':
+            return True
+        been.add(place)
+    return False
 
 
 def _image_files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:

@@ -24,7 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from irnsigma_plugin.files import atomic_path
 from irnsigma_plugin.images import lossy, png
 from irnsigma_plugin.images.names import DEFAULT_QUALITY, IMAGE_EXTENSIONS
-from irnsigma_plugin.memory import available_memory
+from irnsigma_plugin.memory import available_memory, is_lack_of_memory
 
 ISO_FORMATS = ('HEIF', 'AVIF')
 FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP', 'PPM', 'GIF', 'AVIF')
@@ -140,6 +140,8 @@ def decode_picture(content: bytes, name: str, most_pixels: int | None = None) ->
     except (ImageReadError, MemoryError):
         raise
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
+        if is_lack_of_memory(error):
+            raise MemoryError(f'{name}: there is not enough memory to decode it.') from error
         kinds = ', '.join(IMAGE_EXTENSIONS)
         fault = f'damaged, or not a supported image ({error}); copy it again or remove it. Supported: {kinds}.'
         if isinstance(error, UnidentifiedImageError):  # all that it says is the address of the content

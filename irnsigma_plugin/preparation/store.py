@@ -22,12 +22,14 @@ from tqdm import tqdm
 
 from irnsigma_plugin.files import atomic_write
 from irnsigma_plugin.images.picture import ImageReadError, decode_rgb_image
+from irnsigma_plugin.memory import is_lack_of_memory
 from irnsigma_plugin.options.stored_images import SETTINGS, StoreError, read_meta_info
 
 PNG_COMPRESSION = 1
 FIRST_MAP_SIZE = 2**28  # bytes an LMDB may grow to before the limit is doubled
 META_INFO = 'meta_info.txt'
 PROGRESS = 'progress.jsonl'
+REFUSED = 'refused'  # where what is whole has been found to be damaged
 LMDB_FILES = {'data.mdb', 'lock.mdb', META_INFO, SETTINGS}
 AGAIN = 'run the same command again with --overwrite.'
 
@@ -142,9 +144,13 @@ class PairStore:
             content = progress.read_bytes()
             whole = content[: content.rfind(b'\n') + 1]  # the rest is a line that a kill has cut short
             os.truncate(progress, len(whole))
-            records = [json.loads(line) for line in whole.splitlines()]
-            if not (overwrite and len(records) == self.settings.images):  # complete, but verify() refused it
-                return records
+            try:
+                records = [json.loads(line) for line in whole.splitlines()]
+                if not (overwrite and (self.folder / REFUSED).exists()):
+                    return records
+            except ValueError:
+                if not overwrite:
+                    raise PrepareError(f'{progress} is damaged; remove {self.folder}, or give --overwrite.') from None
         if made is not None and made != self.settings and not overwrite:
             fault = f'an interrupted run with other settings ({self.settings.differences(made)})'
             remedy = 'continue with those, remove that folder, or give --overwrite'
@@ -202,10 +208,16 @@ class PairStore:
 
     def verify(self, paths: list[Path], workers: int) -> None:
         """Decode every image of both LMDBs, `partial` or `final`; compare its size with meta_info and counterpart."""
+        if fault := self._damage(paths, workers):
+            if paths == self.partial:
+                atomic_write(self.folder / REFUSED, b'')
+            raise PrepareError(f'{fault}; {AGAIN}')
+
+    def _damage(self, paths: list[Path], workers: int) -> str | None:
         scale = self.settings.scale
         lr_sizes, hr_sizes = map(_read_sizes, paths)
         if {key: (height * scale, width * scale) for key, (height, width) in lr_sizes.items()} != hr_sizes:
-            raise PrepareError(f'{META_INFO} of {paths[0]} does not belong to that of {paths[1]}; {AGAIN}')
+            return f'{META_INFO} of {paths[0]} does not belong to that of {paths[1]}'
         for path, sizes in zip(paths, (lr_sizes, hr_sizes)):
             with (
                 _explained_errors(path),
@@ -214,13 +226,14 @@ class PairStore:
                 ThreadPoolExecutor(workers) as pool,
             ):
                 if (count := env.stat()['entries']) != len(sizes):
-                    raise PrepareError(f'{path} holds {count} images, its {META_INFO} lists {len(sizes)}; {AGAIN}')
+                    return f'{path} holds {count} images, its {META_INFO} lists {len(sizes)}'
                 stored_sizes = pool.map(functools.partial(_stored_size, env), sizes)
                 for (key, size), stored in zip(sizes.items(), stored_sizes):
                     if stored != size:
                         fault = f'is damaged or missing ({META_INFO}: {size}, stored: {stored})'
-                        raise PrepareError(f'{path}: image {key} {fault}; {AGAIN}')
+                        return f'{path}: image {key} {fault}'
                     bar.update()
+        return None
 
     def finish(self) -> None:
         """Move the LMDBs to their final names, lr first; can be repeated after a kill."""
@@ -274,10 +287,13 @@ def _read_sizes(path: Path) -> dict[str, tuple[int, int]]:
 def _explained_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except MemoryError:
-        fault = 'There is not enough memory for so many photographs at a time'
-        raise PrepareError(f'{fault}: run the command again with fewer --workers, and it goes on from here.') from None
-    except (OSError, lmdb.Error) as error:
+    except Exception as error:
+        if is_lack_of_memory(error):
+            fault = 'There is not enough memory for so many photographs at a time'
+            remedy = 'run the command again with fewer --workers, and it goes on from here.'
+            raise PrepareError(f'{fault}: {remedy}') from None
+        if not isinstance(error, (OSError, lmdb.Error)):
+            raise
         reason = getattr(error, 'strerror', None) or error
         remedy = 'Run the same command again when that is put right: it continues where it stopped.'
         raise PrepareError(f'{path} cannot be written or read ({reason}). Is the disk full? {remedy}') from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import random
 import signal
 import time
@@ -140,11 +141,12 @@ class StopRequest:
         """
         if self._previous:
             return
-        request, previous = weakref.ref(self), self._previous
+        request, previous, process = weakref.ref(self), self._previous, os.getpid()
 
         def handle(number: int, frame: FrameType | None) -> None:
             alive = request()
-            if alive is None or not alive._takes(number):
+            # A forked child, which inherits this, is to end as its parent wishes.
+            if alive is None or os.getpid() != process or not alive._takes(number):
                 signal.signal(number, previous[number])
                 signal.raise_signal(number)
 

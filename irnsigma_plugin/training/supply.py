@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import random
 import signal
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, NamedTuple
 
@@ -23,9 +24,13 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from irnsigma_plugin.checks import one_line, whole_number
 from irnsigma_plugin.images.picture import ImageReadError
+from irnsigma_plugin.memory import is_lack_of_memory
 from irnsigma_plugin.options.keys import MAX_CORRUPT
 from irnsigma_plugin.options.rules import refuse
 from irnsigma_plugin.options.stored_images import batch_faults
+from irnsigma_plugin.training.progress import SIGNALS
+
+_iterators: weakref.WeakSet[Any] = weakref.WeakSet()  # of loaders with workers
 
 
 class SampleIndex(NamedTuple):
@@ -69,10 +74,10 @@ class NamingDataset(Dataset):
             return self.dataset[image]
         except ImageReadError:
             raise  # has the name
-        except MemoryError:
-            remedy = 'lower num_worker_per_gpu or batch_size_per_gpu, and resume with --auto_resume.'
-            raise MemoryError(f'No memory is left to read {self._name(image)}: {remedy}') from None
         except Exception as error:  # a decoder of damaged files raises whatever it stumbles over
+            if is_lack_of_memory(error):
+                remedy = 'lower num_worker_per_gpu or batch_size_per_gpu, and resume with --auto_resume.'
+                raise MemoryError(f'No memory is left to read {self._name(image)}: {remedy}') from None
             reason = f'{type(error).__name__}: {one_line(error)}'
             message = f'{self._name(image)}: cannot be read ({reason}); replace or remove it.'
             raise ImageReadError(message) from error
@@ -146,7 +151,7 @@ class DataSupply:
         # Without empty keys: BasicSR asks of some only whether they are there.
         dataset_opt = {key: value for key, value in dataset_opt.items() if value is not None}
         max_corrupt = dataset_opt.pop('max_corrupt', MAX_CORRUPT)
-        if 'meta_info_file' in dataset_opt:  # which BasicSR does not expand
+        if isinstance(dataset_opt.get('meta_info_file'), str):  # which BasicSR does not expand
             dataset_opt['meta_info_file'] = os.path.expanduser(dataset_opt['meta_info_file'])
         dataset = basicsr.data.build_dataset(dataset_opt)
         if not hasattr(dataset, 'opt'):  # which BasicSR itself needs for validation only
@@ -170,6 +175,7 @@ class DataSupply:
         loader = basicsr.data.build_dataloader(dataset, dataset_opt, **arguments)
         loader.generator = torch.Generator().manual_seed(self.opt['manual_seed'])
         if loader.num_workers:
+            loader._get_iterator = _guarded(loader._get_iterator)
             atexit.register(_end_workers)
         if self.opt.get('dist') and loader.num_workers:  # BasicSR's launchers make workers import everything anew
             loader.multiprocessing_context = multiprocessing.get_all_start_methods()[0]  # the system's own
@@ -212,6 +218,23 @@ def _seeded(seed: str) -> Iterator[None]:
 _outlives_interrupts = False  # this process
 
 
+def _guarded(get_iterator: Callable[[], Any]) -> Callable[[], Any]:
+    """Begin workers that signals do not reach before :func:`_outlive_interrupts`, and take note of them."""
+
+    def get() -> Any:
+        if not hasattr(signal, 'pthread_sigmask'):  # on Windows
+            return get_iterator()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # workers inherit it
+        try:
+            iterator = get_iterator()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _iterators.add(iterator)
+        return iterator
+
+    return get
+
+
 def _outlive_interrupts() -> None:
     """In a worker: leave Ctrl-C and the first SIGTERM, which all processes get, to the training, which ends it."""
     global _outlives_interrupts
@@ -220,11 +243,13 @@ def _outlive_interrupts() -> None:
     _outlives_interrupts = True  # not to be seen by SIGINT, which a shell's `command &` ignores from the start
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    if hasattr(signal, 'pthread_sigmask'):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _end_workers() -> None:
     """At the exit of a training that an error ends: multiprocessing sends workers one SIGTERM, and waits for ever."""
-    workers = [process for process in multiprocessing.active_children() if process.daemon]
+    workers = [process for iterator in _iterators for process in iterator._workers if process.is_alive()]
     if workers and hasattr(signal, 'SIGCHLD'):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would take it for an error that they end
     for process in workers:

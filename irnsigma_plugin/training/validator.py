@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
-from basicsr.utils import get_root_logger, imwrite
+from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import get_dist_info
 from tqdm import tqdm
 
@@ -17,6 +18,7 @@ from irnsigma_plugin.evaluation import report
 from irnsigma_plugin.evaluation.measures import ImageScore, MetricOptions, Scores, lower_is_better, score_image
 from irnsigma_plugin.evaluation.pictures import decode_png, draw_example
 from irnsigma_plugin.evaluation.restore import RescaledImage, Restorer, to_bgr
+from irnsigma_plugin.files import atomic_write, make_folder
 from irnsigma_plugin.memory import oom_hint
 from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.rescaling.rescaler import Rescaler
@@ -114,9 +116,10 @@ class Validator:
         if not self.opt['is_train']:
             folder, end = dataset, self.opt['val'].get('suffix') or self.opt['name']
         stem = Path(self.opt['path']['visualization'], folder, f'{image.name}_{end}')
-        imwrite(image.lr, f'{stem}_lr.png')
-        for sigma, restored in image.restored.items():
-            imwrite(restored, f'{stem}_sigma{sigma:g}.png')
+        make_folder(stem.parent)
+        # Not by BasicSR's imwrite, which names no file that cannot be written.
+        for what, pixels in (('lr', image.lr), *((f'sigma{sigma:g}', each) for sigma, each in image.restored.items())):
+            atomic_write(f'{stem}_{what}.png', cv2.imencode('.png', pixels)[1].tobytes())
 
     def _report(self, scores: Scores, comparison: bytes | None, current_iter: int | str, tb_logger) -> None:
         """Write tables and pictures below the experiment's or the results' folder, log, and feed TensorBoard."""
