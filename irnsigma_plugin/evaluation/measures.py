@@ -90,6 +90,7 @@ class Scores:
     def missing(self) -> str:
         """A sentence on the figures that are not in the means; empty where all are."""
         faults = list(dict.fromkeys(f'{score.image}: {fault}' for score in self.images for fault in score.faults))
+        faults = [fault.encode(errors='backslashreplace').decode() for fault in faults]  # names may be any bytes
         return f'{len(faults)} figure(s) missing, in the means, too: {name_some(faults, "; ")}' if faults else ''
 
     @property

@@ -61,8 +61,7 @@ def markdown_table(scores: Scores, metrics: MetricOptions) -> str:
     sentences += [(missing := scores.missing()) and f'{missing}.', scores.model and f'Model hash: {scores.model}']
     for sentence in filter(None, sentences):
         lines += ['', sentence]
-    table = '\n'.join(lines) + '\n'
-    return table.encode(errors='backslashreplace').decode()  # names of files may be any bytes
+    return '\n'.join(lines) + '\n'
 
 
 def sigma_in_vain(scores: Scores, metrics: MetricOptions) -> str:
