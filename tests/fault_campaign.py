@@ -222,6 +222,7 @@ def main() -> int:
     )
     parser.add_argument('--seed', type=int, default=0, help='of the random moments (default: 0)')
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script runs this in the background
 
     rounds = ['kill' if index % 2 else 'kill_saving' for index in range(args.kills)]
     rounds += [kind for kind in OTHER_STRIKES for _ in range(args.others)]
