@@ -222,17 +222,24 @@ def _guarded(get_iterator: Callable[[], Any]) -> Callable[[], Any]:
     """Begin workers that signals do not reach before :func:`_outlive_interrupts`, and take note of them."""
 
     def get() -> Any:
-        if not hasattr(signal, 'pthread_sigmask'):  # on Windows
-            return get_iterator()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # workers inherit it
-        try:
+        with _blocked_signals():  # also in workers, which inherit it
             iterator = get_iterator()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         _iterators.add(iterator)
         return iterator
 
     return get
+
+
+@contextlib.contextmanager
+def _blocked_signals() -> Iterator[None]:
+    if not hasattr(signal, 'pthread_sigmask'):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _outlive_interrupts() -> None:
