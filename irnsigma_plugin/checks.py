@@ -38,6 +38,11 @@ def one_line(error: BaseException) -> str:
     return ' '.join(str(error).partition('\n\n')[0].split()) or type(error).__name__
 
 
+def printable(text: str) -> str:
+    """Text that can be encoded: bytes of a file's name that are no UTF-8 are spelt out."""
+    return text.encode(errors='backslashreplace').decode()
+
+
 def did_you_mean(name: Any, known: Iterable[str]) -> str:
     """A question, after a space, that names what is most similar to `name`; empty where nothing is."""
     return ''.join(f' Did you mean {nearest}?' for nearest in difflib.get_close_matches(str(name), known, 1))

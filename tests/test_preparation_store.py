@@ -29,6 +29,14 @@ def photographs(tmp_path):
     return save_photographs(tmp_path / 'photographs')
 
 
+def stop_at_the_check(monkeypatch, photographs, folder, **settings):
+    """Prepare, but end in an error once everything is made."""
+    with monkeypatch.context() as patch:
+        patch.setattr(PairStore, 'verify', lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare_quietly([photographs], folder, **settings)
+
+
 class TestResuming:
     def test_the_lmdb_grows(self, photographs, tmp_path, monkeypatch):
         monkeypatch.setattr(module, 'FIRST_MAP_SIZE', 2**15)
@@ -108,10 +116,7 @@ class TestResuming:
         assert sorted(os.listdir(tmp_path / 'set')) == ['set_hr.lmdb', 'set_lr_x4.lmdb']
 
     def test_a_run_that_the_check_refuses_is_made_anew_with_overwrite(self, photographs, tmp_path, monkeypatch):
-        with monkeypatch.context() as patch:
-            patch.setattr(PairStore, 'verify', lambda *args: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                prepare_quietly([photographs], tmp_path / 'set')
+        stop_at_the_check(monkeypatch, photographs, tmp_path / 'set')
         with lmdb.open(str(tmp_path / 'set/set_x4.partial/set_hr.lmdb')) as env, env.begin(write=True) as transaction:
             key = next(transaction.cursor().iternext(values=False))
             transaction.put(key, b'damaged')
@@ -121,28 +126,19 @@ class TestResuming:
         assert lmdb_content(made.hr_path) == lmdb_content(prepare_quietly([photographs], tmp_path / 'other').hr_path)
 
     def test_an_interrupted_check_goes_on_with_overwrite(self, photographs, tmp_path, monkeypatch):
-        with monkeypatch.context() as patch:
-            patch.setattr(PairStore, '_damage', lambda *args: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                prepare_quietly([photographs], tmp_path / 'set', overwrite=True)
+        stop_at_the_check(monkeypatch, photographs, tmp_path / 'set', overwrite=True)
         monkeypatch.setattr(pairs, 'make_pairs', lambda *args: 1 / 0)
         assert prepare_quietly([photographs], tmp_path / 'set', overwrite=True).photographs == 4
 
     def test_a_damaged_record_of_a_run_is_named(self, photographs, tmp_path, monkeypatch):
-        with monkeypatch.context() as patch:
-            patch.setattr(PairStore, '_damage', lambda *args: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                prepare_quietly([photographs], tmp_path / 'set')
+        stop_at_the_check(monkeypatch, photographs, tmp_path / 'set')
         (tmp_path / 'set/set_x4.partial/progress.jsonl').write_bytes(b'\0\0\0\0\n')
         with pytest.raises(PrepareError, match=r'progress.jsonl is damaged; remove .*, or give --overwrite'):
             prepare_quietly([photographs], tmp_path / 'set')
         assert prepare_quietly([photographs], tmp_path / 'set', overwrite=True).photographs == 4
 
     def test_an_interrupted_run_with_other_settings_is_kept(self, photographs, tmp_path, monkeypatch):
-        with monkeypatch.context() as patch:
-            patch.setattr(PairStore, 'verify', lambda *args: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                prepare_quietly([photographs], tmp_path / 'set')
+        stop_at_the_check(monkeypatch, photographs, tmp_path / 'set')
         with pytest.raises(PrepareError, match='interrupted run with other settings .step 8 there, 4 now'):
             prepare_quietly([photographs], tmp_path / 'set', step=4)
         assert prepare_quietly([photographs], tmp_path / 'set', step=4, overwrite=True).pairs == 4 * 3 * 5
@@ -224,10 +220,8 @@ class TestResuming:
 
     def test_what_is_left_of_a_discarded_run_is_not_taken_for_a_finished_one(self, photographs, tmp_path, monkeypatch):
         """A kill amid the removal of an interrupted run with other settings."""
+        stop_at_the_check(monkeypatch, photographs, tmp_path / 'set')
         with monkeypatch.context() as patch:
-            patch.setattr(PairStore, 'verify', lambda *args: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                prepare_quietly([photographs], tmp_path / 'set')
             patch.setattr(
                 module.shutil, 'rmtree', lambda path: (path / 'set_lr_x4.lmdb' / 'data.mdb').unlink() or 1 / 0
             )

@@ -166,7 +166,8 @@ def test_workers_of_several_processes_start_as_those_of_one(tmp_path, monkeypatc
         multiprocessing.set_start_method(before, force=True)
 
 
-def test_an_error_ends_a_training_with_its_workers(tmp_path, repo_root):
+def read_and(more: str, tmp_path, repo_root) -> subprocess.CompletedProcess:
+    """A process that reads a batch by a worker, and then does `more`."""
     code = (
         'import json, sys\n'
         'from irnsigma_plugin.training.supply import DataSupply, ResumableSampler\n'
@@ -176,30 +177,21 @@ def test_an_error_ends_a_training_with_its_workers(tmp_path, repo_root):
         'batches = supply.build_dataloader(dataset, options, num_gpu=0, sampler=ResumableSampler(dataset, 1, 0))\n'
         'reading = iter(batches)\n'
         'next(reading)\n'
-        "raise RuntimeError('an error of the training')\n"
     )
     options = paired_options(tmp_path, batch_size_per_gpu=1, num_worker_per_gpu=1)
-    command = [sys.executable, '-c', code, json.dumps(options)]
-    ended = subprocess.run(command, cwd=repo_root, stderr=subprocess.PIPE, text=True, timeout=120)
+    command = [sys.executable, '-c', code + more, json.dumps(options)]
+    return subprocess.run(command, cwd=repo_root, stderr=subprocess.PIPE, text=True, timeout=120)
+
+
+def test_an_error_ends_a_training_with_its_workers(tmp_path, repo_root):
+    ended = read_and("raise RuntimeError('an error of the training')\n", tmp_path, repo_root)
     assert ended.returncode == 1
     assert ended.stderr.endswith('RuntimeError: an error of the training\n')
 
 
 def test_a_pool_of_processes_of_somebody_else_ends_as_usual(tmp_path, repo_root):
-    code = (
-        'import json, multiprocessing, sys\n'
-        'from irnsigma_plugin.training.supply import DataSupply, ResumableSampler\n'
-        'options = json.loads(sys.argv[1])\n'
-        "supply = DataSupply({'manual_seed': 5})\n"
-        'dataset = supply.build_dataset(options)\n'
-        'batches = supply.build_dataloader(dataset, options, num_gpu=0, sampler=ResumableSampler(dataset, 1, 0))\n'
-        'pool = multiprocessing.Pool(2)\n'
-        'pool.map(abs, range(8))\n'
-        'reading = iter(batches)\n'
-        'next(reading)\n'
-    )
-    options = paired_options(tmp_path, batch_size_per_gpu=1, num_worker_per_gpu=1)
-    assert subprocess.run([sys.executable, '-c', code, json.dumps(options)], cwd=repo_root, timeout=120).returncode == 0
+    pool = 'import multiprocessing\npool = multiprocessing.Pool(2)\npool.map(abs, range(8))\n'
+    assert read_and(pool, tmp_path, repo_root).returncode == 0
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from irnsigma_plugin.checkpoints.builtin import CARD
+from irnsigma_plugin.checks import printable
 from irnsigma_plugin.commands.arguments import add_imports, network_finder
 
 TO_FILL_IN = '*To be filled in:*'
@@ -66,7 +67,7 @@ def _run(args: argparse.Namespace) -> None:
             sections.append(f'![{dataset}: {picture.stem}]({slug}_{picture.name})')
         task = {'type': 'image-to-image', 'name': f'image rescaling x{rows["scale"]}'}
         index.append({'task': task, 'dataset': {'type': slug, 'name': dataset}, 'metrics': _metrics(table)})
-    name = results.resolve().name.removeprefix('test_').encode(errors='backslashreplace').decode()
+    name = printable(results.resolve().name.removeprefix('test_'))
     fields = {
         **({'license': args.license} if args.license else {}),
         'library_name': 'irnsigma_plugin',

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from irnsigma_plugin.checks import printable
 from irnsigma_plugin.commands import arguments
 
 if TYPE_CHECKING:
@@ -54,8 +55,7 @@ def _run(args: argparse.Namespace) -> int:
     rescaler = arguments.load_rescaler(args)
     scale, metrics = rescaler.scale, usable_metrics(rescaler.scale, args.dists)
     restorer = Restorer(rescaler, tuple(dict.fromkeys(args.sigmas)), args.seed, args.overlap)
-    title = args.source if args.source.strip('./') else source.name
-    title = title.encode(errors='backslashreplace').decode()  # a folder's name may be any bytes
+    title = printable(args.source if args.source.strip('./') else source.name)
     scores, comparison = Scores(title, restorer.sigmas, model=rescaler.model_hash), None
     try:
         with Batch(len(images)) as batch:

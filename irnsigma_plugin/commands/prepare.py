@@ -35,7 +35,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
     add('--scale', type=int, default=4, help='factor between hr and lr (default: 4)')
     size_help = 'side of the hr sub-images, a multiple of the scale; shorter sides are kept (default: 480)'
     add('--crop-size', type=int, metavar='PIXELS', help=size_help)
-    step_help = 'distance of sub-images, a multiple of the scale (default: half the crop size)'
+    step_help = 'distance of sub-images, a multiple of the scale (default: half the crop size, or the next below)'
     add('--step', type=int, metavar='PIXELS', help=step_help)
     add('--no-crop', action='store_true', help='keep the images whole')
     min_help = 'skip images with a shorter side; use at least the gt_size of the training (default: 144)'

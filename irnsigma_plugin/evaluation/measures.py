@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from irnsigma_plugin.checks import name_some, one_line
+from irnsigma_plugin.checks import name_some, one_line, printable
 from irnsigma_plugin.evaluation.restore import RescaledImage
 from irnsigma_plugin.imagenet.weights import WeightsError
 from irnsigma_plugin.memory import is_lack_of_memory
@@ -89,8 +89,8 @@ class Scores:
 
     def missing(self) -> str:
         """A sentence on the figures that are not in the means; empty where all are."""
-        faults = list(dict.fromkeys(f'{score.image}: {fault}' for score in self.images for fault in score.faults))
-        faults = [fault.encode(errors='backslashreplace').decode() for fault in faults]  # names may be any bytes
+        faults = [f'{printable(score.image)}: {fault}' for score in self.images for fault in score.faults]
+        faults = list(dict.fromkeys(faults))
         return f'{len(faults)} figure(s) missing, in the means, too: {name_some(faults, "; ")}' if faults else ''
 
     @property

@@ -18,7 +18,7 @@ from irnsigma_plugin.evaluation import report
 from irnsigma_plugin.evaluation.measures import ImageScore, MetricOptions, Scores, lower_is_better, score_image
 from irnsigma_plugin.evaluation.pictures import decode_png, draw_example
 from irnsigma_plugin.evaluation.restore import RescaledImage, Restorer, to_bgr
-from irnsigma_plugin.files import atomic_write, make_folder
+from irnsigma_plugin.files import atomic_write
 from irnsigma_plugin.memory import oom_hint
 from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.rescaling.rescaler import Rescaler
@@ -116,7 +116,7 @@ class Validator:
         if not self.opt['is_train']:
             folder, end = dataset, self.opt['val'].get('suffix') or self.opt['name']
         stem = Path(self.opt['path']['visualization'], folder, f'{image.name}_{end}')
-        make_folder(stem.parent)
+        stem.parent.mkdir(parents=True, exist_ok=True)
         # Not by BasicSR's imwrite, which names no file that cannot be written.
         for what, pixels in (('lr', image.lr), *((f'sigma{sigma:g}', each) for sigma, each in image.restored.items())):
             atomic_write(f'{stem}_{what}.png', cv2.imencode('.png', pixels)[1].tobytes())
