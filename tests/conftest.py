@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -121,6 +122,17 @@ def make_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
         return model
 
     return make
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    """This process is a distributed training's only one."""
+    import torch
+
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+    gc.collect()  # of models that hold on to it: forked processes that end it wait for its threads, which they lack
 
 
 @pytest.fixture

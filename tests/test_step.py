@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.experiment import set_option
-from torch import distributed, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -365,27 +365,24 @@ def test_overflows_at_first_are_no_divergence_in_fp16(make_model):
         model.optimize_parameters(2 + SCALER_HALVINGS)
 
 
-def test_gradients_are_averaged_once_per_step(make_model, tmp_path):
+@pytest.mark.usefixtures('process_group')
+def test_gradients_are_averaged_once_per_step(make_model):
     """Whatever the number of parts, processes exchange the gradients of each network once."""
-    distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
-    try:
-        model = make_model(change=set_option('train', 'accumulate', 3))
-        exchanged = []
+    model = make_model(change=set_option('train', 'accumulate', 3))
+    exchanged = []
 
-        def count(what, bucket):
-            exchanged.append(what)
-            future = torch.futures.Future()
-            future.set_result(bucket.buffer())
-            return future
+    def count(what, bucket):
+        exchanged.append(what)
+        future = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
 
-        for owner, name in ((model.step, 'net_g'), (model.step.adversary, 'net')):
-            net = DistributedDataParallel(getattr(owner, name))
-            net.register_comm_hook(name, count)
-            setattr(owner, name, net)
-        model.optimize_parameters(1)
-        assert exchanged == ['net_g', 'net']
-    finally:
-        distributed.destroy_process_group()
+    for owner, name in ((model.step, 'net_g'), (model.step.adversary, 'net')):
+        net = DistributedDataParallel(getattr(owner, name))
+        net.register_comm_hook(name, count)
+        setattr(owner, name, net)
+    model.optimize_parameters(1)
+    assert exchanged == ['net_g', 'net']
 
 
 def test_parts_of_a_batch():

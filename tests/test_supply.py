@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -192,6 +193,37 @@ def test_an_error_ends_a_training_with_its_workers(tmp_path, repo_root):
 def test_a_pool_of_processes_of_somebody_else_ends_as_usual(tmp_path, repo_root):
     pool = 'import multiprocessing\npool = multiprocessing.Pool(2)\npool.map(abs, range(8))\n'
     assert read_and(pool, tmp_path, repo_root).returncode == 0
+
+
+class Left:
+    """Garbage that only a collector ends; `ended` says in which processes."""
+
+    def __init__(self, ended: Path) -> None:
+        self.itself, self.ended = self, ended
+
+    def __del__(self) -> None:
+        with self.ended.open('a') as file:
+            file.write(f'{os.getpid()}\n')
+
+
+def test_workers_do_not_end_what_the_training_has_left(tmp_path, monkeypatch):
+    """Process groups, for example, which wait for threads that a worker does not have."""
+    ended = tmp_path / 'ended'
+    options = paired_options(tmp_path, batch_size_per_gpu=1, num_worker_per_gpu=1)
+    supply = DataSupply({'manual_seed': 5})
+    dataset = supply.build_dataset(options)
+    read = TrainingDataset.__getitem__
+    monkeypatch.setattr(TrainingDataset, '__getitem__', lambda self, index: (gc.collect(), read(self, index))[1])
+    loader = supply.build_dataloader(dataset, options, num_gpu=0, sampler=ResumableSampler(dataset, 1, 0))
+    gc.disable()
+    try:
+        Left(ended)
+        assert len(list(loader)) == len(dataset)
+        assert not ended.exists()
+    finally:
+        gc.enable()
+    gc.collect()
+    assert ended.read_text() == f'{os.getpid()}\n'
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import itertools
 import logging
 import math
@@ -222,7 +223,7 @@ def _guarded(get_iterator: Callable[[], Any]) -> Callable[[], Any]:
     """Begin workers that signals do not reach before :func:`_outlive_interrupts`, and take note of them."""
 
     def get() -> Any:
-        with _blocked_signals():  # also in workers, which inherit it
+        with _blocked_signals(), _kept_garbage():  # also in workers, which inherit both
             iterator = get_iterator()
         _iterators.add(iterator)
         return iterator
@@ -240,6 +241,19 @@ def _blocked_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _kept_garbage() -> Iterator[None]:
+    """Spare what there is from the garbage collection of processes that are forked within the block, for good.
+
+    They would end what is not theirs. A process group, for one, then waits for its threads, which no fork has.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _outlive_interrupts() -> None:
