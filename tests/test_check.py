@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from helpers.wrong_options import IRN_SIGMA, TEST, WRONG_TEST_FILES, WRONG_TRAIN
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.cli import main
 from irnsigma_plugin.compat import start
+from irnsigma_plugin.evaluation import dists
 from irnsigma_plugin.imagenet import weights
 from irnsigma_plugin.training.model import IRNSigmaModel
 
@@ -226,10 +228,6 @@ WRONG_HERE = [
         ['val.metrics.lpips: ImageNet weights alexnet'],
     ),
     (
-        set_option('val', 'metrics', {'dists': {'type': 'calculate_dists', 'better': 'lower'}}),
-        ['val.metrics.dists: ImageNet weights vgg16'],
-    ),
-    (
         set_option('path', 'pretrain_network_g', 'gone.pth'),
         ['path.pretrain_network_g: There is no checkpoint at gone.pth.'],
     ),
@@ -275,6 +273,22 @@ def test_a_run_on_this_machine_says_the_same(said, tmp_path, monkeypatch, change
     assert len(faults) == len(words)
     for fault, part in zip(faults, words):
         assert part in fault
+
+
+@pytest.mark.parametrize(
+    ('package', 'words'),
+    [
+        (None, 'val.metrics.dists: the weights of DISTS are in a package that is not installed: pip'),
+        (SimpleNamespace(submodule_search_locations=['.']), 'val.metrics.dists: ImageNet weights vgg16'),
+    ],
+    ids=['without its package', 'with it'],
+)
+def test_what_dists_needs_is_asked_for_at_the_start(said, tmp_path, monkeypatch, package, words):
+    monkeypatch.setattr(dists, 'importlib', SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: package)))
+    options = options_to_train(write_photographs(tmp_path / 'photographs'))
+    options['val'].update(metrics={'dists': {'type': 'calculate_dists', 'better': 'lower'}}, lr_metrics={})
+    (fault,) = said(write_yaml(options, tmp_path / 'options.yml'))
+    assert words in fault
 
 
 @pytest.mark.parametrize(

@@ -62,11 +62,16 @@ def _check(crop_border: Any, better: Any) -> Iterator[str]:
     yield from one_of('lower')('better', better)
 
 
+def _imagenet(**_: Any) -> str:
+    _weights_file()  # which is needed, too
+    return 'vgg16'
+
+
 #: As those of `calculate_lpips`.
 calculate_dists.check = _check  # type: ignore[attr-defined]
 calculate_dists.many = dists_of_many  # type: ignore[attr-defined]
 calculate_dists.smallest = lambda **_: 16  # type: ignore[attr-defined]
-calculate_dists.imagenet = lambda **_: 'vgg16'  # type: ignore[attr-defined]
+calculate_dists.imagenet = _imagenet  # type: ignore[attr-defined]
 
 
 class L2Pool(nn.Module):
@@ -86,14 +91,17 @@ def _load_vgg(device: torch.device) -> VGGFeatures:
     return vgg.to(device)
 
 
-@functools.cache
-def _load_weights(device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """α and β of each layer, (1, C)."""
+def _weights_file() -> Path:
     package = importlib.util.find_spec('DISTS_pytorch')  # it is not imported
     if package is None or not package.submodule_search_locations:
         raise WeightsError('the weights of DISTS are in a package that is not installed: pip install dists-pytorch')
-    file = Path(package.submodule_search_locations[0], 'weights.pt')
-    state = torch.load(file, map_location=device, weights_only=True)
+    return Path(package.submodule_search_locations[0], 'weights.pt')
+
+
+@functools.cache
+def _load_weights(device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """α and β of each layer, (1, C)."""
+    state = torch.load(_weights_file(), map_location=device, weights_only=True)
     alpha, beta = (state[name].detach().flatten(1) for name in ('alpha', 'beta'))
     total = alpha.sum() + beta.sum()
     return list(zip((alpha / total).split(CHANNELS, 1), (beta / total).split(CHANNELS, 1)))
