@@ -464,6 +464,9 @@ def test_progress_and_remaining_time(tmp_path, monkeypatch, capsys):
         (tmp_path / 'logs/b.log').write_text('')
         journal._report(todo, todo[1])
         assert capsys.readouterr().out == '    1800 s; 3 h 20 min left of all\n'
+        journal.done = []
+        journal._report(todo, todo[1])
+        assert capsys.readouterr().out == '    1800 s\n'
 
 
 @pytest.mark.parametrize(

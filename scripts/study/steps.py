@@ -131,7 +131,9 @@ class Journal:
         left = sum(pace.get(each.kind, 0) * each.work for each in waiting) - pace.get(step.kind, 0) * reached
         hours, minutes = divmod(round(left / 60), 60)
         far = f'{reached} of {step.work} iterations' if reached else f'{self.seconds[step.name]:.0f} s'
-        self._say(f'    {far}; {least}{hours} h {minutes} min left of all', passing=True)
+        known = any(each.kind in pace for each in waiting)
+        rest = f'; {least}{hours} h {minutes} min left of all' if known else ''
+        self._say(f'    {far}{rest}', passing=True)
 
     def _say(self, line: str, passing: bool = False) -> None:
         """Print a line; on a terminal the next one overwrites one that is passing."""
