@@ -460,7 +460,7 @@ OF_THE_MACHINE = RuntimeError("DefaultCPUAllocator: can't allocate memory: you t
 @pytest.mark.parametrize(
     ('command', 'error', 'remedy'),
     [
-        (DOWN, OF_THE_MACHINE, 'use fewer --workers'),
+        (f'{DOWN} --workers 2', OF_THE_MACHINE, 'use fewer --workers'),
         (f'{DOWN} --workers 1', OF_THE_MACHINE, 'cut the image into parts'),
         ('evaluate src --model x4.pth --output report', OF_THE_MACHINE, 'cut the image into parts'),
         (DOWN, torch.OutOfMemoryError('CUDA out of memory.'), 'use --device cpu'),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -47,6 +47,8 @@ def watch(event, args):
             open('outside.txt', 'a').write(f'{event} {args}')
 sys.addaudithook(watch)
 from irnsigma_plugin.cli import main
+from irnsigma_plugin.imagenet import weights
+weights.SERVER = 'http://127.0.0.1:9/'  # of the weights of LPIPS, as for the tests themselves
 sys.exit(main(['demo', *sys.argv[1:]]))
 """
 
@@ -62,24 +64,12 @@ def server(tmp_path_factory, checkout_path) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp('demo')
     for name in ('work', 'home', 'temporary'):
         (folder / name).mkdir()
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
     env = {'PYTHONPATH': checkout_path, 'HOME': str(folder / 'home'), 'TMPDIR': str(folder / 'temporary')}
+    env['TORCH_HOME'] = os.path.dirname(torch.hub.get_dir())  # the weights are where they are for the tests
     env['MPLCONFIGDIR'] = str(folder / 'temporary')  # matplotlib's list of fonts
     torch.save({'params': randomise(InvRescaleNet(4, [1, 1], 2)).state_dict()}, folder / 'model.pth')
     process = subprocess.Popen(
-        [
-            sys.executable,
-            '-c',
-            SERVER,
-            '--port',
-            str(port),
-            '--model',
-            str(folder / 'model.pth'),
-            '--precision',
-            'fp32',
-        ],
+        [sys.executable, '-c', SERVER, '--model', str(folder / 'model.pth'), '--precision', 'fp32'],
         cwd=folder / 'work',
         env={**os.environ, **env},
         stdout=subprocess.PIPE,
@@ -87,7 +77,7 @@ def server(tmp_path_factory, checkout_path) -> Iterator[Server]:
     )
     try:
         line = process.stdout.readline()
-        assert line == f'http://127.0.0.1:{port}/ (Ctrl-C ends it)\n'
+        assert re.fullmatch(r'http://127\.0\.0\.1:\d+/ \(Ctrl-C ends it\)\n', line)
         yield Server(line.split()[0], folder, process)
     finally:
         process.kill()
@@ -97,7 +87,7 @@ def server(tmp_path_factory, checkout_path) -> Iterator[Server]:
 @pytest.fixture(scope='module')
 def chromium() -> Iterator:
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=1000 * SECONDS)
         yield browser
         browser.close()
 

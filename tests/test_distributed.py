@@ -454,6 +454,9 @@ def test_commands_of_each_launcher(tmp_path, lmdb, run_cli):
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        return free.getsockname()[1]
+    """One that stays free until it is used: not of those that the system gives away by itself."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_768):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(('127.0.0.1', port))
+            return port
+    raise OSError('no port is free')

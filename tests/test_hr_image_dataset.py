@@ -92,7 +92,7 @@ def test_augmentation_turns_hr_and_lr_alike(folder):
     hr, lr = whole_pair(folder, 'b.png')
     dataset = HRImageDataset(options(folder, gt_size=24, use_hflip=True, use_rot=True))
     seen = set()
-    for _ in range(60):
+    for _ in range(200):
         item = dataset[1]
         turned = [
             index

@@ -70,10 +70,14 @@ def test_a_study_that_is_killed_and_goes_on(tmp_path, capfd):
     command = [sys.executable, str(ROOT / 'scripts/reproduce.py'), *arguments]
     first = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, text=True)
     states = study / 'experiments/IRN+/training_states'
-    while not list(states.glob('[0-9]*.state')):
-        assert first.poll() is None
-        time.sleep(0.002)
-    os.killpg(first.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 300
+    try:
+        while not list(states.glob('[0-9]*.state')):
+            assert first.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
     printed, _ = first.communicate()
     assert 'train_IRN+.yml is options/train_IRNsigma_x4_small.yml, but\n' in printed
     assert 'train.mixture_opt.weighting: sigma -> equal\n' in printed

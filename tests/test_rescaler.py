@@ -330,4 +330,5 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 rescaler.upscale(lr, 0.5)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-    assert int(run_cli('-c', code, OMP_NUM_THREADS='1').stdout) < 1000
+    faults = run_cli('-c', code, OMP_NUM_THREADS='1').stdout.split()[-1]  # beneath any warnings
+    assert int(faults) < 10_000  # 95,000 where memory is not kept

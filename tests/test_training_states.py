@@ -73,9 +73,9 @@ def save_and_be_killed(path, moment):
 @pytest.mark.parametrize('moment', ['pickled', 'flushed'])
 def test_a_kill_in_the_middle_of_a_save_leaves_the_old_file(path, moment):
     torch.save(WEIGHTS, path)
-    process = multiprocessing.get_context('fork').Process(target=save_and_be_killed, args=(path, moment))
+    process = multiprocessing.get_context('fork').Process(target=save_and_be_killed, args=(path, moment), daemon=True)
     process.start()
-    process.join()
+    process.join(60)
     assert process.exitcode == -signal.SIGKILL
     torch.testing.assert_close(read_checkpoint(path).state_dict, WEIGHTS)
 
