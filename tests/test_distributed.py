@@ -25,6 +25,7 @@ from helpers.ranks import run_ranks
 from irnsigma_plugin.archs.bicubic import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.checkpoints.training_states import SaveError
+from irnsigma_plugin.compat import start
 from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.preparation.pairs import prepare
 from irnsigma_plugin.training.distributed import on_all_ranks, unshard
@@ -451,6 +452,34 @@ def test_commands_of_each_launcher(tmp_path, lmdb, run_cli):
             for kind in ('lr', 'sigma0', 'sigma0.5', 'sigma1')
         ),
     } < set(files_in(tmp_path / 'results/test_tiny'))
+
+
+def resume_from(iterations: list[int | None]) -> int | str | None:
+    """On a rank, go on from a state of that iteration; the error, if there is one."""
+    rank, _ = get_dist_info()
+    state = None if iterations[rank] is None else {'epoch': 0, 'iter': iterations[rank]}
+    start.newest_whole_state = lambda *_: (state and 'a.state', state)
+    opt = {'name': 'tiny', 'auto_resume': True, 'rank': rank, 'path': {}, 'train': {'total_iter': 9}}
+    try:
+        state = start.load_resume_state(opt)
+    except RuntimeError as error:
+        return str(error)
+    return state and state['iter']
+
+
+@pytest.mark.parametrize(
+    ('iterations', 'words'),
+    [
+        ([4, 4], None),
+        ([None, None], None),
+        ([4, 2], '4 (rank 0), 2 (rank 1)'),
+        ([4, None], '4 (rank 0), none (rank 1)'),
+    ],
+)
+def test_ranks_go_on_from_the_same_state(tmp_path, iterations, words):
+    """A rank that sees another folder, or cannot read a state, would train beside the others and wait for ever."""
+    ended = run_ranks(2, resume_from, tmp_path / 'ranks', iterations)
+    assert ended == iterations if words is None else all(words in each for each in ended)
 
 
 def free_port() -> int:

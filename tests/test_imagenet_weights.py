@@ -123,6 +123,24 @@ def test_download_is_checked_and_complete_or_absent(cache, tmp_path, monkeypatch
         assert os.listdir(cache) == []
 
 
+def test_a_download_that_stalls_ends(cache, tmp_path, monkeypatch, request):
+    path = save_weights(tmp_path / 'served', 'vgg16', 5.0)
+    stalled = threading.Event()
+
+    def send_a_part(handler, source, output):
+        output.write(source.read(100))
+        stalled.wait(60)
+
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, 'copyfile', send_a_part)
+    serve(path.parent, monkeypatch, request)
+    request.addfinalizer(stalled.set)
+    monkeypatch.setattr(module, 'SERVER_TIMEOUT', 0.5)
+    with pytest.raises(WeightsError, match=r'could not be downloaded \(.*timed out'):
+        imagenet_weights('vgg16')
+    assert not stalled.is_set()
+    assert os.listdir(cache) == []
+
+
 def test_truncated_file_is_named_with_the_remedy(cache):
     path = save_weights(cache, 'vgg16', 1.0)
     path.write_bytes(path.read_bytes()[:500])

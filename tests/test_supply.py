@@ -219,11 +219,20 @@ def test_workers_do_not_end_what_the_training_has_left(tmp_path, monkeypatch):
     try:
         Left(ended)
         assert len(list(loader)) == len(dataset)
-        assert not ended.exists()
     finally:
         gc.enable()
-    gc.collect()
     assert ended.read_text() == f'{os.getpid()}\n'
+
+
+def test_workers_of_a_reader_that_was_dropped_are_ended_too(tmp_path, repo_root):
+    """BasicSR drops its first; torch waits 5 s for a worker of it, and multiprocessing, at the end, for ever."""
+    hung = (
+        'import multiprocessing, os, signal\n'
+        '(worker,) = multiprocessing.active_children()\n'
+        'os.kill(worker.pid, signal.SIGSTOP)\n'
+        'del reading\n'
+    )
+    assert read_and(hung, tmp_path, repo_root).returncode == 0
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])

@@ -42,6 +42,8 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     """
     from basicsr.utils import check_resume
 
+    from irnsigma_plugin.training.distributed import on_all_ranks
+
     folder = osp.join('experiments', opt['name'], 'training_states')  # where BasicSR looks
     if uses_plugin(opt):
         folder = opt['path']['training_states']
@@ -54,6 +56,13 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
             opt['path']['resume_state'] = path
     elif opt['path'].get('resume_state'):
         state = read_named_state(opt, opt['path']['resume_state'], opt['path']['models'])
+    found = on_all_ranks('Resuming', lambda: None if state is None else state['iter'])
+    if len(set(found)) > 1:
+        each = ', '.join(
+            f'{"none" if iteration is None else iteration} (rank {rank})' for rank, iteration in enumerate(found)
+        )
+        remedy = 'all processes need the same folder, with the same files.'
+        raise RuntimeError(f'{folder}: the newest states that can be read differ in their iteration: {each}; {remedy}')
     if state is not None:
         total = value_at(opt, 'train.total_iter')
         if state.get('complete') and state['iter'] >= total:
@@ -62,9 +71,9 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
                 _logger.warning('The training is complete: %s. %s', opt['path']['resume_state'], remedy)
             raise SystemExit(0)
         if state['iter'] > total:
-            found = f'{opt["path"]["resume_state"]} is of iteration {state["iter"]}'
+            beyond = f'{opt["path"]["resume_state"]} is of iteration {state["iter"]}'
             remedy = 'raise it, or name an earlier state as path.resume_state.'
-            raise RuntimeError(f'{found}, but train.total_iter is {int(total)}: {remedy}')
+            raise RuntimeError(f'{beyond}, but train.total_iter is {int(total)}: {remedy}')
         check_resume(opt, state['iter'])
         # For the order of images, and the count of epochs. States that BasicSR saved have no `seen`.
         opt['resume_at'] = {'epoch': state['epoch'], 'iter': state['iter'], 'seen': state.get('seen', 0)}

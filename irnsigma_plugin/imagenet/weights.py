@@ -6,9 +6,12 @@ torchvision's names; those of `irnsigma fetch-weights` hold the convolutions alo
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import logging
+import socket
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -120,11 +123,22 @@ def _download(name: str, check_only: bool = False) -> Path:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         logging.getLogger('basicsr').info(f'Downloading {url} to {path}')
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rsplit('-', 1)[1])
+        with _socket_timeout(SERVER_TIMEOUT):  # torch sets none
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rsplit('-', 1)[1])
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         fault = f'ImageNet weights {path.name} are neither in {path.parent} nor in {BASICSR_FOLDER}'
         raise WeightsError(f'{fault}, and could not be downloaded ({_reason(error)}): {remedy(name)}') from None
     return path
+
+
+@contextlib.contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _reason(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import shutil
@@ -227,12 +228,13 @@ class PairStore:
             ):
                 if (count := env.stat()['entries']) != len(sizes):
                     return f'{path} holds {count} images, its {META_INFO} lists {len(sizes)}'
-                stored_sizes = pool.map(functools.partial(_stored_size, env), sizes)
-                for (key, size), stored in zip(sizes.items(), stored_sizes):
-                    if stored != size:
-                        fault = f'is damaged or missing ({META_INFO}: {size}, stored: {stored})'
-                        return f'{path}: image {key} {fault}'
-                    bar.update()
+                keys = iter(sizes)
+                while some := list(itertools.islice(keys, 64 * workers)):  # for memory, and to end soon
+                    for key, stored in zip(some, pool.map(functools.partial(_stored_size, env), some)):
+                        if stored != sizes[key]:
+                            fault = f'is damaged or missing ({META_INFO}: {sizes[key]}, stored: {stored})'
+                            return f'{path}: image {key} {fault}'
+                        bar.update()
         return None
 
     def finish(self) -> None:

@@ -31,7 +31,7 @@ from irnsigma_plugin.options.rules import refuse
 from irnsigma_plugin.options.stored_images import batch_faults
 from irnsigma_plugin.training.progress import SIGNALS
 
-_iterators: weakref.WeakSet[Any] = weakref.WeakSet()  # of loaders with workers
+_workers: weakref.WeakSet[Any] = weakref.WeakSet()  # of all loaders; multiprocessing holds those that live
 
 
 class SampleIndex(NamedTuple):
@@ -223,9 +223,12 @@ def _guarded(get_iterator: Callable[[], Any]) -> Callable[[], Any]:
     """Begin workers that signals do not reach before :func:`_outlive_interrupts`, and take note of them."""
 
     def get() -> Any:
-        with _blocked_signals(), _kept_garbage():  # also in workers, which inherit both
+        # Forked workers would collect what has been left here, too, and destroy what is not theirs: a process group,
+        # for one, then waits for its threads, which no fork has. (gc.freeze() would keep it, and here for good.)
+        gc.collect()
+        with _blocked_signals():  # also in workers, which inherit it
             iterator = get_iterator()
-        _iterators.add(iterator)
+        _workers.update(iterator._workers)
         return iterator
 
     return get
@@ -243,19 +246,6 @@ def _blocked_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@contextlib.contextmanager
-def _kept_garbage() -> Iterator[None]:
-    """Spare what there is from the garbage collection of processes that are forked within the block, for good.
-
-    They would end what is not theirs. A process group, for one, then waits for its threads, which no fork has.
-    """
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
 def _outlive_interrupts() -> None:
     """In a worker: leave Ctrl-C and the first SIGTERM, which all processes get, to the training, which ends it."""
     global _outlives_interrupts
@@ -270,7 +260,7 @@ def _outlive_interrupts() -> None:
 
 def _end_workers() -> None:
     """At the exit of a training that an error ends: multiprocessing sends workers one SIGTERM, and waits for ever."""
-    workers = [process for iterator in _iterators for process in iterator._workers if process.is_alive()]
+    workers = [process for process in _workers if process.is_alive()]
     if workers and hasattr(signal, 'SIGCHLD'):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would take it for an error that they end
     for process in workers:
