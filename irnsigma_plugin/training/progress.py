@@ -181,7 +181,7 @@ class StopRequest:
         if self._number:
             return now - self._time < SAME_REQUEST
         self._number, self._time = number, now
-        outlook = 'the training stops and saves its state after this iteration. Once more ends it at once.'
+        outlook = 'the training stops and saves its state after this iteration or validation. Once more ends it now.'
         get_root_logger().info(f'{signal.Signals(number).name}: {outlook}')
         return True
 
