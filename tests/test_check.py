@@ -278,7 +278,7 @@ def test_a_run_on_this_machine_says_the_same(said, tmp_path, monkeypatch, change
 @pytest.mark.parametrize(
     ('package', 'words'),
     [
-        (None, 'val.metrics.dists: the weights of DISTS are in a package that is not installed: pip'),
+        (None, 'val.metrics.dists: the weights of DISTS are in a package that is not installed: pip install dists'),
         (SimpleNamespace(submodule_search_locations=['.']), 'val.metrics.dists: ImageNet weights vgg16'),
     ],
     ids=['without its package', 'with it'],

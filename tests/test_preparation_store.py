@@ -32,7 +32,7 @@ def photographs(tmp_path):
 def stop_at_the_check(monkeypatch, photographs, folder, **settings):
     """Prepare, but end in an error once everything is made."""
     with monkeypatch.context() as patch:
-        patch.setattr(PairStore, 'verify', lambda *args: 1 / 0)
+        patch.setattr(PairStore, '_damage', lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare_quietly([photographs], folder, **settings)
 

@@ -119,7 +119,7 @@ def test_curve_rises_to_the_right_where_both_metrics_do():
     assert np.corrcoef(rows, columns)[0, 1] < -0.9
 
 
-@pytest.mark.filterwarnings('error::UserWarning')
+@pytest.mark.filterwarnings('error')
 @pytest.mark.parametrize('name', [r'x$\y$', '\u7167\u7247'])
 def test_curve_of_a_data_set_of_any_name(name):
     scores = dataclasses.replace(sample_scores(), dataset=name)

@@ -324,11 +324,12 @@ from irnsigma_plugin import Rescaler
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 rescaler = Rescaler(InvRescaleNet(4, [1, 1], 32, sigma_input=True), precision='fp32')
 lr = torch.rand(3, 80, 120)
-for _ in range(2):
+counts = []
+for _ in range(5):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     rescaler.upscale(lr, 0.5)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-rescaler.upscale(lr, 0.5)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(counts[2:]))  # others on the machine may cause some
 """
     faults = run_cli('-c', code, OMP_NUM_THREADS='1').stdout.split()[-1]  # beneath any warnings
-    assert int(faults) < 10_000  # 95,000 where memory is not kept
+    assert int(faults) < 1000  # 95,000 where memory is not kept

@@ -127,12 +127,12 @@ class Journal:
         if reached:
             pace[step.kind] = self.seconds[step.name] / reached
         waiting = [each for each in steps if each.name not in self.done]
-        least = 'at least ' if any(each.kind not in pace for each in waiting) else ''
+        unknown = sum(each.kind not in pace for each in waiting)
+        least = 'at least ' if unknown else ''
         left = sum(pace.get(each.kind, 0) * each.work for each in waiting) - pace.get(step.kind, 0) * reached
         hours, minutes = divmod(round(left / 60), 60)
         far = f'{reached} of {step.work} iterations' if reached else f'{self.seconds[step.name]:.0f} s'
-        known = any(each.kind in pace for each in waiting)
-        rest = f'; {least}{hours} h {minutes} min left of all' if known else ''
+        rest = f'; {least}{hours} h {minutes} min left of all' if unknown < len(waiting) else ''
         self._say(f'    {far}{rest}', passing=True)
 
     def _say(self, line: str, passing: bool = False) -> None:
