@@ -9,6 +9,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
+from io import FileIO
 
 TEMPORARY_NAME = re.compile(r'\.(\d+)\..')  # of atomic_path, with the number of the process
 LONGEST_EXTENSION = 16  # no writer knows a longer one
@@ -84,6 +85,28 @@ def make_folder(path: str | os.PathLike) -> None:
     except OSError as error:
         code = errno.ENOTDIR if isinstance(error, FileExistsError) else error.errno
         raise WriteError(code, os.strerror(code or errno.EIO), os.fspath(path)) from error
+
+
+def lock(path: str | os.PathLike) -> FileIO | None:
+    """Open a file, made where there is none, that is locked as long as it is open; None if it is locked already.
+
+    The lock ends with the process, however that ends. On Windows, and on network drives without locks, the file is
+    open, and that is all.
+    """
+    try:
+        file = open(path, 'a+b', buffering=0)  # noqa: SIM115  it is to stay open
+    except PermissionError:  # somebody else's, which can be locked all the same
+        file = open(path, 'rb', buffering=0)  # noqa: SIM115
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # the latter on drives of Windows servers
+        file.close()
+        return None
+    except (ImportError, OSError):
+        pass
+    return file
 
 
 def remove_leftovers(folders: Iterable[str]) -> None:

@@ -26,6 +26,7 @@ from irnsigma_plugin.archs.bicubic import BicubicRescaleNet
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
 from irnsigma_plugin.checkpoints.training_states import SaveError
 from irnsigma_plugin.compat import start
+from irnsigma_plugin.files import lock
 from irnsigma_plugin.options.train_val import ValOptions
 from irnsigma_plugin.preparation.pairs import prepare
 from irnsigma_plugin.training.distributed import on_all_ranks, unshard
@@ -480,6 +481,23 @@ def test_ranks_go_on_from_the_same_state(tmp_path, iterations, words):
     """A rank that sees another folder, or cannot read a state, would train beside the others and wait for ever."""
     ended = run_ranks(2, resume_from, tmp_path / 'ranks', iterations)
     assert ended == iterations if words is None else all(words in each for each in ended)
+
+
+def start_where_another_trains(root: Path) -> str:
+    """On a rank, the error of the start."""
+    names = {'experiments_root': '.', 'training_states': 'training_states', 'models': 'models'}
+    opt = options_to_train(root)
+    opt.update(auto_resume=False, rank=get_dist_info()[0], path={key: str(root / each) for key, each in names.items()})
+    with pytest.raises(RuntimeError) as error:
+        start.load_resume_state(opt)
+    return str(error.value)
+
+
+def test_a_start_that_is_refused_ends_all_ranks(tmp_path):
+    with lock(tmp_path / '.tiny.lock'):
+        errors = run_ranks(2, start_where_another_trains, tmp_path / 'ranks', tmp_path / 'tiny')
+    assert errors[0] == errors[1]
+    assert errors[0].startswith(f'The start failed on rank 0 (RuntimeError: {tmp_path}/tiny: another process trains')
 
 
 def free_port() -> int:

@@ -1,12 +1,16 @@
 import errno
+import fcntl
 import os
 import stat
 import subprocess
 import sys
+import types
+from unittest import mock
 
 import pytest
 
-from irnsigma_plugin.files import WriteError, atomic_path, atomic_write, make_folder, remove_leftovers
+from irnsigma_plugin import files
+from irnsigma_plugin.files import WriteError, atomic_path, atomic_write, lock, make_folder, remove_leftovers
 
 
 @pytest.fixture
@@ -160,3 +164,55 @@ def test_leftovers_of_dead_processes_go(tmp_path):
         (tmp_path / name).touch()
     remove_leftovers([str(tmp_path), str(tmp_path / 'missing')])
     assert sorted(os.listdir(tmp_path)) == sorted(stays)
+
+
+def lock_of_another_process(path):
+    """A process that has locked a file, and says so."""
+    code = f'import sys; from irnsigma_plugin.files import lock; file = lock({str(path)!r})'
+    code += '; print(file is not None, flush=True); sys.stdin.read()'
+    process = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b'True\n'
+    return process
+
+
+def test_a_lock_lasts_until_its_process_is_killed(tmp_path):
+    path = tmp_path / 'lock'
+    path.write_text('content')
+    with lock_of_another_process(path) as process:
+        assert lock(path) is None
+        process.kill()
+        process.wait()
+        with lock(path):
+            assert lock(path) is None
+        lock(path).close()
+    assert path.read_text() == 'content'
+
+
+@pytest.mark.parametrize('error', [None, errno.ENOLCK])
+def test_without_locks_the_file_is_open(tmp_path, monkeypatch, error):
+    """On Windows, or on a network drive."""
+    module = types.SimpleNamespace(LOCK_EX=1, LOCK_NB=2, flock=mock.Mock(side_effect=OSError(error, 'no locks')))
+    monkeypatch.setitem(sys.modules, 'fcntl', error and module)
+    with lock(tmp_path / 'lock'), lock(tmp_path / 'lock') as file:
+        file.write(b'content')
+    assert (tmp_path / 'lock').read_bytes() == b'content'
+
+
+def test_a_drive_that_denies_a_second_lock(tmp_path, monkeypatch):
+    """As those of Windows servers."""
+    monkeypatch.setattr(fcntl, 'flock', mock.Mock(side_effect=PermissionError(errno.EACCES, 'denied')))
+    assert lock(tmp_path / 'lock') is None
+
+
+def test_a_file_that_may_only_be_read_is_locked(tmp_path, monkeypatch):
+    """Somebody else's; as root, who may write to all, it has to be pretended."""
+    (tmp_path / 'lock').touch()
+
+    def reading(path, mode, buffering):
+        if mode != 'rb':
+            raise PermissionError(errno.EACCES, 'denied')
+        return open(path, mode, buffering)
+
+    monkeypatch.setattr(files, 'open', reading, raising=False)
+    with lock(tmp_path / 'lock'):
+        assert lock(tmp_path / 'lock') is None

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import signal
+import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
 from basicsr.train import train_pipeline
 from helpers.experiment import METRICS, differences, options_to_train, write_photographs, write_yaml
 
+from irnsigma_plugin.checkpoints import training_states
 from irnsigma_plugin.checkpoints.training_states import SaveError
 from irnsigma_plugin.options.rules import OptionError
 from irnsigma_plugin.training.model import IRNSigmaModel
@@ -325,6 +329,45 @@ def test_a_cosine_schedule_is_lengthened(experiment):
     experiment.train('--auto_resume')
     expected = 1e-7 + (1e-3 - 1e-7) * (1 + math.cos(math.pi * 7 / 8)) / 2
     assert settings_in_use(experiment)[0]['lr'] == pytest.approx(expected)
+
+
+TRAINING_ELSEWHERE = """
+import sys
+from irnsigma_plugin.checkpoints.training_states import occupy
+occupy(sys.argv[1])
+print('occupied', flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_process_trains_in_a_folder(experiment):
+    """The other neither removes what the first is writing nor renames the folder."""
+    experiment.shorten()
+    (experiment.root / 'training_states').mkdir(parents=True)
+    writing = experiment.root / 'training_states' / f'.{2**22 + 1}.state'  # no process has so high a number
+    writing.touch()
+    (experiment.root.parent / '.tiny.lock').write_text('process 1 on an earlier machine, of a longer name')
+    command = [sys.executable, '-c', TRAINING_ELSEWHERE, str(experiment.root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b'occupied\n'
+        for arguments in ([], ['--auto_resume']):
+            refused = rf'{experiment.root}: process {other.pid} on \S+ trains there, .* another `name`'
+            with pytest.raises(RuntimeError, match=refused):
+                experiment.train(*arguments)
+        assert writing.exists()
+        assert sorted(os.listdir(experiment.root.parent)) == ['.tiny.lock', 'tiny']
+        other.kill()
+    experiment.train('--auto_resume')
+    experiment.train('--auto_resume', '--force_yml', 'train:total_iter=9')
+    assert not writing.exists()
+
+
+def test_where_there_can_be_no_lock_the_training_runs(experiment, monkeypatch, caplog):
+    experiment.shorten()
+    monkeypatch.setattr(training_states, 'lock', mock.Mock(side_effect=PermissionError(errno.EACCES, 'denied')))
+    experiment.train()
+    assert f'would not be refused, for {experiment.root.parent}/.tiny.lock: denied' in caplog.text
+    assert (experiment.root / f'training_states/{ITERATIONS}.state').exists()
 
 
 @pytest.mark.parametrize('with_val', [False, True])

@@ -1,4 +1,4 @@
-"""What a training saves, completely or not at all; which of its states is resumed, which may go."""
+"""What a training saves, completely or not at all; which of its states is resumed, which may go; whose they are."""
 
 from __future__ import annotations
 
@@ -9,21 +9,63 @@ import os.path as osp
 import pickle
 import re
 import shutil
+import socket
 import zipfile
 from collections.abc import Mapping, Sequence
+from io import FileIO
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from irnsigma_plugin.checks import one_line
-from irnsigma_plugin.files import atomic_path
+from irnsigma_plugin.files import atomic_path, lock
 
 _logger = logging.getLogger(__package__)
+_lock: FileIO | None = None  # of this process's training
 
 
 class SaveError(RuntimeError):
     """A checkpoint or training state could not be saved."""
+
+
+def occupy(root: str) -> None:
+    """Keep other processes from training in an experiment's folder, until this one ends or starts another training.
+
+    Raises:
+        RuntimeError: One does, of which the message tells the number.
+    """
+    global _lock
+    _release()
+    parent, name = osp.split(root)
+    path = osp.join(parent, f'.{name}.lock')  # not in the folder, which BasicSR renames
+    try:
+        os.makedirs(parent, exist_ok=True)
+        _lock = lock(path)
+    except OSError as error:
+        _logger.warning('A second training of this name would not be refused, for %s: %s', path, error.strerror)
+        return
+    if _lock is None:
+        owner = 'another process'
+        with contextlib.suppress(OSError), open(path, encoding='utf-8', errors='replace') as file:
+            owner = file.read().strip() or owner
+        fault = f'{root}: {owner} trains there, or has and goes on, as a notebook'
+        remedy = f'give this training another `name`. Where that process is gone with its machine, remove {path}.'
+        raise RuntimeError(f'{fault}. Wait for it or end it, or {remedy}')
+    with contextlib.suppress(OSError):  # of a full disk, or of a file of somebody else
+        _lock.truncate(0)
+        _lock.write(f'process {os.getpid()} on {socket.gethostname()}\n'.encode())
+
+
+def _release() -> None:
+    global _lock
+    if _lock is not None:
+        _lock.close()
+    _lock = None
+
+
+if hasattr(os, 'register_at_fork'):  # data workers may outlive a killed training by seconds
+    os.register_at_fork(after_in_child=_release)
 
 
 def save_atomically(content: Mapping[str, Any], path: str | os.PathLike) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from irnsigma_plugin.checkpoints.training_states import iterations, newest_whole_state, read_named_state
+from irnsigma_plugin.checkpoints.training_states import iterations, newest_whole_state, occupy, read_named_state
 from irnsigma_plugin.checks import is_whole, one_line
 from irnsigma_plugin.compat.extensions import failures, import_installed, import_named
 from irnsigma_plugin.compat.registry import registered, uses_plugin
@@ -38,7 +38,7 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
 
     BasicSR's own needs a GPU, searches another folder than it writes to, and takes the newest file even if a kill left
     it incomplete. This one sets `path.resume_state`, chosen by `--auto_resume`, and `resume_at`, the place in the data.
-    It exits where the training is complete.
+    It exits where the training is complete, and refuses to start where another process trains under this `name`.
     """
     from basicsr.utils import check_resume
 
@@ -47,6 +47,7 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     folder = osp.join('experiments', opt['name'], 'training_states')  # where BasicSR looks
     if uses_plugin(opt):
         folder = opt['path']['training_states']
+        on_all_ranks('The start', lambda: occupy(opt['path']['experiments_root']) if opt['rank'] == 0 else None)
         if opt['rank'] == 0:
             remove_leftovers((folder, opt['path']['models']))
     state = None

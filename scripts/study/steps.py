@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import re
 import signal
@@ -14,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
-from irnsigma_plugin.files import atomic_write
+from irnsigma_plugin.files import atomic_write, lock
 
 TICK = 5.0  # seconds between looks at a command
 PATIENCE = 30.0  # seconds that a killed process may take to vanish
@@ -45,23 +44,16 @@ class Journal:
         self.folder, self.file = folder, folder / 'study.json'
         self._said = 0.0
         (folder / 'logs').mkdir(parents=True, exist_ok=True)
-        self._lock = open(folder / '.lock', 'w')  # noqa: SIM115  for as long as there is a journal
         deadline = time.monotonic() + PATIENCE
-        while not self._take_lock():
+        while (found := lock(folder / '.lock')) is None:
             if time.monotonic() > deadline:
-                self._lock.close()
                 fault = 'another study, or a training that a killed one has left, works there'
                 raise StudyError(f'{folder}: {fault}; wait for it or end it.')
             time.sleep(0.1)
-        found = json.loads(self.file.read_text()) if self.file.exists() else {}
-        self.done: list[str] = found.get('done', [])
-        self.seconds: dict[str, float] = found.get('seconds', {})  # of all sittings
-
-    def _take_lock(self) -> bool:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        return False
+        self._lock = found
+        content = json.loads(self.file.read_text()) if self.file.exists() else {}
+        self.done: list[str] = content.get('done', [])
+        self.seconds: dict[str, float] = content.get('seconds', {})  # of all sittings
 
     def __enter__(self) -> Journal:
         self._handler = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
