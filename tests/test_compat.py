@@ -123,6 +123,14 @@ def test_plugin_outputs_go_below_the_current_directory(parse, tmp_path, is_train
     assert {opt['path'][key] for key in keys} == {str(tmp_path / folder)}
 
 
+def test_a_seed_on_the_command_line_counts_from_the_first_weights_on(parse, tmp_path):
+    drawn = []
+    for seed in ('7', '8', '7'):
+        parse(write_options(tmp_path, PLUGIN_METRIC), '--force_yml', f'manual_seed={seed}')
+        drawn.append(torch.rand(1).item())
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
 def test_root_path_survives_train_pipeline_and_copies(parse, tmp_path):
     opt = parse(write_options(tmp_path, PLUGIN_METRIC))
     opt['root_path'] = str(SITE_ROOT)  # as train_pipeline does after parsing

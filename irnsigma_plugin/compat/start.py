@@ -89,7 +89,7 @@ def replace_parse_options() -> None:
     does not look. The copy of `basicsr.train` that runs as `__main__` can be reached once it calls `parse_options`.
     """
     import basicsr
-    from basicsr.utils import options
+    from basicsr.utils import options, set_random_seed
 
     original = options.parse_options
     if original.__module__ == __name__:
@@ -123,6 +123,7 @@ def replace_parse_options() -> None:
                 opt = _rerooted(opt, root_path, os.getcwd())
             read_option_file(args.opt)  # keys that stand there twice, of which BasicSR takes one
             refuse(all_faults(opt, is_train, args.opt), args.opt)
+            set_random_seed(opt['manual_seed'] + opt['rank'])  # which BasicSR has done before it reads --force_yml
             if not opt['dist']:
                 _take_one_gpu(opt)
         return opt, args
