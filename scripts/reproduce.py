@@ -22,6 +22,7 @@ from study import measured, plan
 from study.report import write_report
 from study.steps import Journal, Step, StudyError
 
+from irnsigma_plugin.commands.export import parse_gain
 from irnsigma_plugin.compat.registry import registered
 from irnsigma_plugin.compat.start import all_faults
 from irnsigma_plugin.evaluation.dists import check_dists
@@ -66,6 +67,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add('--samplings', nargs='+', choices=names, default=names, help=sampling_help)
     plus_help = "lambdas and VGG layers of IRN+'s loss: those of IRN_sigma's option file (default), or its authors'"
     add('--irn-plus', choices=('same', 'authors'), default='same', help=plus_help)
+    gain_help = 'multiply the weights of sigma in IRN_sigma before its tests, as `irnsigma export --sigma-gain`'
+    add('--sigma-gain', type=parse_gain, default=1, metavar='G', help=gain_help)
     for name in plan.OTHERS:
         add(f'--{name.lower()}', type=Path, metavar='FILE', help=f"{name}'s checkpoint, to be measured, too")
     args = parser.parse_args(argv)
@@ -126,10 +129,11 @@ def run(args: argparse.Namespace, journal: Journal, command: str) -> None:
     metrics = hr_metrics(measured.SCALE, dists=dists)
     sets = [measured.DataSet(data_set_name(path), path.resolve(), folder, metrics) for path in args.test]
     steps = list(training_steps(args, folder, trainings))
+    arms = trainings[-len(budget.arm_names) :]
+    if args.sigma_gain != 1:
+        steps += gain_steps(arms, args.sigma_gain)
     for data in sets:
-        steps += measuring_steps(
-            args, data, trainings[-len(budget.arm_names) :], 'paper+dists' if dists else 'paper', journal.done
-        )
+        steps += measuring_steps(args, data, arms, 'paper+dists' if dists else 'paper', journal.done)
     journal.run(steps)
     cost = [
         {
@@ -148,6 +152,8 @@ def run(args: argparse.Namespace, journal: Journal, command: str) -> None:
     same = 'All but the start have the same start, data, batches, seed, learning rates and number of iterations.'
     if args.irn_plus == 'authors':
         same += " IRN+ has the weights of its authors' loss."
+    if args.sigma_gain != 1:
+        same += f' After the training the weights of σ in IRN_σ were multiplied by {args.sigma_gain:g}.'
     write_report(report, sets, f'`{command}`\n\n{machine}. {same}', cost)
     print(f'Report: {report / "report.md"}')
 
@@ -174,13 +180,25 @@ def training_steps(args: argparse.Namespace, folder: Path, trainings: list[plan.
         yield Step(f'train {file.name}', kind, int(file.options['train']['total_iter']), command)
 
 
+def gain_steps(arms: list[plan.OptionFile], gain: float) -> Iterator[Step]:
+    """Steps that multiply the weights of sigma; a StudyError if the networks have none."""
+    for arm in arms:
+        if arm.name in plan.SAMPLINGS:
+            if not arm.options['network_g'].get('sigma_input'):
+                raise StudyError(f'--sigma-gain needs network_g.sigma_input: true, which {arm.source} does not have.')
+            source, target = plan.checkpoint(arm.name), plan.checkpoint(arm.name, gain).parent
+            export = [sys.executable, '-m', 'irnsigma_plugin.cli', 'export', str(source), str(target)]
+            export += ['--format', 'safetensors', '--sigma-gain', f'{gain:g}']
+            yield Step(f'gain {gain:g} of {arm.name}', 'network', 1, export)
+
+
 def measuring_steps(
     args: argparse.Namespace, data: measured.DataSet, arms: list[plan.OptionFile], metrics: str, done: Sequence[str]
 ) -> Iterator[Step]:
     """Steps that measure everything on a data set; tests that are not `done` may have other settings than before."""
     count, where = len(data.images()), f'images of {data.name}'
     for arm in arms:
-        file = plan.test_of(arm, data.name, data.folder, metrics)
+        file = plan.test_of(arm, data.name, data.folder, metrics, args.sigma_gain)
         work = count * len(file.options['val']['sigmas'])
         command = basicsr('test', data.study, file, may_change=f'test {file.name}' not in done)
         yield Step(f'test {file.name}', f'restored {where}', work, command)
@@ -189,7 +207,7 @@ def measuring_steps(
             file = plan.test_of_other(name, checkpoint.resolve(), data.name, data.folder)
             yield Step(f'test {file.name}', f'{name} {where}', count, basicsr('test', data.study, file))
             yield Step(f'measure {file.name}', where, count, partial(measured.measure_saved, data, name))
-    checkpoints = {arm.name: data.study / f'experiments/{arm.name}/models/net_g_latest.pth' for arm in arms}
+    checkpoints = {arm.name: data.study / plan.checkpoint(arm.name) for arm in arms}
     weights = partial(measured.measure_weights, data, checkpoints, plan.param_key(arms[0].options))
     work = count * len(measured.BETWEEN)
     yield Step(f'measure {measured.WEIGHTS}_{data.name}', f'restored {where}', work, weights)

@@ -27,6 +27,7 @@ from study.report import Point
 from study.steps import Journal, Step, StudyError
 
 from irnsigma_plugin.archs.irn_arch import InvRescaleNet
+from irnsigma_plugin.checkpoints.weights import read_checkpoint
 from irnsigma_plugin.compat.registry import registered
 from irnsigma_plugin.evaluation.measures import measure
 from irnsigma_plugin.evaluation.restore import Restorer
@@ -65,7 +66,7 @@ def test_a_study_that_is_killed_and_goes_on(tmp_path, capfd):
         cv2.imwrite(str(tmp_path / folder / f'{name}.png'), photograph[60:140, 100:201])
     study = tmp_path / 'study'
     arguments = [str(study), '--budget', 'tiny', '--train', str(tmp_path / 'train'), '--test', str(tmp_path / 'Cat/HR')]
-    arguments += ['--samplings', '3-point']
+    arguments += ['--samplings', '3-point', '--sigma-gain', '1.5']
 
     command = [sys.executable, str(ROOT / 'scripts/reproduce.py'), *arguments]
     first = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, text=True)
@@ -106,11 +107,17 @@ def test_a_study_that_is_killed_and_goes_on(tmp_path, capfd):
     assert at == dict.fromkeys(['IRN_σ', *report.RIVALS.values()], [0, 0.25, 0.5, 0.75, 1])
     text = (study / 'report/report.md').read_text()
     assert all(f'](Cat/fig{number}.png)' in text for number in ('2a', '2b', '3'))
+    assert 'After the training the weights of σ in IRN_σ were multiplied by 1.5.' in text
+    networks = [study / plan.checkpoint(plan.IRN_SIGMA, gain) for gain in (1, 1.5)]
+    plain, gained = (read_checkpoint(network).state_dict for network in networks)
+    ratios = {key: (gained[key] / plain[key])[plain[key] != 0].unique().tolist() for key in plain}
+    assert any(1.5 in each for each in ratios.values())
+    assert str(networks[1].relative_to(study)) in (study / 'options/test_IRNsigma_3-point_Cat.yml').read_text()
     costs = {row['training']: row['iterations'] for row in rows_of(study / 'report/cost.csv')}
     assert costs == {'IRN_start': '3', **dict.fromkeys(ARMS[:3], '6')}
 
     assert reproduce.main(arguments) == 0
-    assert capfd.readouterr().out.count('done before') == 11
+    assert capfd.readouterr().out.count('done before') == 12
     assert reproduce.main([*arguments, '--seed', '3']) == 1
     assert 'other settings; choose another DIR. It would have now:\n' in capfd.readouterr().err
 
@@ -125,7 +132,7 @@ def test_option_files_have_no_faults(budget):
     assert [file.name for file in files] == [plan.START, *ARMS]
     for file in files:
         assert option_faults(file.options, True, known) == [], file.name
-        test = plan.test_of(file, 'Set', Path('/Set'), 'paper+dists').options
+        test = plan.test_of(file, 'Set', Path('/Set'), 'paper+dists', 1).options
         expand_metrics(test)
         assert option_faults(test, False, known) == [], file.name
         assert test['network_g'] == file.options['network_g']
@@ -222,6 +229,17 @@ def test_options_of_ones_own(tmp_path, photographs, monkeypatch, budget, start):
             assert loss == (0.01 if name == 'IRN+' or budget == 'paper' and name != 'IRN' else 1)
         assert options['train'].get('net_d_iters') == (2 if 'network_d' in options else None)
         assert option_faults(options, True, known) == []
+
+
+def test_a_gain_of_networks_that_are_not_told_sigma_is_refused_before_the_training(
+    photographs, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(reproduce, 'can_measure_dists', lambda: False)
+    monkeypatch.setattr(reproduce, 'imagenet_weights', lambda name: None)
+    monkeypatch.setattr(reproduce.Journal, 'run', lambda *_: pytest.fail('it begins'))
+    arguments = ['--budget', 'paper', '--train', str(photographs), '--test', str(photographs), '--sigma-gain', '2']
+    assert reproduce.main([str(tmp_path / 'study'), *arguments]) == 1
+    assert '--sigma-gain needs network_g.sigma_input: true, which train_IRN' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('key', ['trian:amp', 'train:scheduler_:gamma', 'val:seed'])

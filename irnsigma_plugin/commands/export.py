@@ -47,7 +47,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
     add('--sigma', type=parse_sigma, help='of onnx: fixed in the upscaling model, which then takes lr alone')
     add('--opset', type=int, help='of onnx: set of operators (default: the oldest that torch exports)')
     gain_help = 'multiply the weights of sigma, so that its effect reaches further (networks with sigma_input)'
-    add('--sigma-gain', type=_parse_gain, metavar='G', help=gain_help)
+    add('--sigma-gain', type=parse_gain, metavar='G', help=gain_help)
     half_help = 'of safetensors: float16, half as large; another model, which does not restore what MODEL downscaled'
     add('--half', action='store_true', help=half_help)
     parser.set_defaults(run=_run)
@@ -87,7 +87,8 @@ def _run(args: argparse.Namespace) -> None:
         print(f'{path}: largest deviation from torch {error:.1e}')
 
 
-def _parse_gain(text: str) -> float:
+def parse_gain(text: str) -> float:
+    """Read a factor for the weights of sigma, for argparse."""
     with contextlib.suppress(ValueError):
         return number('G', float(text), above=0)
     raise argparse.ArgumentTypeError(f'must be a number above 0, but is {text!r}')

@@ -225,12 +225,20 @@ def param_key(options: Mapping[str, Any]) -> str:
     return 'params_ema' if options['train'].get('ema_decay') else 'params'
 
 
-def test_of(training: OptionFile, data_set: str, folder: Path, metrics: str) -> OptionFile:
+def checkpoint(arm: str, sigma_gain: float = 1) -> Path:
+    """The network of an arm in the study's folder; of IRN_sigma, where so asked, with multiplied weights of sigma."""
+    models = Path('experiments', arm, 'models')
+    if arm in SAMPLINGS and sigma_gain != 1:
+        return models / f'sigma_gain{sigma_gain:g}' / 'net_g_latest.safetensors'
+    return models / 'net_g_latest.pth'
+
+
+def test_of(training: OptionFile, data_set: str, folder: Path, metrics: str, sigma_gain: float) -> OptionFile:
     """The test of an arm on a folder of originals; only what is blended or shown later is saved."""
     source = 'test_IRNsigma_x4.yml'
     options = _shipped(source)
     _change(options, {
-        'path.pretrain_network_g': f'experiments/{training.name}/models/net_g_latest.pth',
+        'path.pretrain_network_g': str(checkpoint(training.name, sigma_gain)),
         'path.param_key_g': param_key(training.options),
         'network_g': training.options['network_g'],
         'val.sigmas': {'IRN': [0, 1], 'IRN+': [1]}.get(training.name, SIGMAS),
