@@ -253,7 +253,7 @@ def test_a_change_of_a_block_that_no_training_has_is_refused(key, photographs, t
 
 def test_a_test_may_change_until_it_is_done(tmp_path, capsys):
     (arm,) = (each for each in plan.trainings(plan.SMALL, Path('/data'), NOTHING, None) if each.name == 'IRN+')
-    first, second = (plan.test_of(arm, 'Set', Path('/Set'), metrics) for metrics in ('paper', 'paper+dists'))
+    first, second = (plan.test_of(arm, 'Set', Path('/Set'), metrics, 1) for metrics in ('paper', 'paper+dists'))
     reproduce.basicsr('test', tmp_path, first)
     with pytest.raises(StudyError, match=r'metrics: paper\+dists'):
         reproduce.basicsr('test', tmp_path, second)
