@@ -91,7 +91,8 @@ def lock(path: str | os.PathLike) -> FileIO | None:
     """Open a file, made where there is none, that is locked as long as it is open; None if it is locked already.
 
     The lock ends with the process, however that ends. On Windows, and on network drives without locks, the file is
-    open, and that is all.
+    open, and that is all. A child process may be handed the file, and a forked one may close it: neither can be done
+    with filelock's.
     """
     try:
         file = open(path, 'a+b', buffering=0)  # noqa: SIM115  it is to stay open

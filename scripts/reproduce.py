@@ -22,7 +22,7 @@ from study import measured, plan
 from study.report import write_report
 from study.steps import Journal, Step, StudyError
 
-from irnsigma_plugin.commands.export import parse_gain
+from irnsigma_plugin.commands.arguments import parse_gain
 from irnsigma_plugin.compat.registry import registered
 from irnsigma_plugin.compat.start import all_faults
 from irnsigma_plugin.evaluation.dists import check_dists

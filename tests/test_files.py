@@ -8,6 +8,7 @@ import types
 from unittest import mock
 
 import pytest
+from helpers.processes import process_that
 
 from irnsigma_plugin import files
 from irnsigma_plugin.files import WriteError, atomic_path, atomic_write, lock, make_folder, remove_leftovers
@@ -166,19 +167,10 @@ def test_leftovers_of_dead_processes_go(tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted(stays)
 
 
-def lock_of_another_process(path):
-    """A process that has locked a file, and says so."""
-    code = f'import sys; from irnsigma_plugin.files import lock; file = lock({str(path)!r})'
-    code += '; print(file is not None, flush=True); sys.stdin.read()'
-    process = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b'True\n'
-    return process
-
-
 def test_a_lock_lasts_until_its_process_is_killed(tmp_path):
     path = tmp_path / 'lock'
     path.write_text('content')
-    with lock_of_another_process(path) as process:
+    with process_that(f'from irnsigma_plugin.files import lock\nassert (file := lock({str(path)!r}))') as process:
         assert lock(path) is None
         process.kill()
         process.wait()

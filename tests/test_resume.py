@@ -7,7 +7,6 @@ import errno
 import math
 import os
 import signal
-import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 import torch
 from basicsr.train import train_pipeline
 from helpers.experiment import METRICS, differences, options_to_train, write_photographs, write_yaml
+from helpers.processes import process_that
 
 from irnsigma_plugin.checkpoints import training_states
 from irnsigma_plugin.checkpoints.training_states import SaveError
@@ -331,15 +331,6 @@ def test_a_cosine_schedule_is_lengthened(experiment):
     assert settings_in_use(experiment)[0]['lr'] == pytest.approx(expected)
 
 
-TRAINING_ELSEWHERE = """
-import sys
-from irnsigma_plugin.checkpoints.training_states import occupy
-occupy(sys.argv[1])
-print('occupied', flush=True)
-sys.stdin.read()
-"""
-
-
 def test_one_process_trains_in_a_folder(experiment):
     """The other neither removes what the first is writing nor renames the folder."""
     experiment.shorten()
@@ -347,9 +338,8 @@ def test_one_process_trains_in_a_folder(experiment):
     writing = experiment.root / 'training_states' / f'.{2**22 + 1}.state'  # no process has so high a number
     writing.touch()
     (experiment.root.parent / '.tiny.lock').write_text('process 1 on an earlier machine, of a longer name')
-    command = [sys.executable, '-c', TRAINING_ELSEWHERE, str(experiment.root)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline() == b'occupied\n'
+    occupied = f'from irnsigma_plugin.checkpoints.training_states import occupy\noccupy({str(experiment.root)!r})'
+    with process_that(occupied) as other:
         for arguments in ([], ['--auto_resume']):
             refused = rf'{experiment.root}: process {other.pid} on \S+ trains there, .* another `name`'
             with pytest.raises(RuntimeError, match=refused):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Callable
 
 from irnsigma_plugin.checkpoints import builtin
+from irnsigma_plugin.checks import number
 from irnsigma_plugin.images.names import DEFAULT_QUALITY
 from irnsigma_plugin.rescaling.precision import ENGINES, PRECISIONS
 from irnsigma_plugin.sigma import check_sigma
@@ -154,6 +155,13 @@ def parse_sigma(text: str) -> float:
         return check_sigma(float(text))
     except ValueError:
         raise argparse.ArgumentTypeError(f'must be a number from 0 (faithful) to 1 (sharp), but is {text!r}') from None
+
+
+def parse_gain(text: str) -> float:
+    """A type of arguments: a factor of the weights of sigma."""
+    with contextlib.suppress(ValueError):
+        return number('G', float(text), above=0)
+    raise argparse.ArgumentTypeError(f'must be a number above 0, but is {text!r}')
 
 
 def count_from(smallest: int, largest: float = math.inf) -> Callable[[str], int]:

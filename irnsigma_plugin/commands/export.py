@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from pathlib import Path
 
 from irnsigma_plugin.checkpoints import builtin
-from irnsigma_plugin.checks import number
-from irnsigma_plugin.commands.arguments import add_imports, network_finder, parse_sigma
+from irnsigma_plugin.commands.arguments import add_imports, network_finder, parse_gain, parse_sigma
 
 DIRECTIONS = ('down', 'up')
 
@@ -85,10 +83,3 @@ def _run(args: argparse.Namespace) -> None:
     errors = export_onnx(net, args.folder, args.direction or DIRECTIONS, opset, args.sigma)
     for path, error in errors.items():
         print(f'{path}: largest deviation from torch {error:.1e}')
-
-
-def parse_gain(text: str) -> float:
-    """Read a factor for the weights of sigma, for argparse."""
-    with contextlib.suppress(ValueError):
-        return number('G', float(text), above=0)
-    raise argparse.ArgumentTypeError(f'must be a number above 0, but is {text!r}')

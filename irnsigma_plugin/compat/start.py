@@ -47,9 +47,13 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     folder = osp.join('experiments', opt['name'], 'training_states')  # where BasicSR looks
     if uses_plugin(opt):
         folder = opt['path']['training_states']
-        on_all_ranks('The start', lambda: occupy(opt['path']['experiments_root']) if opt['rank'] == 0 else None)
-        if opt['rank'] == 0:
-            remove_leftovers((folder, opt['path']['models']))
+
+        def claim() -> None:
+            if opt['rank'] == 0:
+                occupy(opt['path']['experiments_root'])
+                remove_leftovers((folder, opt['path']['models']))
+
+        on_all_ranks('The start', claim)
     state = None
     if opt['auto_resume']:
         path, state = newest_whole_state(opt, folder)
